@@ -50,7 +50,13 @@ def flatten(x: Array) -> Array:
     return x.reshape(x.shape[0], -1)
 
 
-def conv(features: int, kernel: int | tuple[int, int] = 3, stride: int = 1, padding: Padding = "SAME", **kwargs: Any) -> nn.Conv:
+def conv(
+    features: int,
+    kernel: int | tuple[int, int] = 3,
+    stride: int = 1,
+    padding: Padding = "SAME",
+    **kwargs: Any,
+) -> nn.Conv:
     """A convolution, NHWC. An int `padding` pads both sides equally as torch does.
 
     "SAME" with stride 2 pads one side more than the other, which torch does not: give a number there.

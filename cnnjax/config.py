@@ -1,0 +1,296 @@
+"""An experiment as frozen dataclasses. Every leaf is a typed flag; there is no other configuration language.
+
+Durations inside a run (warm-up, boundaries) are fractions of it; the run itself is given in epochs, steps or
+examples, and `total_steps` turns that into steps once.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A mistake in what the user asked for; its text is one clear line for them."""
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    """A field with its help text: what `--helpshort` shows."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    name: str = option(
+        "digits",
+        "digits, synthetic, folder:PATH, or a tensorflow-datasets name such as mnist, emnist/letters, cifar10",
+    )
+    batch_size: int = option(128, "examples per training step, over all devices")
+    image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
+    resize: str = option(
+        "stretch",
+        "how to reach image_size: stretch, or resize the short side and crop the centre",
+        ("stretch", "crop"),
+    )
+    resize_short: int = option(0, "with resize=crop: the short side before the crop; 0 means image_size")
+    channel_order: str = option("rgb", "order of colour channels that the model expects", ("rgb", "bgr"))
+    mean: tuple[float, ...] = option(
+        (), "per channel, of values in [0, 1], subtracted; empty: of the training split"
+    )
+    std: tuple[float, ...] = option(
+        (), "per channel, of values in [0, 1], divided by; empty: of the training split"
+    )
+    validation: float = option(
+        0.0,
+        "share of the training split held out (seeded, stratified); evaluated instead of the test split when above 0",
+    )
+    limit: int = option(0, "use only the first so many examples of each split; 0 uses all")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Random changes of training examples, in the order of the fields. Zero, or false, is off."""
+
+    crop: int = option(0, "pad by so many pixels, then crop at random to the old size")
+    crop_fill: str = option("zero", "what the padding holds", ("zero", "reflect"))
+    flip: str = option(
+        "none",
+        "horizontal flip: random, or alternating from epoch to epoch",
+        ("none", "random", "alternating"),
+    )
+    rotate: float = option(0.0, "rotation by up to so many degrees")
+    scale: float = option(0.0, "zoom by a factor from 1 - scale to 1 + scale")
+    translate: float = option(0.0, "shift by up to this share of the size")
+    shear: float = option(0.0, "shear by up to so many degrees")
+    elastic: float = option(0.0, "elastic distortion (Simard et al. 2003): displacement in pixels (alpha)")
+    elastic_sigma: float = option(4.0, "elastic distortion: smoothness in pixels")
+    brightness: float = option(0.0, "add up to this share of the full range")
+    contrast: float = option(0.0, "change the contrast by a factor from 1 - contrast to 1 + contrast")
+    cutout: int = option(0, "side in pixels of one square set to the mean (DeVries & Taylor 2017)")
+    mixup: float = option(0.0, "alpha of mixup (Zhang et al. 2018)")
+    cutmix: float = option(0.0, "alpha of CutMix (Yun et al. 2019)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    name: str = option("lenet5", "a name of the model table")
+    dtype: str = option("float32", "what layers compute in; weights stay float32", ("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    label_smoothing: float = option(0.0, "share of the target spread evenly over all classes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    name: str = option("adamw", "update rule", ("sgd", "adam", "adamw", "muon"))
+    learning_rate: float = option(1e-3, "at its peak")
+    schedule: str = option(
+        "cosine",
+        "of the learning rate over the run",
+        ("constant", "cosine", "linear", "piecewise", "one_cycle", "triangular"),
+    )
+    warmup: float = option(
+        0.0,
+        "share of the run over which the rate rises linearly from zero (triangular, one_cycle: where the peak is)",
+    )
+    boundaries: tuple[float, ...] = option(
+        (), "piecewise: shares of the run after which the rate is multiplied by decay"
+    )
+    decay: float = option(0.1, "piecewise: factor at each boundary")
+    final: float = option(
+        0.0, "share of the peak rate that is left at the end (cosine, linear, one_cycle, triangular)"
+    )
+    momentum: float = option(0.9, "SGD and Muon: momentum; Adam: b1")
+    b2: float = option(0.999, "Adam: decay of the second moment")
+    nesterov: bool = option(False, "SGD and Muon: Nesterov momentum")
+    weight_decay: float = option(
+        0.0, "of weights only, not biases or norms; decoupled for adamw and muon, L2 for sgd and adam"
+    )
+    clip_norm: float = option(0.0, "clip gradients to this global norm; 0 is off")
+    ema: float = option(
+        0.0, "decay of an exponential moving average of the weights, used in evaluation; 0 is off"
+    )
+    accumulate: int = option(1, "steps whose gradients are averaged into one update")
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    epochs: float = option(0.0, "length of the run; give exactly one of epochs, steps, examples")
+    steps: int = option(0, "length of the run in steps")
+    examples: int = option(0, "length of the run in examples seen")
+    seed: int = option(0, "of initialization, order and augmentation")
+    seeds: int = option(
+        1, "train so many seeds (seed, seed + 1, ...) in one program; mean and std are reported"
+    )
+    steps_per_call: int = option(
+        0, "steps in one compiled call; 0: one on CPU, up to an epoch on accelerators"
+    )
+    data_parallel: bool = option(True, "split each batch over all local devices")
+    evaluate_every: float = option(1.0, "epochs between evaluations; 0: at the end only")
+    checkpoint_every: float = option(1.0, "epochs between checkpoints; 0: at the end only")
+    keep_last: int = option(2, "newest checkpoints that are kept")
+    keep_best: int = option(1, "best checkpoints that are kept")
+    log_every: int = option(50, "steps between lines of metrics.jsonl")
+    tensorboard: bool = option(False, "also write TensorBoard event files")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    batch_size: int = option(500, "examples per evaluation step; no influence on the result")
+    augment: str = option(
+        "none",
+        "test-time augmentation: average over mirrored, or mirrored and shifted, views",
+        ("none", "flip", "flip_shift"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that decides the numbers of a run."""
+
+    name: str = "digits_lenet"
+    task: str = option("classification", "what is learned: a name of the task table")
+    data: Data = Data()
+    augment: Augment = Augment()
+    model: Model = Model()
+    classification: Classification = Classification()
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train(epochs=1)
+    evaluate: Evaluate = Evaluate()
+
+
+# Fields that may differ when a run is resumed: how long, how often, how much is written.
+RESUMABLE = frozenset(
+    {"train.epochs", "train.steps", "train.examples", "train.evaluate_every", "train.checkpoint_every", "train.keep_last",
+     "train.keep_best", "train.log_every", "train.tensorboard", "train.steps_per_call", "evaluate.batch_size", "evaluate.augment"}
+)  # fmt: skip
+
+
+def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """Every leaf of a nested dataclass: ("optimizer.learning_rate", its field, its value)."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field, value
+
+
+def replace(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A copy of the nested dataclass with the leaves named like "train.epochs" changed."""
+    direct: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        head, _, rest = name.partition(".")
+        if head not in {f.name for f in dataclasses.fields(config)}:
+            raise ConfigError(f"unknown field {name!r}")
+        if rest:
+            nested.setdefault(head, {})[rest] = value
+        else:
+            direct[head] = value
+    direct |= {head: replace(getattr(config, head), rest) for head, rest in nested.items()}
+    return dataclasses.replace(config, **direct)
+
+
+def check(experiment: Experiment) -> Experiment:
+    """Returns the experiment; raises ConfigError with one line if a value cannot be meant."""
+    for name, field, value in fields(experiment):
+        _check_type(name, field.type, value)
+        choices = field.metadata.get("choices", ())
+        if choices and value not in choices:
+            raise ConfigError(f"{name}={value!r}: choose one of {', '.join(choices)}")
+    train, data = experiment.train, experiment.data
+    given = [name for name in ("epochs", "steps", "examples") if getattr(train, name)]
+    if len(given) != 1:
+        raise ConfigError(
+            f"give exactly one of train.epochs, train.steps and train.examples, not {' and '.join(given) or 'none'}"
+        )
+    positive = {
+        f"train.{given[0]}": getattr(train, given[0]),
+        "data.batch_size": data.batch_size,
+        "evaluate.batch_size": experiment.evaluate.batch_size,
+        "train.seeds": train.seeds,
+        "train.keep_last": train.keep_last,
+        "optimizer.accumulate": experiment.optimizer.accumulate,
+        "train.log_every": train.log_every,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{name}={value}: must be above 0")
+    for name, _, value in fields(experiment):
+        if isinstance(value, int | float) and value < 0:
+            raise ConfigError(f"{name}={value}: must not be negative")
+    if not 0 <= data.validation < 1:
+        raise ConfigError(f"data.validation={data.validation}: must be at least 0 and below 1")
+    return experiment
+
+
+def total_steps(train: Train, num_examples: int, batch_size: int) -> int:
+    """The length of the run in steps, at least 1. An epoch is ceil(num_examples / batch_size) steps."""
+    if train.steps:
+        return train.steps
+    if train.examples:
+        return max(1, round(train.examples / batch_size))
+    return max(1, round(train.epochs * steps_per_epoch(num_examples, batch_size)))
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    return -(-num_examples // batch_size)
+
+
+def to_json(experiment: Experiment) -> str:
+    return json.dumps(dataclasses.asdict(experiment), indent=2)
+
+
+def from_json(text: str) -> Experiment:
+    """Reads what `to_json` wrote. Raises ConfigError if the text is not an experiment."""
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"config is not valid JSON: {error}") from error
+    return check(_from_dict(Experiment, tree, ""))
+
+
+def differences(old: Experiment, new: Experiment) -> list[str]:
+    """Lines "data.batch_size: 128 -> 64" of the fields in which two experiments differ."""
+    before = {name: value for name, _, value in fields(old)}
+    return [
+        f"{name}: {before[name]!r} -> {value!r}"
+        for name, _, value in fields(new)
+        if before.get(name) != value
+    ]
+
+
+def _from_dict(cls: type, tree: Any, prefix: str) -> Any:
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config: {prefix or 'the file'} is not an object")
+    known = typing.get_type_hints(cls)
+    unknown = sorted(set(tree) - set(known))
+    if unknown:
+        raise ConfigError(f"config has an unknown field {prefix}{unknown[0]}")
+    values = {}
+    for name, value in tree.items():
+        if dataclasses.is_dataclass(known[name]):
+            value = _from_dict(typing.cast(type, known[name]), value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value
+    return cls(**values)
+
+
+def element_type(field_type: Any) -> type:
+    """float for `tuple[float, ...]`, else the type itself."""
+    return typing.get_args(field_type)[0] if isinstance(field_type, types.GenericAlias) else field_type
+
+
+def _check_type(name: str, field_type: Any, value: Any) -> None:
+    kind = element_type(field_type)
+    values = value if isinstance(field_type, types.GenericAlias) and isinstance(value, tuple) else (value,)
+    allowed = (int, float) if kind is float else (kind,)
+    for item in values:
+        if not isinstance(item, allowed) or (isinstance(item, bool) and kind is not bool):
+            raise ConfigError(f"{name}={value!r}: expected {kind.__name__}, got {type(item).__name__}")
