@@ -7,9 +7,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from cnnjax.config import ConfigError
+
 Activation = Callable[[Array], Array]
 Pool = Callable[..., Array]
+Norm = Callable[..., nn.Module]
 Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
+
+# He et al. 2015, "Delving deep into rectifiers": keeps the variance through ReLU layers.
+he_init = nn.initializers.he_normal()
 
 
 def stage(module: nn.Module, name: str, x: Array) -> Array:
@@ -28,6 +34,12 @@ def stage(module: nn.Module, name: str, x: Array) -> Array:
     return x
 
 
+def activate(module: Any, name: str, x: Array) -> Array:
+    """The module's activation function with both its sides named: `<name>_pre_relu`, and `<name>` after it."""
+    x = stage(module, f"{name}_pre_relu", x)
+    return stage(module, name, module.act(x))
+
+
 def max_pool(x: Array, window: int = 2, stride: int | None = None, padding: Padding = 0) -> Array:
     """Max pooling, NHWC. `padding` counts pixels on each side (filled with -inf), or is "SAME"/"VALID"."""
     stride = stride or window
@@ -41,12 +53,14 @@ def avg_pool(x: Array, window: int = 2, stride: int | None = None, padding: Padd
 
 
 def global_avg_pool(x: Array) -> Array:
-    """[N, H, W, C] -> [N, C]."""
+    """[N, H, W, C] -> [N, C]. Raises ConfigError if nothing is left of the image."""
+    _check_not_empty(x)
     return jnp.mean(x, axis=(1, 2))
 
 
 def flatten(x: Array) -> Array:
-    """[N, ...] -> [N, features], in height, width, channel order."""
+    """[N, ...] -> [N, features], in height, width, channel order. Raises ConfigError if nothing is left."""
+    _check_not_empty(x)
     return x.reshape(x.shape[0], -1)
 
 
@@ -57,18 +71,31 @@ def conv(
     padding: Padding = "SAME",
     **kwargs: Any,
 ) -> nn.Conv:
-    """A convolution, NHWC. An int `padding` pads both sides equally as torch does.
+    """A convolution, NHWC, with He initialization. An int `padding` pads both sides equally as torch does.
 
     "SAME" with stride 2 pads one side more than the other, which torch does not: give a number there.
     """
     size = (kernel, kernel) if isinstance(kernel, int) else kernel
+    kwargs = {"kernel_init": he_init, **kwargs}
     return nn.Conv(features, size, strides=(stride, stride), padding=_pairs(padding), **kwargs)
 
 
-def batch_norm(train: bool, **kwargs: Any) -> nn.BatchNorm:
+class BatchNorm(nn.BatchNorm):
+    """Batch normalization that computes in float32 whatever the precision of the layers around it."""
+
+    def __call__(self, x: Array, **kwargs: Any) -> Array:  # type: ignore[override]
+        return super().__call__(x.astype(jnp.float32), **kwargs).astype(x.dtype)
+
+
+def batch_norm(train: bool, **kwargs: Any) -> nn.Module:
     """Batch normalization with torch's defaults: epsilon 1e-5, running statistics keep a share of 0.9."""
-    return nn.BatchNorm(use_running_average=not train, **{"momentum": 0.9, "epsilon": 1e-5, **kwargs})
+    return BatchNorm(use_running_average=not train, **{"momentum": 0.9, "epsilon": 1e-5, **kwargs})
 
 
 def _pairs(padding: Padding) -> str | tuple[tuple[int, int], tuple[int, int]]:
     return ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+
+
+def _check_not_empty(x: Array) -> None:
+    if 0 in x.shape[1:]:
+        raise ConfigError("the images are too small for this model: its pooling leaves nothing of them")
