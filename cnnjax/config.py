@@ -88,6 +88,8 @@ class Classification:
 class Optimizer:
     name: str = option("adamw", "update rule", ("sgd", "adam", "adamw", "muon"))
     learning_rate: float = option(1e-3, "at its peak")
+    bias_learning_rate: float = option(0.0, "of biases and norms, at its peak; 0: learning_rate")
+    dense_learning_rate: float = option(0.0, "of dense kernels, at its peak; 0: learning_rate")
     schedule: str = option(
         "cosine",
         "of the learning rate over the run",
@@ -95,8 +97,9 @@ class Optimizer:
     )
     warmup: float = option(
         0.0,
-        "share of the run over which the rate rises linearly from zero (triangular, one_cycle: where the peak is)",
+        "share of the run over which the rate rises to its peak (linearly; one_cycle: along a cosine)",
     )
+    initial: float = option(0.0, "share of the peak rate at the start of the warm-up")
     boundaries: tuple[float, ...] = option(
         (), "piecewise: shares of the run after which the rate is multiplied by decay"
     )
@@ -110,6 +113,14 @@ class Optimizer:
     weight_decay: float = option(
         0.0, "of weights only, not biases or norms; decoupled for adamw and muon, L2 for sgd and adam"
     )
+    muon_steps: int = option(5, "Muon: Newton-Schulz iterations")
+    muon_normalize: bool = option(
+        False, "Muon: scale each convolution to norm sqrt(filters) before each update (airbench)"
+    )
+    muon_rest: str = option(
+        "adamw", "Muon: update rule of everything but convolution kernels", ("adamw", "sgd")
+    )
+    muon_rest_momentum: float = option(0.9, "Muon: momentum, or b1, of that rule")
     clip_norm: float = option(0.0, "clip gradients to this global norm; 0 is off")
     ema: float = option(
         0.0, "decay of an exponential moving average of the weights, used in evaluation; 0 is off"

@@ -1,0 +1,213 @@
+"""Update rules and learning-rate schedules, composed of optax parts."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from cnnjax import config
+
+Params = Any
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def make_schedule(optimizer: config.Optimizer, total_steps: int) -> Callable[[Array | int], Array]:
+    """The learning rate as a function of the number of updates done, float32.
+
+    There are total_steps / accumulate updates; the rate is at its peak after the share `warmup` of them and
+    would reach `final` after the last one. Raises ConfigError for shares that cannot be meant.
+    """
+    _check(optimizer)
+    updates = max(1, total_steps // optimizer.accumulate)
+    warmup = round(optimizer.warmup * updates)
+
+    def shape(count: Array) -> Array:
+        """Share of the peak rate once the warm-up is over."""
+        left = 1.0 - jnp.minimum((count - warmup) / max(1, updates - warmup), 1.0)
+        if optimizer.schedule in ("linear", "triangular"):
+            return _between(optimizer.final, 1.0, left)
+        if optimizer.schedule in ("cosine", "one_cycle"):
+            return _between(optimizer.final, 1.0, _half_cosine(left))
+        if optimizer.schedule == "piecewise":
+            passed = [count >= round(boundary * updates) for boundary in optimizer.boundaries]
+            return math.prod((jnp.where(p, optimizer.decay, 1.0) for p in passed), start=jnp.ones_like(count))
+        return jnp.ones_like(count)
+
+    def schedule(count: Array | int) -> Array:
+        count = jnp.asarray(count, jnp.float32)
+        rise = count / max(1, warmup)
+        if optimizer.schedule == "one_cycle":
+            rise = _half_cosine(rise)
+        share = jnp.where(count < warmup, _between(optimizer.initial, 1.0, rise), shape(count))
+        return optimizer.learning_rate * share
+
+    return schedule
+
+
+def make_optimizer(optimizer: config.Optimizer, total_steps: int) -> optax.GradientTransformation:
+    """The update rule with schedule, clipping, weight decay and accumulation; `update` needs the parameters.
+
+    Weight decay spares biases and norms. As in torch, sgd and adam add it to the gradient (L2), adamw and
+    muon shrink the weight by rate * weight_decay. `muon` treats convolution kernels only (see
+    `orthogonalize`); everything else follows `muon_rest`. Gradients are those of a mean over the batch.
+    """
+    o = optimizer
+    schedule = make_schedule(o, total_steps)
+    decay = optax.add_decayed_weights(o.weight_decay, mask=decayed) if o.weight_decay else optax.identity()
+    sgd = optax.trace(o.momentum, o.nesterov) if o.momentum else optax.identity()
+    if o.name == "sgd":
+        rule = optax.chain(decay, sgd)
+    elif o.name == "adam":
+        rule = optax.chain(decay, optax.scale_by_adam(o.momentum, o.b2))
+    elif o.name == "adamw":
+        rule = optax.chain(optax.scale_by_adam(o.momentum, o.b2), decay)
+    elif o.name == "muon":
+        rest = (
+            optax.trace(o.muon_rest_momentum, o.nesterov)
+            if o.muon_rest == "sgd"
+            else optax.scale_by_adam(o.muon_rest_momentum, o.b2)
+        )
+        rules = {"conv": optax.chain(sgd, orthogonalize(o.muon_steps)), "dense": rest, "bias": rest}
+        rule = optax.chain(optax.partition(rules, groups), decay)
+    else:
+        raise config.ConfigError(f"optimizer.name={o.name!r}: choose one of sgd, adam, adamw, muon")
+
+    factors = {
+        "conv": 1.0,
+        "dense": o.dense_learning_rate / o.learning_rate if o.dense_learning_rate else 1.0,
+        "bias": o.bias_learning_rate / o.learning_rate if o.bias_learning_rate else 1.0,
+    }
+    parts = [rule, optax.scale_by_learning_rate(schedule)]
+    if o.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(o.clip_norm))
+    if o.bias_learning_rate or o.dense_learning_rate:
+        parts.append(_scale_groups(factors))
+    if o.name == "muon" and o.muon_normalize:
+        parts.append(normalize_kernels())
+    transform = optax.chain(*parts)
+    if o.accumulate > 1:
+        transform = optax.MultiSteps(transform, every_k_schedule=o.accumulate).gradient_transformation()
+    return _with_standard_promotion(transform)
+
+
+def groups(params: Params) -> Params:
+    """Label of every parameter: "conv" (kernels with a window), "dense" (matrices) or "bias" (biases, norms)."""
+
+    def label(path: tuple, leaf: Array) -> str:
+        if leaf.ndim < 2 or path[-1].key in ("bias", "scale"):
+            return "bias"
+        return "dense" if leaf.ndim == 2 else "conv"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def decayed(params: Params) -> Params:
+    """True for parameters that weight decay applies to: kernels, not biases or norms."""
+    return jax.tree.map(lambda label: label != "bias", groups(params))
+
+
+def orthogonalize(steps: int = 5) -> optax.GradientTransformation:
+    """Replaces each convolution's update by the nearest semi-orthogonal matrix, roughly: Muon (Jordan 2024).
+
+    A kernel [H, W, I, O] counts as the matrix [H*W*I, O]. Kernels of equal matrix shape are stacked, so that
+    `steps` iterations are few batched products. The result is scaled by sqrt(max(1, O / (H*W*I))).
+    """
+
+    def update(updates: Params, params: Params = None) -> Params:
+        leaves, tree = jax.tree.flatten(updates)
+        matrices = [leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves]
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for i, matrix in enumerate(matrices):
+            alike.setdefault(matrix.shape, []).append(i)
+        for (fan_in, fan_out), members in alike.items():
+            result = newton_schulz(jnp.stack([matrices[i] for i in members]), steps)
+            result = result * math.sqrt(max(1.0, fan_out / fan_in))
+            for i, matrix in zip(members, result, strict=True):
+                leaves[i] = matrix.reshape(leaves[i].shape)
+        return jax.tree.unflatten(tree, leaves)
+
+    return optax.stateless(update)
+
+
+def newton_schulz(x: Array, steps: int = 5) -> Array:
+    """Moves the singular values of matrices [N, A, B] towards 1, into about [0.7, 1.2] with 5 steps.
+
+    Each step applies s -> a s + b s^3 + c s^5 with Jordan's coefficients, after division by the Frobenius norm.
+    Products are in bfloat16 except on CPU, which has no fast ones.
+    """
+    a, b, c = NEWTON_SCHULZ
+    dtype = x.dtype
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-7)
+    x = x.astype(dtype if jax.default_backend() == "cpu" else jnp.bfloat16)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return (x.mT if tall else x).astype(dtype)
+
+
+def normalize_kernels() -> optax.GradientTransformation:
+    """Makes the update start from kernels of norm sqrt(filters), whatever norm they have (airbench).
+
+    Comes last in a chain: new = kernel * sqrt(filters) / |kernel| + update.
+    """
+
+    def update(updates: Params, params: Params) -> Params:
+        def leaf(label: str, change: Array, kernel: Array) -> Array:
+            if label != "conv":
+                return change
+            return change + kernel * (math.sqrt(kernel.shape[-1]) / jnp.linalg.norm(kernel) - 1.0)
+
+        return jax.tree.map(leaf, groups(params), updates, params)
+
+    return optax.stateless(update)
+
+
+def _with_standard_promotion(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """optax itself mixes floats with int32 counts, which callers with strict promotion cannot trace."""
+
+    def update(
+        updates: Params, state: optax.OptState, params: Params = None
+    ) -> tuple[Params, optax.OptState]:
+        with jax.numpy_dtype_promotion("standard"):
+            return transform.update(updates, state, params)
+
+    return optax.GradientTransformation(transform.init, update)
+
+
+def _scale_groups(factors: dict[str, float]) -> optax.GradientTransformation:
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(lambda label, u: factors[label] * u, groups(updates), updates)
+    )
+
+
+def _between(low: float, high: float, share: Array) -> Array:
+    return low + (high - low) * share
+
+
+def _half_cosine(share: Array) -> Array:
+    """0 -> 0 and 1 -> 1 along half a cosine."""
+    return 0.5 - 0.5 * jnp.cos(math.pi * share)
+
+
+def _check(o: config.Optimizer) -> None:
+    if not 0 <= o.warmup < 1:
+        raise config.ConfigError(f"optimizer.warmup={o.warmup}: a share of the run, at least 0 and below 1")
+    if o.schedule in ("one_cycle", "triangular") and not o.warmup:
+        raise config.ConfigError(
+            f"optimizer.schedule={o.schedule} needs optimizer.warmup, the share of the run before the peak, e.g. 0.3"
+        )
+    if o.schedule == "piecewise" and not o.boundaries:
+        raise config.ConfigError("optimizer.schedule=piecewise needs optimizer.boundaries, e.g. 0.5,0.75")
+    if list(o.boundaries) != sorted(o.boundaries) or any(not 0 < b < 1 for b in o.boundaries):
+        raise config.ConfigError(
+            f"optimizer.boundaries={o.boundaries}: ascending shares of the run, between 0 and 1"
+        )
+    if o.learning_rate <= 0:
+        raise config.ConfigError(f"optimizer.learning_rate={o.learning_rate}: must be above 0")
