@@ -64,8 +64,11 @@ class Augment:
     scale: float = option(0.0, "zoom by a factor from 1 - scale to 1 + scale")
     translate: float = option(0.0, "shift by up to this share of the size")
     shear: float = option(0.0, "shear by up to so many degrees")
-    elastic: float = option(0.0, "elastic distortion (Simard et al. 2003): displacement in pixels (alpha)")
-    elastic_sigma: float = option(4.0, "elastic distortion: smoothness in pixels")
+    elastic: float = option(
+        0.0,
+        "elastic distortion (Simard et al. 2003): factor alpha, 34 in the paper; 0.16 * alpha / sigma pixels",
+    )
+    elastic_sigma: float = option(4.0, "elastic distortion: smoothness in pixels (sigma)")
     brightness: float = option(0.0, "add up to this share of the full range")
     contrast: float = option(0.0, "change the contrast by a factor from 1 - contrast to 1 + contrast")
     cutout: int = option(0, "side in pixels of one square set to the mean (DeVries & Taylor 2017)")
