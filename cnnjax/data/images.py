@@ -67,10 +67,10 @@ def fit(image: Image.Image, data: Data) -> Image.Image:
     size, short = data.image_size, data.resize_short or data.image_size
     if not size:
         return image
-    if short < size:
-        raise ConfigError(f"data.resize_short={short} is smaller than data.image_size={size}")
     if data.resize == "stretch":
         return image.resize(_within_limits(size, size), Image.Resampling.BILINEAR)
+    if short < size:
+        raise ConfigError(f"data.resize_short={short} is smaller than data.image_size={size}")
     # The long side is rounded down, and half pixels of the offset to even: as in torchvision.
     width, height = (short * side // min(image.size) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
@@ -81,7 +81,8 @@ def fit(image: Image.Image, data: Data) -> Image.Image:
 def resize_all(images: np.ndarray, data: Data) -> np.ndarray:
     """`fit` for uint8 [N, H, W, C] with 1 or 3 channels."""
     height, width, channels = images.shape[1:]
-    if not data.image_size or (height == width == data.image_size == (data.resize_short or data.image_size)):
+    zooms = data.resize == "crop" and data.resize_short > data.image_size
+    if not data.image_size or (height == width == data.image_size and not zooms):
         return images
 
     def read(index: int) -> np.ndarray:

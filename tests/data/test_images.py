@@ -185,6 +185,7 @@ def test_resize_all_leaves_images_of_the_right_size_alone():
     assert images.resize_all(batch, Data()) is batch
     assert images.resize_all(batch, Data(image_size=8)) is batch
     assert images.resize_all(batch, Data(image_size=8, resize="crop")) is batch
+    assert images.resize_all(batch, Data(image_size=8, resize_short=12)) is batch  # of no use to stretch
     zoomed = images.resize_all(batch, Data(image_size=8, resize="crop", resize_short=12))
     assert zoomed.shape == batch.shape and (zoomed != batch).any()
 
