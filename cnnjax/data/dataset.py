@@ -1,0 +1,74 @@
+"""What every source of images with one label each gives back."""
+
+import dataclasses
+
+import numpy as np
+
+from cnnjax.config import ConfigError
+from cnnjax.data.splits import stratified_split
+
+Split = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Images in memory, in two splits.
+
+    Raises ValueError if the arrays are not what is promised here.
+    """
+
+    name: str
+    train: Split  # "image": uint8 [N, H, W, C], channels in the order R, G, B; "label": int32 [N]
+    test: Split  # the split that is evaluated
+    classes: tuple[str, ...]  # names; a label is an index into them
+    note: str = ""  # what a reader of results must know, for example where the data came from
+
+    def __post_init__(self) -> None:
+        for split_name, split in (("train", self.train), ("test", self.test)):
+            where = f"{self.name} {split_name}"
+            image, label = split["image"], split["label"]
+            if image.dtype != np.uint8 or image.ndim != 4:
+                raise ValueError(
+                    f"{where}: images are {image.dtype}{list(image.shape)}, not uint8 [N, H, W, C]"
+                )
+            if label.dtype != np.int32 or label.shape != image.shape[:1]:
+                raise ValueError(f"{where}: {label.dtype}{list(label.shape)} labels for {len(image)} images")
+            if len(label) == 0:
+                raise ValueError(f"{where} is empty")
+            if label.min() < 0 or label.max() >= len(self.classes):
+                raise ValueError(
+                    f"{where}: labels {label.min()} to {label.max()} for {len(self.classes)} classes"
+                )
+
+
+def first(dataset: Dataset, limit: int) -> Dataset:
+    """The dataset with the first `limit` examples of each split; all of them for 0."""
+    if not limit or limit >= max(len(dataset.train["label"]), len(dataset.test["label"])):
+        return dataset
+    train, test = (
+        {key: values[:limit].copy() for key, values in split.items()}
+        for split in (dataset.train, dataset.test)
+    )
+    return dataclasses.replace(
+        dataset, train=train, test=test, note=join(dataset.note, f"first {limit:,} examples of each split")
+    )
+
+
+def hold_out(dataset: Dataset, share: float) -> Dataset:
+    """The dataset with a stratified share of its training split in place of its test split.
+
+    Which examples are held out depends on nothing but the training labels, so all seeds of an experiment
+    share them. Raises ConfigError if a class would have none left.
+    """
+    labels = dataset.train["label"]
+    try:
+        kept, held = stratified_split(labels, max(1, round(share * len(labels))))
+    except ValueError as error:
+        raise ConfigError(f"data.name={dataset.name!r}: {error}") from error
+    train, test = ({key: values[index] for key, values in dataset.train.items()} for index in (kept, held))
+    note = join(dataset.note, f"evaluated on {len(held):,} examples held out of the training split")
+    return dataclasses.replace(dataset, train=train, test=test, note=note)
+
+
+def join(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)

@@ -1,0 +1,86 @@
+"""From `data.name` to a Dataset in memory: embedded sets, folders of images, tensorflow-datasets."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from cnnjax.config import ConfigError, Data
+from cnnjax.data import archives, embedded, folders, images, prepared, tfds_builder, tfds_download
+from cnnjax.data.dataset import Dataset, first, hold_out
+
+OWN_NAMES = ("digits", "synthetic", "folder:PATH")
+MNIST_LIKE = ("mnist", "fashion_mnist", "kmnist")
+CIFAR = ("cifar10", "cifar100")
+
+
+def load(data: Data, data_dir: str | None = None) -> Dataset:
+    """Reads the data that `data` names, resized, limited and split as it says.
+
+    Names: digits, synthetic, folder:PATH, or a name of tensorflow-datasets (with /config or :version if
+    need be). Of the latter, what is prepared as array_record in `data_dir` is read from there; the archives
+    of MNIST, Fashion-MNIST, KMNIST, EMNIST, CIFAR-10 and CIFAR-100 are found or downloaded; all others must
+    be prepared first. The order is: the first `data.limit` of each split, resizing, then `data.validation`
+    held out of what training examples there are.
+
+    Args:
+      data_dir: None means $TFDS_DATA_DIR, or ~/tensorflow_datasets.
+    Raises:
+      ConfigError: unknown name, missing or damaged data, no network, images that do not fit together.
+    """
+    if data.name == "digits":
+        dataset = _arrays(embedded.digits(), data)
+    elif data.name == "synthetic":
+        dataset = first(embedded.synthetic(data.image_size), data.limit)
+    elif data.name.startswith("folder:") and len(data.name) > len("folder:"):
+        dataset = folders.read(Path(data.name.removeprefix("folder:")).expanduser(), data)
+    else:
+        dataset = _tfds(data, tfds_builder.data_folder(data_dir))
+    return hold_out(dataset, data.validation) if data.validation else dataset
+
+
+def _tfds(data: Data, data_dir: Path) -> Dataset:
+    builder = tfds_builder.builder(data.name, data_dir, OWN_NAMES)
+    if prepared.is_prepared(builder):
+        dataset = prepared.read(builder, data, data_dir)
+    elif builder.name in (*MNIST_LIKE, "emnist", *CIFAR):
+        dataset = _arrays(_published(builder, data.name, data_dir), data)
+    else:
+        raise ConfigError(
+            f"data.name={data.name!r} is not prepared as array_record in {data_dir}; once, and it may be in an "
+            f"environment of its own: {prepared.how_to_prepare(builder, data_dir)}"
+        )
+    return _upright(dataset) if builder.name == "emnist" else dataset
+
+
+def _published(builder: Any, name: str, data_dir: Path) -> Dataset:
+    """The dataset from the archives of its authors."""
+    paths = tfds_download.fetch(builder, data_dir)
+    classes = tuple(builder.info.features["label"].names)
+    note = f"{builder.info.full_name}, its authors' archives"
+    if builder.name in MNIST_LIKE:
+        train, test = archives.read_mnist(paths)
+        return Dataset(name, train, test, classes, note)
+    (path,) = paths.values()
+    if builder.name == "emnist":
+        config = builder.builder_config
+        train, test = archives.read_emnist(path, config.name, config.train_examples, config.test_examples)
+    else:
+        train, test, classes = archives.read_cifar(path)
+    return Dataset(name, train, test, classes, note)
+
+
+def _arrays(dataset: Dataset, data: Data) -> Dataset:
+    """Limits, then resizes images that are in memory already."""
+    dataset = first(dataset, data.limit)
+    train, test = (
+        split | {"image": images.resize_all(split["image"], data)} for split in (dataset.train, dataset.test)
+    )
+    return dataclasses.replace(dataset, train=train, test=test)
+
+
+def _upright(dataset: Dataset) -> Dataset:
+    """EMNIST's files, and tensorflow-datasets after them, hold every image mirrored along its diagonal."""
+    train, test = (
+        split | {"image": split["image"].swapaxes(1, 2).copy()} for split in (dataset.train, dataset.test)
+    )
+    return dataclasses.replace(dataset, train=train, test=test)

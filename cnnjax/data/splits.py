@@ -1,0 +1,35 @@
+"""Splitting examples in two so that both parts have the same mix of classes."""
+
+import numpy as np
+
+
+def stratified_split(labels: np.ndarray, num_held: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Holds out exactly `num_held` examples, of each class as many as its share, at random.
+
+    What is left over after rounding down goes to the classes with the largest remainders. The last example
+    of a class is never held out.
+
+    Args:
+      labels: integers [N], at least 0.
+    Returns:
+      Indices of the kept and of the held-out examples, each in ascending order.
+    Raises:
+      ValueError: there are not that many examples beside the last ones of their classes.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if not 0 <= num_held <= len(labels) - len(classes):
+        raise ValueError(
+            f"cannot hold out {num_held} of {len(labels)} examples when each of {len(classes)} classes keeps one"
+        )
+    quota = counts * (num_held / len(labels))
+    take = np.minimum(np.floor(quota).astype(np.int64), counts - 1)
+    while (left := num_held - take.sum()) > 0:
+        by_remainder = np.argsort(take - quota, kind="stable")
+        take[by_remainder[take[by_remainder] < counts[by_remainder] - 1][:left]] += 1
+
+    # Shuffle, sort by class without changing the order within one, and hold out the first of each class.
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    held = rank_in_class < np.repeat(take, counts)
+    return np.sort(order[~held]), np.sort(order[held])

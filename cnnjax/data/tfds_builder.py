@@ -1,0 +1,76 @@
+"""tensorflow-datasets without TensorFlow: from a name to its builder, quietly.
+
+The package is imported in functions only: that takes most of a second, which other sources need not pay.
+"""
+
+import contextlib
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from cnnjax.config import ConfigError
+
+# name, name/config, either with :version. Other forms that tensorflow-datasets knows fetch code or data at once.
+_NAME = re.compile(r"\w+(/[\w.\-]+)?(:\d+\.\d+\.\d+)?")
+
+
+def data_folder(data_dir: str | None) -> Path:
+    """`data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets, which is tensorflow-datasets' own default."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def builder(name: str, data_dir: Path, own_names: tuple[str, ...]) -> Any:
+    """The tfds.core.DatasetBuilder of a name such as "mnist", "emnist/letters" or "cifar10:3.0.2".
+
+    Args:
+      own_names: names that are not of tensorflow-datasets, to be suggested too when a name is unknown.
+    Raises:
+      ConfigError: no such dataset, configuration or version.
+    """
+    with quiet():
+        import tensorflow_datasets as tfds
+
+        if _NAME.fullmatch(name):
+            try:
+                return tfds.builder(name, data_dir=str(data_dir))
+            except tfds.core.DatasetNotFoundError:
+                pass
+            except (ValueError, AssertionError, ImportError) as error:
+                raise ConfigError(f"data.name={name!r}: {_reason(name, error)}") from error
+        known = [*own_names, *tfds.list_builders(with_community_datasets=False)]
+    likely = difflib.get_close_matches(re.split("[/:]", name)[0].lower(), known, n=3)
+    if likely:
+        raise ConfigError(f"data.name={name!r}: unknown; did you mean {' or '.join(likely)}?")
+    raise ConfigError(
+        f"data.name={name!r}: unknown; choose {', '.join(own_names)} or a name of tensorflow-datasets"
+    )
+
+
+def _reason(name: str, error: Exception) -> str:
+    """Why tensorflow-datasets cannot make a builder of this name, without its own preamble."""
+    import tensorflow_datasets as tfds
+
+    dataset, config = re.match(r"(\w+)/?([^:]*)", name).groups()  # type: ignore[union-attr]
+    with contextlib.suppress(tfds.core.DatasetNotFoundError):
+        configs = tfds.builder_cls(dataset).builder_configs
+        if configs and config not in configs:
+            return f"choose one of {', '.join(f'{dataset}/{known}' for known in configs)}"
+        if config and not configs:
+            return f"{dataset} has no configurations"
+    return " ".join(str(error).rpartition('}": ')[2].split())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what tensorflow-datasets logs about itself, below a warning, from the user."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(min(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

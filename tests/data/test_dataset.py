@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from cnnjax.config import ConfigError
+from cnnjax.data.dataset import Dataset, first, hold_out
+
+
+def split(count, num_classes=2):
+    image = np.arange(count, dtype=np.uint8)[:, None, None, None]
+    return {"image": image, "label": (np.arange(count) % num_classes).astype(np.int32)}
+
+
+def dataset(**changes):
+    return Dataset(**{"name": "d", "train": split(20), "test": split(6), "classes": ("a", "b")} | changes)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"image": split(4)["image"].astype(np.float32), "label": split(4)["label"]}, "float32"),
+        ({"image": split(4)["image"][0], "label": split(1)["label"]}, "images are uint8"),
+        ({"image": split(4)["image"], "label": split(4)["label"].astype(np.int64)}, "int64"),
+        ({"image": split(4)["image"], "label": split(3)["label"]}, r"int32\[3\] labels for 4 images"),
+        (split(0), "is empty"),
+        (split(6, num_classes=3), "labels 0 to 2 for 2 classes"),
+    ],
+)
+def test_refuses_arrays_that_break_the_contract(train, message):
+    with pytest.raises(ValueError, match=message):
+        dataset(train=train)
+
+
+def test_first_takes_the_first_of_each_split():
+    limited = first(dataset(), 3)
+    assert limited.train["image"].ravel().tolist() == limited.test["image"].ravel().tolist() == [0, 1, 2]
+    assert limited.train["label"].tolist() == [0, 1, 0]
+    assert limited.note == "first 3 examples of each split"
+    assert first(dataset(), 0).train["image"].shape[0] == 20
+    assert [len(s["label"]) for s in (first(dataset(), 10).train, first(dataset(), 10).test)] == [10, 6]
+
+
+def test_hold_out_never_touches_the_test_split():
+    changed = hold_out(dataset(test=split(6)), 0.3)
+    everything = np.concatenate([changed.train["image"], changed.test["image"]]).ravel()
+    assert sorted(everything) == list(range(20))
+    assert np.bincount(changed.test["label"]).tolist() == [3, 3]
+    assert "6 examples held out of the training split" in changed.note
+    np.testing.assert_array_equal(changed.train["image"].ravel() % 2, changed.train["label"])
+
+
+def test_hold_out_needs_examples():
+    with pytest.raises(ConfigError, match="data.name='d': cannot hold out 2 of 2"):
+        hold_out(dataset(train=split(2)), 0.9)
