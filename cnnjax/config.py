@@ -244,16 +244,10 @@ def check(experiment: Experiment) -> Experiment:
 
 
 def total_steps(train: Train, num_examples: int, batch_size: int) -> int:
-    """The length of the run in steps, at least 1. An epoch is ceil(num_examples / batch_size) steps."""
+    """The length of the run in steps, at least 1."""
     if train.steps:
         return train.steps
-    if train.examples:
-        return max(1, round(train.examples / batch_size))
-    return max(1, round(train.epochs * steps_per_epoch(num_examples, batch_size)))
-
-
-def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    return -(-num_examples // batch_size)
+    return max(1, round((train.examples or train.epochs * num_examples) / batch_size))
 
 
 def to_json(experiment: Experiment) -> str:
@@ -266,7 +260,7 @@ def from_json(text: str) -> Experiment:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"config is not valid JSON: {error}") from error
-    return check(_from_dict(Experiment, tree, ""))
+    return from_dict(tree)
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:
@@ -277,6 +271,11 @@ def differences(old: Experiment, new: Experiment) -> list[str]:
         for name, _, value in fields(new)
         if before.get(name) != value
     ]
+
+
+def from_dict(tree: Any) -> Experiment:
+    """The experiment that `dataclasses.asdict` turned into `tree`; raises ConfigError if it is none."""
+    return check(_from_dict(Experiment, tree, ""))
 
 
 def _from_dict(cls: type, tree: Any, prefix: str) -> Any:

@@ -1,0 +1,15 @@
+"""Named experiments: one explicit table. Each function's docstring opens with what it is and the command."""
+
+from collections.abc import Callable
+
+from cnnjax.config import Experiment
+from experiments import cifar10, digits, mnist
+
+EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
+    function.__name__: function
+    for function in (
+        digits.digits_lenet,
+        mnist.mnist_lenet,
+        cifar10.cifar10_resnet20,
+    )
+}

@@ -1,13 +1,70 @@
 """Strict numerics for every test: no implicit promotion, no reused key, full matmul precision."""
 
+import dataclasses
 import os
+import sys
+from pathlib import Path
 
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
+import pytest
+
+from cnnjax import platform
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+platform.configure()
 
-import jax
+import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_num_cpu_devices", 2)
+
+import launch as launcher  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def shared():
+    """Finds real data beside the project: the folder that CNNJAX_SHARED names."""
+
+    def find(path: str) -> Path:
+        root = os.environ.get("CNNJAX_SHARED")
+        if not root:
+            pytest.skip(f"needs real data ({path}): set CNNJAX_SHARED to its folder")
+        full = Path(root) / path
+        if not full.exists():
+            pytest.skip(f"{full} is missing")
+        return full
+
+    return find
+
+
+@dataclasses.dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def launch(capsys, monkeypatch):
+    """Runs launch.py in this process with the given flags; returns exit code, stdout and stderr."""
+    from absl.testing import flagsaver
+
+    def run(*arguments: str) -> Result:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
+        code = 0
+        with flagsaver.flagsaver():
+            try:
+                launcher.main(launcher.FLAGS(["launch.py", *arguments]))
+            except SystemExit as stop:
+                code = stop.code if isinstance(stop.code, int) else 1
+                if isinstance(stop.code, str):
+                    print(stop.code, file=sys.stderr)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run

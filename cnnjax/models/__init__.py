@@ -20,7 +20,9 @@ from cnnjax.models.classic import (
 )
 from cnnjax.models.resnet_cifar import CifarResNet
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+Model = nn.Module
+
+MODELS: dict[str, Callable[..., Model]] = {
     "softmax_regression": partial(MLP, hidden=()),
     "mlp": MLP,
     "local": LocalNet,
@@ -44,7 +46,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def create_model(name: str, num_outputs: int | None = None, dtype: str = "float32") -> nn.Module:
+def create_model(name: str, num_outputs: int | None = None, dtype: str = "float32") -> Model:
     """A model of the table: a linen module with `init(key, x)` and `apply(variables, x, train=...)`.
 
     Weights are float32; `dtype` is what the layers compute in. Without `num_outputs` the model has as many

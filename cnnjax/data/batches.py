@@ -1,0 +1,33 @@
+"""Which examples make a batch: a pure function of (seed, step), so a run can go on from any step."""
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def train_indices(seed: int, step: int, num_examples: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The examples of a training step and the epoch that each belongs to; int32 [batch_size] both.
+
+    Batches cut the endless sequence of shuffled epochs into equal pieces: none is padded and no example is left
+    out, so a batch may end one epoch and begin the next.
+    """
+    position = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+    epoch, offset = np.divmod(position, num_examples)
+    index = np.empty(batch_size, np.int32)
+    for e in np.unique(epoch):
+        here = epoch == e
+        index[here] = _permutation(seed, int(e), num_examples)[offset[here]]
+    return index, epoch.astype(np.int32)
+
+
+def evaluation_indices(num_examples: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every example once, in order: (index int32, mask bool), both [batch_size]; the last batch is padded."""
+    for start in range(0, num_examples, batch_size):
+        index = np.arange(start, start + batch_size)
+        yield np.minimum(index, num_examples - 1).astype(np.int32), index < num_examples
+
+
+@functools.lru_cache(maxsize=16)
+def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples).astype(np.int32)

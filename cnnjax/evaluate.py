@@ -1,0 +1,118 @@
+"""The one evaluator: the same code while training, from a checkpoint and for a committee of networks."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from cnnjax import metrics, sharding
+from cnnjax.data import augment, batches
+from cnnjax.tasks import Batch, Outputs
+from cnnjax.train import Recipe, for_each_seed, normalize
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Results over a whole split: of each seed and, with several, of their committee (averaged outputs)."""
+
+    per_seed: list[dict[str, float]]
+    committee: dict[str, float]  # equals the only seed's metrics when there is one
+    summary: dict[str, Any]  # what the task computes from all predictions of the committee
+    predictions: dict[str, np.ndarray]  # of the committee, one row per example of the split
+
+    @property
+    def mean(self) -> dict[str, float]:
+        return {name: float(np.mean([m[name] for m in self.per_seed])) for name in self.per_seed[0]}
+
+    @property
+    def std(self) -> dict[str, float]:
+        """Sample standard deviation over seeds; 0 for one seed."""
+        ddof = min(1, len(self.per_seed) - 1)
+        return {name: float(np.std([m[name] for m in self.per_seed], ddof=ddof)) for name in self.per_seed[0]}
+
+
+def network_outputs(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> Outputs:
+    """What the network says of uint8 images [N, H, W, C], averaged over test-time views; pure."""
+    weights, variants = zip(*augment.test_views(views, images.astype(jnp.float32)), strict=True)
+    outputs = [recipe.model.apply(variables, normalize(view, recipe.data)) for view in variants]
+    if len(outputs) == 1:
+        return outputs[0]
+    return recipe.task.average(_stack(outputs), jnp.asarray(weights, jnp.float32))
+
+
+def committee_outputs(
+    recipe: Recipe, variables: Any, images: Array, views: str = "none"
+) -> tuple[Outputs, Outputs]:
+    """Outputs of every seed [S, N, ...] and their average [N, ...]; `variables` have a leading axis of seeds."""
+    outputs = for_each_seed(lambda v: network_outputs(recipe, v, images, views), variables)
+    seeds = jax.tree.leaves(outputs)[0].shape[0]
+    if seeds == 1:
+        return outputs, jax.tree.map(lambda a: a[0], outputs)
+    return outputs, recipe.task.average(outputs, jnp.full((seeds,), 1 / seeds, jnp.float32))
+
+
+def evaluate_step(
+    recipe: Recipe, variables: Any, batch: Batch, views: str = "none"
+) -> tuple[list[metrics.Sums], metrics.Sums, dict[str, Array]]:
+    """Sums of each seed, sums of the committee and the committee's predictions for one batch; pure.
+
+    `variables` have a leading axis of seeds; `batch` holds "image", the targets and "mask".
+    """
+    outputs, committee = committee_outputs(recipe, variables, batch["image"], views)
+
+    def sums(one: Outputs) -> metrics.Sums:
+        return metrics.sums_and_counts(recipe.task.metrics(one, batch), batch["mask"])
+
+    each = [
+        sums(jax.tree.map(lambda a, i=i: a[i], outputs)) for i in range(jax.tree.leaves(outputs)[0].shape[0])
+    ]
+    return each, sums(committee), recipe.task.predict(committee)
+
+
+class Evaluator:
+    """Evaluates on one split that lives on the devices; compiled once, called as often as wanted."""
+
+    def __init__(
+        self, recipe: Recipe, split: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh, views: str
+    ):
+        count = len(split["image"])
+        # A batch divides evenly over the devices; what is too much is masked.
+        self.batch_size = -(-min(batch_size, count) // mesh.size) * mesh.size
+        self.recipe = recipe
+        self.split = split
+        self.mesh = mesh
+        self._arrays = jax.device_put(dict(split), sharding.replicated(mesh))
+        self._step = jax.jit(lambda variables, arrays, index, mask: evaluate_step(
+            recipe, variables, {**{k: v[index] for k, v in arrays.items()}, "mask": mask}, views
+        ))  # fmt: skip
+
+    def __call__(self, variables: Any) -> Evaluation:
+        """Evaluates the variables, which have a leading axis of seeds, on every example exactly once."""
+        place = sharding.sharded(self.mesh, 0)
+        count = len(self.split["image"])
+        results = []
+        for index, mask in batches.evaluation_indices(count, self.batch_size):
+            index, mask = jax.device_put((index, mask), place)
+            results.append(self._step(variables, self._arrays, index, mask))
+        each, committee, predictions = jax.tree.map(lambda *a: np.stack(a), *jax.device_get(results))
+        joined = {name: value.reshape(-1, *value.shape[2:])[:count] for name, value in predictions.items()}
+        return Evaluation(
+            per_seed=[metrics.means(_total(sums)) for sums in each],
+            committee=metrics.means(_total(committee)),
+            summary=self.recipe.task.summarize(joined, self.split),
+            predictions=joined,
+        )
+
+
+def _total(sums: Any) -> Any:
+    """Adds over batches, in float64: the result should not depend on their number."""
+    return jax.tree.map(lambda a: np.sum(a, axis=0, dtype=np.float64), sums)
+
+
+def _stack(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *a: jnp.stack(a), *trees)

@@ -1,0 +1,67 @@
+"""What a run says while it runs: metrics.jsonl, TensorBoard events, and a progress bar or plain lines."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+class MetricsLog:
+    """Appends one JSON object per line, flushed; times are the only values that differ between equal runs."""
+
+    def __init__(self, path: Path, tensorboard: bool = False):
+        self._file = open(path, "a")  # noqa: SIM115 (open as long as the run)
+        self._events = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(path.parent / "tensorboard"))
+
+    def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
+        self._file.flush()
+        if self._events:
+            for name, value in metrics.items():
+                if isinstance(value, float):
+                    self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events:
+            self._events.close()
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a plain line at most every few seconds."""
+
+    def __init__(self, total: int, start: int, unit: str = "step", seconds_between_lines: float = 5.0):
+        self._bar = tqdm(total=total, initial=start, unit=unit, disable=not sys.stderr.isatty(), leave=False)
+        self._between = seconds_between_lines
+        self._last_line = time.monotonic()
+        self._started = (time.monotonic(), start)
+
+    def update(self, step: int, **values: float) -> None:
+        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self._bar.set_postfix_str(text)
+        self._bar.update(step - self._bar.n) if not self._bar.disable else self._line(step, text)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def _line(self, step: int, text: str) -> None:
+        now = time.monotonic()
+        if now - self._last_line < self._between:
+            return
+        self._last_line = now
+        began, first = self._started
+        left = (now - began) / max(1, step - first) * (self._bar.total - step)
+        self.say(f"step {step:,} of {self._bar.total:,}  {text}  about {left:.0f} s left")

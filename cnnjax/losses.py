@@ -1,0 +1,15 @@
+"""Losses as functions of one batch; each returns one value per example, which the caller sums and counts."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+    """Cross-entropy of softmax(logits) [N, K] with integer labels [N]; in nats, [N].
+
+    Label smoothing spreads its share of the target evenly over all K classes (Szegedy et al. 2016, section 7).
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    picked = jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
+    return -(1 - label_smoothing) * picked - label_smoothing * jnp.mean(log_p, axis=-1)

@@ -1,0 +1,85 @@
+"""Files and folders in; predictions.json and a contact sheet out."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnnjax.config import ConfigError
+from cnnjax.data.batches import evaluation_indices
+from cnnjax.data.images import SUFFIXES, read_image
+from cnnjax.evaluate import committee_outputs
+from cnnjax.run import Restored
+from cnnjax.workdir import write_atomically
+
+_BATCH = 64
+
+
+def find_images(inputs: Sequence[str]) -> list[Path]:
+    """The named files, and the image files below the named folders in sorted order.
+
+    Raises ConfigError if nothing is named, a name does not exist or there is no image file at all.
+    """
+    if not inputs:
+        raise ConfigError("nothing to predict: name files and folders with --inputs=photo.png,folder/")
+    found: list[Path] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not inside:
+                raise ConfigError(f"no image files in folder {path}")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise ConfigError(f"no such file or folder: {path}")
+    return found
+
+
+def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:
+    """Writes `output`/predictions.json and contact_sheet.png for images of any size.
+
+    Returns how many images were predicted and one line for each file that could not be read.
+    """
+    data = run.recipe.data
+    if not data.image_size:  # images came in the size of the network; others have to be brought to it
+        data = dataclasses.replace(data, image_size=run.image_shape[0])
+    images, read, problems = [], [], []
+    for path in paths:
+        try:
+            images.append(read_image(path, data, channels=run.image_shape[-1]))
+            read.append(path)
+        except ConfigError as error:
+            problems.append(str(error))
+    if not images:
+        raise ConfigError(f"none of {len(paths)} files could be read; the first: {problems[0]}")
+    stacked = np.stack(images)
+    records = [run.recipe.task.record(one) for one in _rows(_predict(run, stacked))]
+    entries = [{"file": str(path), **record} for path, record in zip(read, records, strict=True)]
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / "predictions.json", json.dumps(entries, indent=2) + "\n")
+    sheet = run.recipe.task.contact_sheet(stacked, [path.name for path in read], records)
+    sheet.figure.savefig(output / "contact_sheet.png", dpi=100, bbox_inches="tight")
+    return len(read), problems
+
+
+def _predict(run: Restored, images: np.ndarray) -> dict[str, np.ndarray]:
+    @jax.jit
+    def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+        _, outputs = committee_outputs(run.recipe, variables, images, run.experiment.evaluate.augment)
+        return run.recipe.task.predict(outputs)
+
+    results = []
+    for index, _ in evaluation_indices(len(images), min(_BATCH, len(images))):
+        results.append(jax.device_get(predict(run.state.variables, images[index])))
+    return {name: np.concatenate([r[name] for r in results])[: len(images)] for name in results[0]}
+
+
+def _rows(predictions: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    count = len(next(iter(predictions.values())))
+    return [{name: values[i] for name, values in predictions.items()} for i in range(count)]

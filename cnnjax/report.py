@@ -1,0 +1,84 @@
+"""The self-contained HTML page, with pictures, that a run ends with."""
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from matplotlib import pyplot as plt
+
+from cnnjax import config, platform
+from cnnjax.config import Experiment
+from cnnjax.data.dataset import Dataset
+from cnnjax.evaluate import Evaluation
+from cnnjax.pictures import Picture, learning_curves
+from cnnjax.train import Recipe
+from cnnjax.workdir import Workdir, write_atomically
+
+
+def write(
+    workdir: Workdir,
+    experiment: Experiment,
+    dataset: Dataset,
+    recipe: Recipe,
+    evaluation: Evaluation,
+    command: str,
+) -> None:
+    """Writes plots/*.png and report.html of a trained network."""
+    pictures = [learning_curves(workdir.read_metrics(), recipe.task.headline)]
+    pictures += recipe.task.pictures(evaluation.predictions, evaluation.summary, dataset.test)
+    pages = []
+    for picture in pictures:
+        path = workdir.plots / f"{picture.name}.png"
+        picture.figure.savefig(path, dpi=100, bbox_inches="tight")
+        plt.close(picture.figure)
+        pages.append(_section(picture, path))
+    write_atomically(workdir.path / "report.html", _page(experiment, dataset, evaluation, command, pages))
+
+
+def _section(picture: Picture, path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    title = html.escape(picture.title)
+    return (
+        f'<section><h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">'
+        f"<p>{html.escape(picture.caption)}</p></section>"
+    )
+
+
+def _page(
+    experiment: Experiment, dataset: Dataset, evaluation: Evaluation, command: str, sections: Sequence[str]
+) -> str:
+    several = len(evaluation.per_seed) > 1
+    head = (
+        "<tr><th>metric</th><th>mean</th>" + ("<th>std</th><th>committee</th>" if several else "") + "</tr>"
+    )
+    rows = []
+    for name, value in evaluation.mean.items():
+        extra = (
+            f"<td>{evaluation.std[name]:.5f}</td><td>{evaluation.committee[name]:.5f}</td>" if several else ""
+        )
+        rows.append(f"<tr><td>{html.escape(name)}</td><td>{value:.5f}</td>{extra}</tr>")
+    facts = {
+        "command": command,
+        "data": f"{dataset.name}: {len(dataset.train['image']):,} training and {len(dataset.test['image']):,} evaluated examples. {dataset.note}",
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": ", ".join(f"{name} {version}" for name, version in platform.versions().items()),
+        "seeds": f"{experiment.train.seed} to {experiment.train.seed + experiment.train.seeds - 1}",
+    }
+    about = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(experiment.name)}</title><style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+img {{ max-width: 100%; height: auto }}
+table {{ border-collapse: collapse }} td, th {{ padding: .25rem 1rem; border-bottom: 1px solid #ddd; text-align: right }}
+td:first-child, th:first-child {{ text-align: left }}
+dt {{ font-weight: 600 }} dd {{ margin: 0 0 .5rem 0; overflow-wrap: anywhere }} pre {{ background: #f6f6f6; padding: 1rem; overflow: auto }}
+</style></head><body>
+<h1>{html.escape(experiment.name)}</h1>
+<table>{head}{"".join(rows)}</table>
+<dl>{about}</dl>
+{"".join(sections)}
+<details><summary>Configuration</summary><pre>{html.escape(config.to_json(experiment))}</pre></details>
+</body></html>
+"""

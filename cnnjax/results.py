@@ -1,0 +1,119 @@
+"""Recorded results: one JSON object per line, and RESULTS.md made from them."""
+
+import json
+import os
+import platform as host
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnnjax import platform
+from cnnjax.config import ConfigError
+from cnnjax.workdir import write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "results.jsonl"
+
+_HEAD = """# Results
+
+Written by `python launch.py --mode=benchmark` from the runs recorded in `results.jsonl`; not edited by hand.
+Each row is one recorded run: n values, their mean and sample standard deviation.
+"""
+
+
+def make_record(
+    benchmark: str, subject: str, values: dict[str, Sequence[float]], command: str, **facts: Any
+) -> dict[str, Any]:
+    """A result with all that is needed to judge and repeat it.
+
+    Args:
+      benchmark: the kind of measurement; rows of one kind share a table.
+      subject: what was measured, for example an experiment.
+      values: every single value of each quantity; the unit is in its name.
+      facts: anything else a reader must know.
+    """
+    return {
+        "benchmark": benchmark,
+        "subject": subject,
+        "values": {name: [float(v) for v in series] for name, series in values.items()},
+        "command": command,
+        "commit": _commit(),
+        "device": device(),
+        "versions": {"python": host.python_version(), **platform.versions()},
+        **facts,
+    }
+
+
+def append(record: dict[str, Any], path: Path = RECORDS) -> None:
+    """Adds a record to the file, and writes the page RESULTS.md beside it again."""
+    with open(path, "a") as file:
+        file.write(json.dumps(record) + "\n")
+    write_atomically(path.parent / "RESULTS.md", render(read(path)))
+
+
+def read(path: Path = RECORDS) -> list[dict[str, Any]]:
+    """All records; raises ConfigError with the line that is not one."""
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}:{number} is not a record: {error}") from error
+    return records
+
+
+def render(records: Sequence[dict[str, Any]]) -> str:
+    """The page: a table per benchmark with the newest record of each subject and device."""
+    newest = {(r["benchmark"], r["subject"], r["device"]): r for r in records}
+    parts = [_HEAD]
+    for benchmark in dict.fromkeys(key[0] for key in newest):
+        rows = [r for r in newest.values() if r["benchmark"] == benchmark]
+        parts.append(f"\n## {benchmark}\n")
+        parts.append("| what | quantity | mean | std | n | device | commit | versions | note |")
+        parts.append("|---|---|---|---|---|---|---|---|---|")
+        for record in rows:
+            parts += _rows(record)
+        parts.append("\nCommands:\n")
+        parts += [f"- {r['subject']}: `{r['command']}`" for r in rows]
+    return "\n".join(parts) + "\n"
+
+
+def _rows(record: dict[str, Any]) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    rows = []
+    for name, values in record["values"].items():
+        std = f"{np.std(values, ddof=1):.4g}" if len(values) > 1 else ""
+        cells = [record["subject"], name, f"{np.mean(values):.5g}", std, str(len(values)), record["device"]]
+        rows.append("| " + " | ".join([*cells, record["commit"], versions, record.get("note", "")]) + " |")
+    return rows
+
+
+def device() -> str:
+    """The accelerator, or the processor and how many cores of it this process may use."""
+    if jax.default_backend() != "cpu":
+        return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    name = host.processor() or host.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        name = names[0] if names else name
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def _commit() -> str:
+    """The commit of this source tree, with a mark if files differ from it."""
+
+    def git(*arguments: str) -> str:
+        result = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+        return result.stdout.strip() if result.returncode == 0 else ""
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "cnnjax", "experiments", "launch.py")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+changes" if changed else "")

@@ -1,0 +1,287 @@
+"""One run from its workdir: what train, evaluate, predict and visualize share."""
+
+import dataclasses
+import functools
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from cnnjax import config, platform, report, results, sharding
+from cnnjax.checkpoint import CheckpointStore
+from cnnjax.config import RESUMABLE, ConfigError, Experiment
+from cnnjax.data.dataset import Dataset
+from cnnjax.data.sources import load
+from cnnjax.data.statistics import channel_stats
+from cnnjax.evaluate import Evaluation, Evaluator
+from cnnjax.logs import MetricsLog, Progress
+from cnnjax.train import (
+    Callbacks,
+    Diverged,
+    Recipe,
+    TrainState,
+    for_each_seed,
+    init_state,
+    make_recipe,
+    train,
+)
+from cnnjax.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A trained network as its checkpoint describes it; needs no dataset."""
+
+    experiment: Experiment
+    classes: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    recipe: Recipe
+    state: TrainState  # leading axis: seeds
+    step: int
+
+
+def train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, command: str) -> Evaluation:
+    """Trains in `workdir`, or goes on with the run that is there; ends with a report. Returns the last evaluation."""
+    with workdir.claim():
+        return _train_run(experiment, workdir, data_dir, command)
+
+
+def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, command: str) -> Evaluation:
+    dataset = load(experiment.data, data_dir)
+    experiment = with_statistics(experiment, dataset)
+    if workdir.has_run():
+        _refuse_another_experiment(workdir, experiment)
+    num_steps = config.total_steps(experiment.train, len(dataset.train["image"]), experiment.data.batch_size)
+    recipe = make_recipe(experiment, dataset.classes, num_steps)
+    mesh = sharding.make_mesh(experiment.data.batch_size, experiment.train.data_parallel)
+    image_shape = dataset.train["image"].shape[1:]
+    metadata = {
+        "experiment": dataclasses.asdict(experiment),
+        "classes": list(dataset.classes),
+        "image_shape": list(image_shape),
+        "versions": platform.versions(),
+    }
+    evaluator = Evaluator(
+        recipe, dataset.test, experiment.evaluate.batch_size, mesh, experiment.evaluate.augment
+    )
+    store = CheckpointStore(workdir.checkpoints, experiment.train.keep_last, experiment.train.keep_best)
+    with store, _stop_on_signal() as stopped:
+        start, state = _resume_or_init(store, recipe, experiment, image_shape, mesh)
+        if start > num_steps:
+            raise ConfigError(
+                f"workdir {workdir.path} has {start:,} steps; the experiment asks for {num_steps:,}"
+            )
+        workdir.write_config(experiment)
+        workdir.rewind_metrics(start)
+        log = MetricsLog(workdir.metrics, experiment.train.tensorboard)
+        progress = Progress(num_steps, start)
+        if start:
+            progress.say(f"going on from step {start:,} of {num_steps:,}")
+        evaluations: list[Evaluation] = []
+        clock = _Clock(start)
+
+        def on_metrics(step: int, metrics: dict[str, float]) -> None:
+            rate = clock.lap(step) * experiment.data.batch_size * experiment.train.seeds
+            log.write(step, "train", {**metrics, "images_per_second": rate, "seconds": clock.seconds})
+            progress.update(
+                step, loss=metrics["loss"], **{recipe.task.headline: metrics[recipe.task.headline]}
+            )
+
+        def on_evaluate(step: int, state: TrainState) -> float:
+            evaluations[:] = [evaluator(state.variables)]
+            log.write(step, "test", {**evaluations[0].mean, "seconds": clock.seconds})
+            progress.say(f"step {step:,}  {describe_metrics(evaluations[0])}")
+            clock.lap(step)
+            return evaluations[0].mean[recipe.task.headline]
+
+        def on_checkpoint(step: int, state: TrainState, headline: float | None) -> None:
+            store.save(step, state, headline, metadata)
+
+        try:
+            state = train(
+                experiment, recipe, dataset, mesh, state, num_steps,
+                Callbacks(on_metrics, on_evaluate, on_checkpoint, stopped.is_set),
+            )  # fmt: skip
+        except Diverged as error:
+            good = max(store.steps(), default=None)
+            kept = (
+                f"the last good checkpoint is step {good:,}"
+                if good is not None
+                else "no checkpoint was written yet"
+            )
+            raise ConfigError(
+                f"{error}; {kept}. Try a lower --optimizer.learning_rate, some --optimizer.warmup or --optimizer.clip_norm=1"
+            ) from error
+        finally:
+            progress.close()
+            log.close()
+        if stopped.is_set():
+            raise ConfigError(f"stopped by a signal; launch again with --workdir={workdir.path} to go on")
+    evaluation = evaluations[0] if evaluations else evaluator(state.variables)
+    report.write(workdir, experiment, dataset, recipe, evaluation, command)
+    return evaluation
+
+
+def benchmark_accuracy(
+    experiment: Experiment, workdir: Workdir, data_dir: str | None, command: str, note: str
+) -> dict[str, Any]:
+    """Trains all seeds of an experiment from scratch and returns the record of their results."""
+    if workdir.has_run():
+        raise ConfigError(f"workdir {workdir.path} holds a run already: a benchmark starts in a new one")
+    began = time.monotonic()
+    evaluation = train_run(experiment, workdir, data_dir, command)
+    return results.make_record(
+        "accuracy",
+        experiment.name,
+        {name: [m[name] for m in evaluation.per_seed] for name in evaluation.mean}
+        | {"seconds, all seeds, with compilation": [time.monotonic() - began]},
+        command,
+        seeds=[experiment.train.seed, experiment.train.seeds],
+        note=note,
+    )
+
+
+def restore(workdir: Workdir, checkpoint: str = "last") -> Restored:
+    """The network of a run: its newest good checkpoint, the best one, or that of a step."""
+    workdir.read_config()
+    with CheckpointStore(workdir.checkpoints) as store:
+        steps = store.steps()
+        if not steps:
+            raise ConfigError(f"workdir {workdir.path} has no checkpoint yet")
+        step: int | None = None
+        if checkpoint == "best":
+            step = store.best()
+        elif checkpoint != "last":
+            if not checkpoint.isdigit() or int(checkpoint) not in steps:
+                raise ConfigError(
+                    f"checkpoint={checkpoint!r}: choose last, best or one of {', '.join(map(str, steps))}"
+                )
+            step = int(checkpoint)
+        about = store.describe(steps[-1] if step is None else step)
+        experiment = config.from_dict(about["experiment"])
+        recipe = make_recipe(experiment, tuple(about["classes"]), num_steps=1)
+        shape = tuple(about["image_shape"])
+        mesh = sharding.make_mesh(1, data_parallel=False)
+        abstract = _abstract_state(recipe, experiment, shape, mesh)
+        newest = store.restore_newest(abstract) if step is None else None
+        step, state = newest or (step or steps[-1], store.restore(step or steps[-1], abstract))
+    return Restored(experiment, tuple(about["classes"]), shape, recipe, state, step)
+
+
+def evaluate_run(
+    workdir: Workdir, data_dir: str | None, checkpoint: str, changes: Mapping[str, Any]
+) -> Evaluation:
+    """Evaluates a checkpoint on the split that training evaluated; `changes` may set evaluate.* fields."""
+    run = restore(workdir, checkpoint)
+    settings = config.check(config.replace(run.experiment, changes)).evaluate
+    dataset = load(run.experiment.data, data_dir)
+    mesh = sharding.make_mesh(1, data_parallel=False)
+    return Evaluator(run.recipe, dataset.test, settings.batch_size, mesh, settings.augment)(
+        run.state.variables
+    )
+
+
+def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:
+    """Fills data.mean and data.std from the training split where the experiment leaves them empty."""
+    if experiment.data.mean and experiment.data.std:
+        return experiment
+    mean, std = channel_stats(dataset.train["image"])
+    std = tuple(value or 1.0 for value in std)  # a constant channel
+    return config.replace(experiment, {"data.mean": mean, "data.std": std})
+
+
+def describe_metrics(evaluation: Evaluation) -> str:
+    """One line: each metric, with its standard deviation and the committee's value where there are several seeds."""
+    parts = []
+    for name, value in evaluation.mean.items():
+        text = f"{name} {format_metric(name, value)}"
+        if len(evaluation.per_seed) > 1:
+            text += f" +- {format_metric(name, evaluation.std[name])} (committee {format_metric(name, evaluation.committee[name])})"
+        parts.append(text)
+    return "  ".join(parts)
+
+
+def format_metric(name: str, value: float) -> str:
+    """Shares in percent, losses as they are."""
+    return f"{value:.4f}" if "loss" in name or not 0 <= value <= 1 else f"{100 * value:.2f} %"
+
+
+def _refuse_another_experiment(workdir: Workdir, experiment: Experiment) -> None:
+    changed = config.differences(workdir.read_config(), experiment)
+    blocking = [line for line in changed if line.split(":")[0] not in RESUMABLE]
+    if blocking:
+        raise ConfigError(
+            f"workdir {workdir.path} holds another experiment; use another --workdir. It differs in {'; '.join(blocking)}"
+        )
+
+
+def _resume_or_init(
+    store: CheckpointStore, recipe: Recipe, experiment: Experiment, image_shape: tuple[int, ...], mesh: Mesh
+) -> tuple[int, TrainState]:
+    found = store.restore_newest(_abstract_state(recipe, experiment, image_shape, mesh))
+    if found:
+        return found
+    return 0, jax.jit(_init, static_argnums=(0, 1), out_shardings=sharding.replicated(mesh))(
+        recipe, image_shape, _seeds(experiment)
+    )
+
+
+def _init(recipe: Recipe, image_shape: tuple[int, ...], seeds: jax.Array) -> TrainState:
+    return for_each_seed(lambda seed: init_state(recipe, image_shape, seed), seeds)
+
+
+def _seeds(experiment: Experiment) -> jax.Array:
+    return jnp.arange(experiment.train.seeds, dtype=jnp.int32) + experiment.train.seed
+
+
+def _abstract_state(
+    recipe: Recipe, experiment: Experiment, image_shape: tuple[int, ...], mesh: Mesh
+) -> TrainState:
+    shapes = jax.eval_shape(functools.partial(_init, recipe, image_shape), _seeds(experiment))
+    place = sharding.replicated(mesh)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes)
+
+
+class _Clock:
+    """Steps per second since the last lap, and seconds since the start."""
+
+    def __init__(self, step: int):
+        self._start = self._last = time.monotonic()
+        self._step = step
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self._start, 3)
+
+    def lap(self, step: int) -> float:
+        now = time.monotonic()
+        rate = (step - self._step) / max(now - self._last, 1e-9)
+        self._last, self._step = now, step
+        return round(rate, 3)
+
+
+class _stop_on_signal:
+    """While active, SIGTERM and the first SIGINT ask the loop to stop; a second one ends the process at once."""
+
+    def __enter__(self) -> threading.Event:
+        self._event = threading.Event()
+        self._old: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.signal(number, self._handle)
+        return self._event
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: object) -> None:
+        if self._event.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._event.set()

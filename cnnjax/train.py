@@ -1,0 +1,318 @@
+"""The train state, the pure train step and the one loop."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from cnnjax import config, sharding
+from cnnjax.config import Experiment
+from cnnjax.data import augment, batches
+from cnnjax.data.dataset import Dataset
+from cnnjax.models import Model, create_model
+from cnnjax.optimizers import make_optimizer
+from cnnjax.tasks import Batch, Task, make_task
+
+INIT, AUGMENT, DROPOUT = range(3)  # the streams of random numbers of a run
+Metrics = dict[str, Array]
+Arrays = Mapping[str, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that changes while training. The position in the data is `step`: there is no iterator to save."""
+
+    step: Array  # int32: updates so far
+    params: Any
+    model_state: Any  # collections besides the parameters, such as batch_stats
+    opt_state: Any
+    ema: Any  # moving average of params and model_state, or {} without one
+    seed: Array  # int32: all randomness of the run comes from it and the step
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What evaluation uses: the averaged weights where there are any."""
+        return self.ema or {"params": self.params, **self.model_state}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The static part of a step: what is trained, on what task and how. Hashable by identity."""
+
+    model: Model
+    task: Task
+    optimizer: optax.GradientTransformation
+    augment: config.Augment
+    data: config.Data  # with mean and std filled in
+    ema: float = 0.0
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+def make_recipe(experiment: Experiment, classes: tuple[str, ...], num_steps: int) -> Recipe:
+    """Builds model, task and optimizer of an experiment whose data.mean and data.std are filled in."""
+    task = make_task(experiment, classes)
+    return Recipe(
+        model=create_model(experiment.model.name, task.num_outputs, experiment.model.dtype),
+        task=task,
+        optimizer=make_optimizer(experiment.optimizer, num_steps),
+        augment=experiment.augment,
+        data=experiment.data,
+        ema=experiment.optimizer.ema,
+    )
+
+
+def normalize(images: Array, data: config.Data) -> Array:
+    """Images [N, H, W, C] with values 0 to 255 as the network expects them, float32."""
+    x = images.astype(jnp.float32) / 255
+    if data.channel_order == "bgr":
+        x = x[..., ::-1]
+    mean, std = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (data.mean, data.std))
+    return (x - mean) / std
+
+
+def init_state(recipe: Recipe, image_shape: tuple[int, ...], seed: Array) -> TrainState:
+    """A fresh state; pure, so `jax.eval_shape` of it costs nothing."""
+    variables = recipe.model.init(stream(seed, INIT), jnp.zeros((1, *image_shape), jnp.float32))
+    params = variables.pop("params")
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=variables,
+        opt_state=recipe.optimizer.init(params),
+        # A copy, for two leaves of a donated state must not share a buffer.
+        ema=jax.tree.map(jnp.copy, {"params": params, **variables}) if recipe.ema else {},
+        seed=seed,
+    )
+
+
+def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update. Pure: jit, donation and sharding are the caller's.
+
+    `batch` holds uint8 "image" [N, H, W, C], the targets of the task, and "index" and "epoch" [N], which give each
+    example a key of its own. Metrics are means over the batch.
+    """
+    batch = augmented(recipe, batch, stream(state.seed, AUGMENT))
+    images = normalize(batch["image"], recipe.data)
+    dropout_key = jax.random.fold_in(stream(state.seed, DROPOUT), state.step)
+
+    def loss_fn(params: Any) -> tuple[Array, tuple[Any, Any]]:
+        outputs, model_state = recipe.model.apply(
+            {"params": params, **state.model_state},
+            images,
+            train=True,
+            mutable=list(state.model_state),
+            rngs={"dropout": dropout_key},
+        )
+        return jnp.mean(recipe.task.loss(outputs, batch)), (outputs, model_state)
+
+    (loss, (outputs, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {name: jnp.mean(value) for name, value in recipe.task.metrics(outputs, batch).items()}
+    metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    return (
+        TrainState(
+            step=state.step + 1,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            ema=_average(recipe.ema, state, {"params": params, **model_state}),
+            seed=state.seed,
+        ),
+        metrics,
+    )
+
+
+def stream(seed: Array, name: int) -> Array:
+    """The root key of one stream of random numbers."""
+    return jax.random.fold_in(jax.random.key(seed), name)
+
+
+def augmented(recipe: Recipe, batch: Batch, root: Array) -> Batch:
+    """The batch with its images changed at random, float32 of 0 to 255; each example by a key of its own."""
+    index, epoch = batch["index"], batch["epoch"]
+    return augment.augment_examples(
+        recipe.augment,
+        {**batch, "image": batch["image"].astype(jnp.float32)},
+        augment.example_keys(root, epoch, index),
+        augment.flip_keys(root, index),
+        epoch,
+        255 * jnp.asarray(recipe.data.mean, jnp.float32),
+    )
+
+
+def _average(decay: float, state: TrainState, variables: Any) -> Any:
+    """The moving average; early on it forgets faster, so that the initial weights do not linger."""
+    if not decay:
+        return {}
+    step = state.step.astype(jnp.float32)
+    keep = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.ema, variables)
+
+
+def for_each_seed(fn: Callable[..., Any], *trees: Any) -> Any:
+    """Applies `fn` to every slice along the leading axis (seeds) of the trees and stacks the results.
+
+    Under vmap on accelerators. On CPU unrolled: XLA:CPU runs the grouped convolutions of a vmap far slower.
+    """
+    seeds = jax.tree.leaves(trees)[0].shape[0]
+    if seeds > 1 and jax.default_backend() != "cpu":
+        return jax.vmap(fn)(*trees)
+    results = [fn(*jax.tree.map(lambda a, i=i: a[i], trees)) for i in range(seeds)]
+    return jax.tree.map(lambda *a: jnp.stack(a), *results)
+
+
+def compile_steps(recipe: Recipe, mesh: Mesh) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The jitted `steps(state, arrays, index, epoch)`: one update per row of index and epoch [K, seeds, batch].
+
+    `state` has a leading axis of seeds, is replicated and donated; the batch is split over the mesh. Metrics are
+    [K, seeds].
+    """
+    on_cpu = jax.default_backend() == "cpu"
+
+    def one(state: TrainState, arrays: Arrays, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
+        def of_seed(state: TrainState, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
+            return train_step(
+                recipe, state, {**{k: v[index] for k, v in arrays.items()}, "index": index, "epoch": epoch}
+            )
+
+        return for_each_seed(of_seed, state, index, epoch)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    def steps(state: TrainState, arrays: Arrays, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
+        if index.shape[0] == 1:
+            state, metrics = one(state, arrays, index[0], epoch[0])
+            return state, jax.tree.map(lambda a: a[None], metrics)
+        # XLA:CPU optimizes convolutions only outside loops, so there the loop is unrolled.
+        return jax.lax.scan(
+            lambda state, rows: one(state, arrays, *rows), state, (index, epoch), unroll=on_cpu
+        )
+
+    return steps
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient stopped being finite."""
+
+    def __init__(self, step: int, seed: int, name: str):
+        super().__init__(f"{name} of seed {seed} is not finite at step {step}")
+        self.step = step
+
+
+@dataclasses.dataclass(frozen=True)
+class Callbacks:
+    """What the loop tells the outside; it does no output of its own."""
+
+    on_metrics: Callable[
+        [int, dict[str, float]], None
+    ]  # steps done, means over the steps since the last call
+    on_evaluate: Callable[[int, TrainState], float]  # evaluates, returns the headline metric
+    on_checkpoint: Callable[[int, TrainState, float | None], None]  # None: not evaluated at this step
+    should_stop: Callable[[], bool] = lambda: False
+
+
+def train(
+    experiment: Experiment,
+    recipe: Recipe,
+    dataset: Dataset,
+    mesh: Mesh,
+    state: TrainState,
+    num_steps: int,
+    callbacks: Callbacks,
+) -> TrainState:
+    """The loop: from `state` (leading axis: seeds) to `num_steps` updates; returns the final state.
+
+    Order within an interval: dispatch steps; read the metrics of the interval before while the device works;
+    check that they are finite; then evaluate; then checkpoint. So a checkpoint never holds a diverged state.
+    """
+    settings = experiment.train
+    batch_size, count = experiment.data.batch_size, len(dataset.train["image"])
+    arrays = jax.device_put(dict(dataset.train), sharding.replicated(mesh))
+    place = sharding.sharded(mesh, 2)
+    steps = compile_steps(recipe, mesh)
+    per_epoch = count / batch_size
+    eval_every = _interval(settings.evaluate_every, per_epoch, num_steps)
+    save_every = _interval(settings.checkpoint_every, per_epoch, num_steps)
+    per_call = settings.steps_per_call or (1 if jax.default_backend() == "cpu" else math.ceil(per_epoch))
+    window: list[Metrics] = []
+    pending: tuple[int, Metrics] | None = None
+    done = int(jax.device_get(state.step).reshape(-1)[0])
+    headline: float | None = None
+
+    def settle() -> None:
+        """Reads the metrics of the call before, which blocks until it has run."""
+        nonlocal pending
+        if pending is not None:
+            end, metrics = pending[0], jax.device_get(pending[1])
+            pending = None
+            _check_finite(end, settings.seed, metrics)
+            window.append(metrics)
+            if end % settings.log_every < len(metrics["loss"]):
+                flush(end)
+
+    def flush(step: int) -> None:
+        if window:
+            callbacks.on_metrics(
+                step, {k: float(np.mean(np.concatenate([m[k] for m in window]))) for k in window[0]}
+            )
+            window.clear()
+
+    while done < num_steps:
+        stop_at = min(done + per_call, *(_next(done, every, num_steps) for every in (eval_every, save_every)))
+        index, epoch = _rows(settings, done, stop_at, count, batch_size)
+        state, metrics = steps(state, arrays, *jax.device_put((index, epoch), place))
+        settle()
+        pending, done = (stop_at, metrics), stop_at
+        stopping = callbacks.should_stop()
+        evaluating = done == num_steps or done % eval_every == 0
+        saving = done == num_steps or done % save_every == 0 or stopping
+        if evaluating or saving:
+            # Also the window of metrics ends here, so that a resumed run writes the same lines.
+            settle()
+            flush(done)
+        if evaluating:
+            headline = callbacks.on_evaluate(done, state)
+        if saving:
+            callbacks.on_checkpoint(done, state, headline if evaluating else None)
+        if stopping:
+            break
+    return state
+
+
+def _interval(epochs: float, per_epoch: float, num_steps: int) -> int:
+    return max(1, round(epochs * per_epoch)) if epochs else num_steps
+
+
+def _next(step: int, every: int, num_steps: int) -> int:
+    return min((step // every + 1) * every, num_steps)
+
+
+def _rows(
+    train: config.Train, start: int, stop: int, count: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Index and epoch of the steps from start to stop, int32 [steps, seeds, batch]."""
+    rows = [
+        [batches.train_indices(train.seed + seed, step, count, batch_size) for seed in range(train.seeds)]
+        for step in range(start, stop)
+    ]
+    stacked = np.asarray(rows)
+    return stacked[:, :, 0], stacked[:, :, 1]
+
+
+def _check_finite(end: int, first_seed: int, metrics: Mapping[str, np.ndarray]) -> None:
+    for name in ("loss", "grad_norm"):
+        bad = np.argwhere(~np.isfinite(metrics[name]))
+        if len(bad):
+            row, seed = bad[0]
+            raise Diverged(end - len(metrics[name]) + 1 + int(row), first_seed + int(seed), name)

@@ -1,0 +1,82 @@
+"""The folder of one run: config.json, metrics.jsonl, checkpoints/, plots/, report.html."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cnnjax import config
+from cnnjax.config import ConfigError, Experiment
+
+
+class Workdir:
+    """Paths and small files of a run. Raises ConfigError where the folder cannot be used."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.plots = self.path / "plots"
+        self.metrics = self.path / "metrics.jsonl"
+        self.config = self.path / "config.json"
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Makes the folder, and holds it against a second process while the block runs."""
+        try:
+            self.plots.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "a")  # noqa: SIM115 (closed below)
+        except OSError as error:
+            raise ConfigError(f"workdir {self.path} cannot be written: {error.strerror}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(f"workdir {self.path} is in use by another process") from error
+            yield
+
+    def has_run(self) -> bool:
+        return self.config.exists()
+
+    def read_config(self) -> Experiment:
+        """The experiment of the run in this folder."""
+        if not self.path.is_dir():
+            raise ConfigError(f"workdir {self.path} does not exist")
+        if not self.has_run():
+            raise ConfigError(f"workdir {self.path} holds no run: {self.config.name} is missing")
+        try:
+            return config.from_json(self.config.read_text())
+        except (ConfigError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self.config}: {error}") from error
+
+    def write_config(self, experiment: Experiment) -> None:
+        write_atomically(self.config, config.to_json(experiment) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that was cut off by a crash is dropped."""
+        if not self.metrics.exists():
+            return []
+        lines = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return lines
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drops the lines after `step`, which a resumed run will write again."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a small file so that a crash leaves either the old or the new one."""
+    temporary = path.with_name(f".{path.name}.partial")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,221 @@
+"""Trains, evaluates and applies convolutional networks: flags in, a run in a folder out.
+
+  python launch.py                                    trains on embedded data, with pictures
+  python launch.py --list                             shows every experiment
+  python launch.py --experiment=NAME --workdir=DIR    trains, or goes on with what is in DIR
+  python launch.py --mode=evaluate --workdir=DIR      evaluates what was trained there
+  python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
+  python launch.py --mode=benchmark --experiment=NAME records its result in RESULTS.md
+
+Every field of an experiment is a flag: see --helpshort.
+"""
+
+import difflib
+import errno
+import os
+import shlex
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+from cnnjax import config, platform
+from cnnjax.config import ConfigError, Experiment
+
+platform.configure()  # before anything imports jax
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "experiment",
+    None,
+    "Name of an experiment; --list shows them. Default: that of --workdir, else digits_lenet.",
+)
+flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<experiment>.")
+flags.DEFINE_string(
+    "data_dir", None, "Where datasets are. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."
+)
+flags.DEFINE_list("inputs", [], "mode=predict: image files and folders.")
+flags.DEFINE_string("output", None, "mode=predict: folder for the results. Default: <workdir>/predictions.")
+flags.DEFINE_string("checkpoint", "last", "mode=evaluate and predict: last, best or a step.")
+flags.DEFINE_string(
+    "benchmark.output", None, "mode=benchmark: file of records. Default: results.jsonl of the project."
+)
+flags.DEFINE_string("benchmark.note", "", "mode=benchmark: what a reader of the result must know.")
+flags.DEFINE_bool("list", False, "List all experiments and exit.")
+
+
+DEFINE: dict[Any, Callable[..., Any]] = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+}
+
+
+def define_experiment_flags() -> None:
+    """One typed flag for each field of an experiment, such as --optimizer.learning_rate; unset by default."""
+    for name, field, _ in config.fields(Experiment()):
+        if name in ("name",):
+            continue
+        text, choices = field.metadata.get("help", name), field.metadata.get("choices", ())
+        if isinstance(field.type, types.GenericAlias):
+            flags.DEFINE_list(name, None, text)
+        elif choices:
+            flags.DEFINE_enum(name, None, choices, text)
+        else:
+            DEFINE[field.type](name, None, text)
+
+
+def flag_changes() -> dict[str, Any]:
+    """The fields of the experiment that the command line sets, with values of the right type."""
+    changes: dict[str, Any] = {}
+    for name, field, _ in config.fields(Experiment()):
+        value = FLAGS[name].value if name in FLAGS else None
+        if value is None:
+            continue
+        if isinstance(field.type, types.GenericAlias):
+            kind = config.element_type(field.type)
+            try:
+                value = tuple(kind(item) for item in value)
+            except ValueError as error:
+                raise ConfigError(
+                    f"--{name}={','.join(value)}: expected numbers separated by commas"
+                ) from error
+        changes[name] = value
+    return changes
+
+
+def chosen_experiment(workdir: Any) -> Experiment:
+    """The experiment of the flags: the named one, else that of the workdir, else digits_lenet, then the changes."""
+    from experiments import EXPERIMENTS
+
+    if FLAGS.experiment is None and workdir is not None and workdir.has_run():
+        experiment = workdir.read_config()
+    else:
+        name = FLAGS.experiment or "digits_lenet"
+        if name not in EXPERIMENTS:
+            close = difflib.get_close_matches(name, EXPERIMENTS, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "--list shows all"
+            raise ConfigError(f"unknown experiment {name!r}: {hint}")
+        experiment = EXPERIMENTS[name]()
+    changes = flag_changes()
+    lengths = ("train.epochs", "train.steps", "train.examples")
+    if any(name in changes for name in lengths):
+        # A length given in one unit replaces the one that the experiment gives in another.
+        changes = {"train.epochs": 0.0, "train.steps": 0, "train.examples": 0} | changes
+    return config.check(config.replace(experiment, changes))
+
+
+def mode_train() -> None:
+    from cnnjax import run
+    from cnnjax.workdir import Workdir
+
+    workdir = Workdir(FLAGS.workdir) if FLAGS.workdir else None
+    experiment = chosen_experiment(workdir)
+    workdir = workdir or Workdir(Path("runs") / experiment.name)
+    evaluation = run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+    print_table(evaluation)
+    print(f"report: {workdir.path / 'report.html'}\npictures: {workdir.plots}")
+
+
+def mode_evaluate() -> None:
+    from cnnjax import run
+
+    workdir = existing_workdir()
+    changes = flag_changes()
+    refused = [name for name in changes if not name.startswith("evaluate.")]
+    if refused:
+        raise ConfigError(f"--{refused[0]} cannot be changed by mode=evaluate: the checkpoint decides it")
+    print_table(run.evaluate_run(workdir, FLAGS.data_dir, FLAGS.checkpoint, changes))
+
+
+def mode_predict() -> None:
+    from cnnjax import predict, run
+
+    workdir = existing_workdir()
+    paths = predict.find_images(FLAGS.inputs)
+    output = Path(FLAGS.output) if FLAGS.output else workdir.path / "predictions"
+    count, problems = predict.predict_files(run.restore(workdir, FLAGS.checkpoint), paths, output)
+    print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}")
+    for line in problems:
+        print(f"not read: {line}", file=sys.stderr)
+
+
+def mode_benchmark() -> None:
+    from cnnjax import results, run
+    from cnnjax.workdir import Workdir
+
+    experiment = chosen_experiment(None)
+    workdir = Workdir(FLAGS.workdir or Path("runs") / f"benchmark_{experiment.name}")
+    output = Path(FLAGS["benchmark.output"].value or results.RECORDS)
+    record = run.benchmark_accuracy(
+        experiment, workdir, FLAGS.data_dir, command_line(), FLAGS["benchmark.note"].value
+    )
+    results.append(record, output)
+    print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
+
+
+MODES: dict[str, Callable[[], None]] = {
+    "train": mode_train,
+    "evaluate": mode_evaluate,
+    "predict": mode_predict,
+    "benchmark": mode_benchmark,
+}
+flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+define_experiment_flags()
+
+
+def existing_workdir() -> Any:
+    from cnnjax.workdir import Workdir
+
+    if not FLAGS.workdir:
+        raise ConfigError(f"mode={FLAGS.mode} needs --workdir=DIR, the folder of a trained run")
+    return Workdir(FLAGS.workdir)
+
+
+def command_line() -> str:
+    return shlex.join(["python", *sys.argv])
+
+
+def print_table(evaluation: Any) -> None:
+    from cnnjax.run import format_metric
+
+    several = len(evaluation.per_seed) > 1
+    print(f"{'metric':<12}{'mean':>12}" + (f"{'std':>12}{'committee':>12}" if several else ""))
+    for name, value in evaluation.mean.items():
+        extra = (evaluation.std[name], evaluation.committee[name]) if several else ()
+        print(f"{name:<12}" + "".join(f"{format_metric(name, v):>12}" for v in (value, *extra)))
+
+
+def print_experiments() -> None:
+    from experiments import EXPERIMENTS
+
+    width = max(map(len, EXPERIMENTS))
+    for name, function in EXPERIMENTS.items():
+        title, *rest = [line.strip() for line in (function.__doc__ or "").splitlines() if line.strip()]
+        expected = " ".join(line for line in rest if not line.startswith("python "))
+        print(f"{name:<{width}}  {title} {expected}")
+
+
+def main(argv: list[str]) -> None:
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # libraries tell their life story otherwise
+    try:
+        if len(argv) > 1:
+            raise ConfigError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
+        print_experiments() if FLAGS.list else MODES[FLAGS.mode]()
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        sys.exit(f"error: {os.strerror(error.errno)}{f': {error.filename}' if error.filename else ''}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,187 @@
+"""What a user types, right and wrong: each mistake is one clear line and a non-zero exit."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+QUICK = (
+    "--experiment=digits_lenet", "--model.name=softmax_regression", "--data.limit=60", "--train.steps=3",
+    "--data.batch_size=20",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained")
+    code = subprocess.run(
+        [sys.executable, ROOT / "launch.py", *QUICK, f"--workdir={workdir}"], capture_output=True, cwd=workdir
+    )
+    assert code.returncode == 0, code.stderr.decode()
+    return workdir
+
+
+def test_a_run_leaves_everything_in_its_workdir(trained):
+    found = {path.name for path in trained.iterdir()}
+    assert {"config.json", "checkpoints", "metrics.jsonl", "plots", "report.html"} <= found
+    page = (trained / "report.html").read_text()
+    assert "accuracy" in page and "launch.py --experiment=digits_lenet" in page
+    assert "http://" not in page and "https://" not in page and 'src="data:image/png' in page
+    assert {"curves.png", "confusion.png", "mistakes.png"} <= {
+        path.name for path in (trained / "plots").iterdir()
+    }
+    last = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["split"] == "test" and last["step"] == 3
+
+
+def test_predict_reads_what_it_can_and_names_the_rest(trained, tmp_path, launch):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, size in enumerate([(8, 8), (40, 20), (1, 1)]):
+        Image.fromarray(np.full((*size, 3), 40 * i, np.uint8)).save(folder / f"{i}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    result = launch(
+        "--mode=predict", f"--workdir={trained}", f"--inputs={folder}", f"--output={tmp_path / 'out'}"
+    )
+    assert result.code == 0
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [os.path.basename(e["file"]) for e in entries] == ["0.png", "1.png", "2.png"]
+    for entry in entries:
+        assert entry["class"] == entry["top"][0]["class"] in set("0123456789")
+        assert 0.99 < sum(e["probability"] for e in entry["top"]) + 0.5 and len(entry["top"]) == 5
+    assert "broken.png" in result.err
+    with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
+        assert sheet.size[0] > 100
+
+
+def test_list_shows_every_experiment(launch):
+    from experiments import EXPERIMENTS
+
+    result = launch("--list")
+    assert result.code == 0
+    assert [line.split()[0] for line in result.out.splitlines()] == list(EXPERIMENTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experiment=mnist_lenett"], "unknown experiment 'mnist_lenett': did you mean mnist_lenet"),
+        (["--experiment=zzz"], "--list shows all"),
+        (["surplus"], "unexpected argument 'surplus'"),
+        (["--model.name=lenet"], "did you mean lenet5"),
+        (["--task=classify"], "choose one of classification"),
+        (["--train.epochs=1", "--train.steps=1"], "give exactly one of"),
+        (["--data.batch_size=0"], "data.batch_size=0: must be above 0"),
+        (["--data.mean=a,b"], "--data.mean=a,b: expected numbers"),
+        (["--data.name=mnistt"], "mnist"),
+        (["--data.name=folder:/nonexistent/images"], "/nonexistent/images"),
+        (["--mode=evaluate"], "needs --workdir"),
+        (["--mode=evaluate", "--workdir=/nonexistent/run"], "/nonexistent/run does not exist"),
+        (["--mode=predict", "--workdir=/nonexistent/run"], "nothing to predict"),
+        (["--workdir=/proc/run"], "/proc/run cannot be written"),
+    ],
+)
+def test_mistakes_are_one_line(launch, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = launch(*arguments)
+    assert result.code == 1
+    assert message in result.err and "Traceback" not in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--data.batch_sise=3", "Did you mean: data.batch_size"),
+        ("--train.epochs=many", "--train.epochs=many"),
+        ("--optimizer.name=sgdd", "sgd"),
+        ("--mode=trane", "train"),
+    ],
+)
+def test_bad_flags_name_the_flag(argument, message, tmp_path):
+    result = subprocess.run(
+        [sys.executable, ROOT / "launch.py", argument], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 1
+    assert message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_empty_folder_and_folder_without_images(launch, tmp_path):
+    (tmp_path / "cats").mkdir()
+    result = launch(f"--data.name=folder:{tmp_path}", f"--workdir={tmp_path / 'run'}")
+    assert result.code == 1 and "cats" in result.err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = launch(f"--data.name=folder:{empty}", f"--workdir={tmp_path / 'run2'}")
+    assert result.code == 1 and str(empty) in result.err
+
+
+def test_checkpoint_of_another_model(trained, launch):
+    config = trained / "config.json"
+    good = config.read_text()
+    try:
+        config.write_text(good.replace("softmax_regression", "mlp"))
+        result = launch(f"--workdir={trained}", "--train.steps=5")
+        assert result.code == 1 and "does not fit this model" in result.err
+        config.write_text(good[:100])
+        result = launch(f"--workdir={trained}", "--train.steps=5")
+        assert result.code == 1 and "config.json" in result.err
+    finally:
+        config.write_text(good)
+
+
+def test_workdir_in_use_is_refused(launch, tmp_path):
+    from cnnjax.workdir import Workdir
+
+    with Workdir(tmp_path).claim():
+        result = launch(*QUICK, f"--workdir={tmp_path}")
+    assert result.code == 1 and "in use by another process" in result.err
+
+
+def test_divergence_stops_with_step_and_advice(launch, tmp_path):
+    result = launch(
+        "--model.name=lenet5", "--data.limit=40", "--data.batch_size=20", "--train.steps=40", "--optimizer.name=sgd",
+        "--optimizer.learning_rate=1e8", "--optimizer.warmup=0", f"--workdir={tmp_path}",
+    )  # fmt: skip
+    assert result.code == 1
+    assert "not finite at step" in result.err and "--optimizer.learning_rate" in result.err
+
+
+def test_killed_at_any_moment_and_launched_again_ends_the_same(tmp_path):
+    """kill -9 a few times during the run; the last launch must end with the bits of an undisturbed run."""
+    flags = [
+        *QUICK[:3], "--train.steps=400", "--data.batch_size=20", "--train.checkpoint_every=2", "--train.log_every=50",
+        "--train.evaluate_every=0",
+    ]  # fmt: skip
+    command = [sys.executable, str(ROOT / "launch.py"), *flags]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, f"--workdir={whole}"], check=True, capture_output=True)
+    rng = np.random.default_rng(0)
+    kills = 0
+    for _ in range(3):
+        with subprocess.Popen([*command, f"--workdir={broken}"], stdout=-1, stderr=-1) as process:
+            try:
+                process.wait(timeout=rng.uniform(3, 5))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                kills += 1
+    result = subprocess.run([*command, f"--workdir={broken}"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert kills > 0
+    from cnnjax.run import restore
+    from cnnjax.workdir import Workdir
+
+    for a, b in zip(*(map(np.asarray, _leaves(restore(Workdir(w)))) for w in (whole, broken)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _leaves(run):
+    import jax
+
+    assert run.step == 400
+    return jax.tree.leaves((run.state.params, run.state.opt_state))
