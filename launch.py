@@ -43,7 +43,7 @@ flags.DEFINE_string("checkpoint", "last", "mode=evaluate and predict: last, best
 flags.DEFINE_string(
     "benchmark.output", None, "mode=benchmark: file of records. Default: results.jsonl of the project."
 )
-flags.DEFINE_string("benchmark.note", "", "mode=benchmark: what a reader of the result must know.")
+flags.DEFINE_string("benchmark.note", None, "mode=benchmark: what a reader of the result must know.")
 flags.DEFINE_bool("list", False, "List all experiments and exit.")
 
 
@@ -152,7 +152,7 @@ def mode_benchmark() -> None:
     workdir = Workdir(FLAGS.workdir or Path("runs") / f"benchmark_{experiment.name}")
     output = Path(FLAGS["benchmark.output"].value or results.RECORDS)
     record = run.benchmark_accuracy(
-        experiment, workdir, FLAGS.data_dir, command_line(), FLAGS["benchmark.note"].value
+        experiment, workdir, FLAGS.data_dir, command_line(), FLAGS["benchmark.note"].value or ""
     )
     results.append(record, output)
     print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")

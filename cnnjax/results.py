@@ -4,7 +4,7 @@ import json
 import os
 import platform as host
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ Each row is one recorded run: n values, their mean and sample standard deviation
 
 
 def make_record(
-    benchmark: str, subject: str, values: dict[str, Sequence[float]], command: str, **facts: Any
+    benchmark: str, subject: str, values: Mapping[str, Sequence[float]], command: str, **facts: Any
 ) -> dict[str, Any]:
     """A result with all that is needed to judge and repeat it.
 
@@ -73,23 +73,23 @@ def render(records: Sequence[dict[str, Any]]) -> str:
     for benchmark in dict.fromkeys(key[0] for key in newest):
         rows = [r for r in newest.values() if r["benchmark"] == benchmark]
         parts.append(f"\n## {benchmark}\n")
-        parts.append("| what | quantity | mean | std | n | device | commit | versions | note |")
-        parts.append("|---|---|---|---|---|---|---|---|---|")
+        parts += ["| what | quantity | mean | std | n |", "|---|---|---|---|---|"]
         for record in rows:
-            parts += _rows(record)
-        parts.append("\nCommands:\n")
-        parts += [f"- {r['subject']}: `{r['command']}`" for r in rows]
+            parts += [_row(record["subject"], name, values) for name, values in record["values"].items()]
+        parts.append("")
+        parts += [_conditions(record) for record in rows]
     return "\n".join(parts) + "\n"
 
 
-def _rows(record: dict[str, Any]) -> list[str]:
+def _row(subject: str, quantity: str, values: Sequence[float]) -> str:
+    std = f"{np.std(values, ddof=1):.4g}" if len(values) > 1 else ""
+    return f"| {subject} | {quantity} | {np.mean(values):.5g} | {std} | {len(values)} |"
+
+
+def _conditions(record: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    rows = []
-    for name, values in record["values"].items():
-        std = f"{np.std(values, ddof=1):.4g}" if len(values) > 1 else ""
-        cells = [record["subject"], name, f"{np.mean(values):.5g}", std, str(len(values)), record["device"]]
-        rows.append("| " + " | ".join([*cells, record["commit"], versions, record.get("note", "")]) + " |")
-    return rows
+    note = f" {record['note']}" if record.get("note") else ""
+    return f"- {record['subject']}: `{record['command']}` on {record['device']}; commit {record['commit']}; {versions}.{note}"
 
 
 def device() -> str:
