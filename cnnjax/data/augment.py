@@ -84,7 +84,8 @@ def augment_examples(
             shift = augment.translate * share[:, 3:] * np.array([height, width], np.float32)[None]
             points = affine_points(points, matrix, shift)
         if augment.elastic:
-            noise = uniform(ELASTIC, (height, width, 2))
+            # Drawn flat: XLA's CPU compiler needs seconds for a draw of many axes.
+            noise = uniform(ELASTIC, (height * width * 2,)).reshape(points.shape)
             points = points + augment.elastic * gaussian_blur(noise, augment.elastic_sigma)
         x = sample(x, points)
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cnnjax.config import ConfigError
+from cnnjax.models.airbench import Airbench
 from cnnjax.models.classic import (
     MLP,
     MNIST_CNN,
@@ -43,6 +44,9 @@ MODELS: dict[str, Callable[..., Model]] = {
     "resnet44_b": partial(CifarResNet, blocks=7, option="B"),
     "resnet56_b": partial(CifarResNet, blocks=9, option="B"),
     "resnet110_b": partial(CifarResNet, blocks=18, option="B"),
+    "airbench94": Airbench,
+    "airbench95": partial(Airbench, widths=(128, 384, 384)),
+    "airbench96": partial(Airbench, widths=(128, 384, 512), convs=3, bn_momentum=0.9),
 }
 
 
