@@ -183,11 +183,12 @@ def command_line() -> str:
 def print_table(evaluation: Any) -> None:
     from cnnjax.run import format_metric
 
-    several = len(evaluation.per_seed) > 1
-    print(f"{'metric':<12}{'mean':>12}" + (f"{'std':>12}{'committee':>12}" if several else ""))
-    for name, value in evaluation.mean.items():
-        extra = (evaluation.std[name], evaluation.committee[name]) if several else ()
-        print(f"{name:<12}" + "".join(f"{format_metric(name, v):>12}" for v in (value, *extra)))
+    table = evaluation.table
+    print(f"{'metric':<12}" + "".join(f"{column:>12}" for column in table))
+    for name in evaluation.mean:
+        print(
+            f"{name:<12}" + "".join(f"{format_metric(name, column[name]):>12}" for column in table.values())
+        )
 
 
 def print_experiments() -> None:

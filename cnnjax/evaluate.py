@@ -1,5 +1,6 @@
 """The one evaluator: the same code while training, from a checkpoint and for a committee of networks."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from cnnjax import metrics, sharding
+from cnnjax.config import ConfigError
 from cnnjax.data import augment, batches
 from cnnjax.tasks import Batch, Outputs
 from cnnjax.train import Recipe, for_each_seed, normalize
@@ -21,9 +23,8 @@ class Evaluation:
     """Results over a whole split: of each seed and, with several, of their committee (averaged outputs)."""
 
     per_seed: list[dict[str, float]]
-    committee: dict[str, float]  # equals the only seed's metrics when there is one
-    summary: dict[str, Any]  # what the task computes from all predictions of the committee
-    predictions: dict[str, np.ndarray]  # of the committee, one row per example of the split
+    committee: dict[str, float]  # empty with one seed, or where outputs have no average
+    predictions: dict[str, np.ndarray]  # of the committee, else of the first seed; one row per example
 
     @property
     def mean(self) -> dict[str, float]:
@@ -35,6 +36,16 @@ class Evaluation:
         ddof = min(1, len(self.per_seed) - 1)
         return {name: float(np.std([m[name] for m in self.per_seed], ddof=ddof)) for name in self.per_seed[0]}
 
+    @property
+    def table(self) -> dict[str, dict[str, float]]:
+        """The columns that a table of this result has: mean, and for several seeds std and committee."""
+        columns = {"mean": self.mean}
+        if len(self.per_seed) > 1:
+            columns["std"] = self.std
+        if self.committee:
+            columns["committee"] = self.committee
+        return columns
+
 
 def network_outputs(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> Outputs:
     """What the network says of uint8 images [N, H, W, C], averaged over test-time views; pure."""
@@ -45,33 +56,31 @@ def network_outputs(recipe: Recipe, variables: Any, images: Array, views: str = 
     return recipe.task.average(_stack(outputs), jnp.asarray(weights, jnp.float32))
 
 
-def committee_outputs(
-    recipe: Recipe, variables: Any, images: Array, views: str = "none"
-) -> tuple[Outputs, Outputs]:
-    """Outputs of every seed [S, N, ...] and their average [N, ...]; `variables` have a leading axis of seeds."""
+def members(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> list[Outputs]:
+    """The outputs [N, ...] of every seed and, if there are several, of their committee last; pure.
+
+    `variables` have a leading axis of seeds.
+    """
     outputs = for_each_seed(lambda v: network_outputs(recipe, v, images, views), variables)
     seeds = jax.tree.leaves(outputs)[0].shape[0]
-    if seeds == 1:
-        return outputs, jax.tree.map(lambda a: a[0], outputs)
-    return outputs, recipe.task.average(outputs, jnp.full((seeds,), 1 / seeds, jnp.float32))
+    each = [jax.tree.map(lambda a, i=i: a[i], outputs) for i in range(seeds)]
+    if seeds > 1:
+        with contextlib.suppress(ConfigError):  # outputs of this task cannot be averaged
+            each.append(recipe.task.average(outputs, jnp.full((seeds,), 1 / seeds, jnp.float32)))
+    return each
 
 
 def evaluate_step(
     recipe: Recipe, variables: Any, batch: Batch, views: str = "none"
-) -> tuple[list[metrics.Sums], metrics.Sums, dict[str, Array]]:
-    """Sums of each seed, sums of the committee and the committee's predictions for one batch; pure.
-
-    `variables` have a leading axis of seeds; `batch` holds "image", the targets and "mask".
-    """
-    outputs, committee = committee_outputs(recipe, variables, batch["image"], views)
-
-    def sums(one: Outputs) -> metrics.Sums:
-        return metrics.sums_and_counts(recipe.task.metrics(one, batch), batch["mask"])
-
-    each = [
-        sums(jax.tree.map(lambda a, i=i: a[i], outputs)) for i in range(jax.tree.leaves(outputs)[0].shape[0])
+) -> list[tuple[metrics.Sums, dict[str, Array]]]:
+    """Sums and predictions of every member for one batch of "image", targets and "mask"; pure."""
+    return [
+        (
+            metrics.sums_and_counts(recipe.task.metrics(outputs, batch), batch["mask"]),
+            recipe.task.predict(outputs),
+        )
+        for outputs in members(recipe, variables, batch["image"], views)
     ]
-    return each, sums(committee), recipe.task.predict(committee)
 
 
 class Evaluator:
@@ -99,13 +108,19 @@ class Evaluator:
         for index, mask in batches.evaluation_indices(count, self.batch_size):
             index, mask = jax.device_put((index, mask), place)
             results.append(self._step(variables, self._arrays, index, mask))
-        each, committee, predictions = jax.tree.map(lambda *a: np.stack(a), *jax.device_get(results))
-        joined = {name: value.reshape(-1, *value.shape[2:])[:count] for name, value in predictions.items()}
+        stacked = jax.tree.map(lambda *a: np.stack(a), *jax.device_get(results))
+        task = self.recipe.task
+        found = []
+        for sums, predictions in stacked:
+            joined = {
+                name: value.reshape(-1, *value.shape[2:])[:count] for name, value in predictions.items()
+            }
+            found.append((metrics.means(_total(sums)) | task.summarize(joined, self.split), joined))
+        seeds = jax.tree.leaves(variables)[0].shape[0]
         return Evaluation(
-            per_seed=[metrics.means(_total(sums)) for sums in each],
-            committee=metrics.means(_total(committee)),
-            summary=self.recipe.task.summarize(joined, self.split),
-            predictions=joined,
+            per_seed=[values for values, _ in found[:seeds]],
+            committee=found[-1][0] if len(found) > seeds else {},
+            predictions=found[-1][1] if len(found) > seeds else found[0][1],
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from cnnjax.config import ConfigError
 from cnnjax.data.batches import evaluation_indices
 from cnnjax.data.images import SUFFIXES, read_image
-from cnnjax.evaluate import committee_outputs
+from cnnjax.evaluate import members
 from cnnjax.run import Restored
 from cnnjax.workdir import write_atomically
 
@@ -71,8 +71,8 @@ def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[i
 def _predict(run: Restored, images: np.ndarray) -> dict[str, np.ndarray]:
     @jax.jit
     def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        _, outputs = committee_outputs(run.recipe, variables, images, run.experiment.evaluate.augment)
-        return run.recipe.task.predict(outputs)
+        outputs = members(run.recipe, variables, images, run.experiment.evaluate.augment)
+        return run.recipe.task.predict(outputs[-1])
 
     results = []
     for index, _ in evaluation_indices(len(images), min(_BATCH, len(images))):

@@ -27,7 +27,7 @@ def write(
 ) -> None:
     """Writes plots/*.png and report.html of a trained network."""
     pictures = [learning_curves(workdir.read_metrics(), recipe.task.headline)]
-    pictures += recipe.task.pictures(evaluation.predictions, evaluation.summary, dataset.test)
+    pictures += recipe.task.pictures(evaluation.predictions, dataset.test)
     pages = []
     for picture in pictures:
         path = workdir.plots / f"{picture.name}.png"
@@ -49,16 +49,13 @@ def _section(picture: Picture, path: Path) -> str:
 def _page(
     experiment: Experiment, dataset: Dataset, evaluation: Evaluation, command: str, sections: Sequence[str]
 ) -> str:
-    several = len(evaluation.per_seed) > 1
-    head = (
-        "<tr><th>metric</th><th>mean</th>" + ("<th>std</th><th>committee</th>" if several else "") + "</tr>"
-    )
-    rows = []
-    for name, value in evaluation.mean.items():
-        extra = (
-            f"<td>{evaluation.std[name]:.5f}</td><td>{evaluation.committee[name]:.5f}</td>" if several else ""
-        )
-        rows.append(f"<tr><td>{html.escape(name)}</td><td>{value:.5f}</td>{extra}</tr>")
+    table = evaluation.table
+    head = "".join(f"<th>{name}</th>" for name in ("metric", *table))
+    rows = [
+        f"<tr><td>{html.escape(name)}</td>"
+        + "".join(f"<td>{column[name]:.5f}</td>" for column in table.values())
+        for name in evaluation.mean
+    ]
     facts = {
         "command": command,
         "data": f"{dataset.name}: {len(dataset.train['image']):,} training and {len(dataset.test['image']):,} evaluated examples. {dataset.note}",
@@ -76,7 +73,7 @@ td:first-child, th:first-child {{ text-align: left }}
 dt {{ font-weight: 600 }} dd {{ margin: 0 0 .5rem 0; overflow-wrap: anywhere }} pre {{ background: #f6f6f6; padding: 1rem; overflow: auto }}
 </style></head><body>
 <h1>{html.escape(experiment.name)}</h1>
-<table>{head}{"".join(rows)}</table>
+<table><tr>{head}</tr>{"</tr>".join(rows)}</tr></table>
 <dl>{about}</dl>
 {"".join(sections)}
 <details><summary>Configuration</summary><pre>{html.escape(config.to_json(experiment))}</pre></details>

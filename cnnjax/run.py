@@ -196,13 +196,13 @@ def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:
 
 
 def describe_metrics(evaluation: Evaluation) -> str:
-    """One line: each metric, with its standard deviation and the committee's value where there are several seeds."""
+    """One line: each metric, followed by its other columns where there are several seeds."""
+    table = evaluation.table
     parts = []
-    for name, value in evaluation.mean.items():
-        text = f"{name} {format_metric(name, value)}"
-        if len(evaluation.per_seed) > 1:
-            text += f" +- {format_metric(name, evaluation.std[name])} (committee {format_metric(name, evaluation.committee[name])})"
-        parts.append(text)
+    for name in evaluation.mean:
+        others = [f"{column} {format_metric(name, table[column][name])}" for column in list(table)[1:]]
+        text = f"{name} {format_metric(name, evaluation.mean[name])}"
+        parts.append(f"{text} ({', '.join(others)})" if others else text)
     return "  ".join(parts)
 
 
@@ -226,9 +226,14 @@ def _resume_or_init(
     found = store.restore_newest(_abstract_state(recipe, experiment, image_shape, mesh))
     if found:
         return found
-    return 0, jax.jit(_init, static_argnums=(0, 1), out_shardings=sharding.replicated(mesh))(
-        recipe, image_shape, _seeds(experiment)
+    # Runs once, and its many small random draws are slow to optimize: on CPU three times the compile time of a step.
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    init = jax.jit(
+        functools.partial(_init, recipe, image_shape),
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=quick if jax.default_backend() == "cpu" else None,
     )
+    return 0, init(_seeds(experiment))
 
 
 def _init(recipe: Recipe, image_shape: tuple[int, ...], seeds: jax.Array) -> TrainState:

@@ -22,8 +22,6 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 import launch as launcher  # noqa: E402
 
-ROOT = Path(__file__).parent.parent
-
 
 @pytest.fixture
 def shared():

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
 
+ROOT = Path(__file__).parent.parent
 QUICK = (
     "--experiment=digits_lenet", "--model.name=softmax_regression", "--data.limit=60", "--train.steps=3",
     "--data.batch_size=20",

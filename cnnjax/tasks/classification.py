@@ -1,11 +1,8 @@
-"""What differs between classification, localization, detection, ...: everything else is shared.
-
-A task turns the outputs of a network and a batch into per-example losses, metrics and predictions.
-"""
+"""One label per image."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,68 +10,10 @@ import numpy as np
 from jax import Array
 
 from cnnjax import losses, metrics
-from cnnjax.config import ConfigError, Experiment
+from cnnjax.tasks.task import Batch
 
-if TYPE_CHECKING:  # matplotlib, which takes half a second, is imported when a picture is made
+if TYPE_CHECKING:
     from cnnjax.pictures import Picture
-
-Batch = Mapping[str, Array]
-Outputs = Any
-
-
-class Task(Protocol):
-    """Pure functions of (outputs, batch); arrays have the examples of the batch as first axis."""
-
-    @property
-    def headline(self) -> str:
-        """The metric that decides which checkpoint is best; higher is better."""
-        ...
-
-    @property
-    def num_outputs(self) -> int:
-        """Width of the network's last layer."""
-        ...
-
-    def loss(self, outputs: Outputs, batch: Batch) -> Array:
-        """What training minimises, [N]."""
-        ...
-
-    def metrics(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """Values to be averaged over examples, each [N]."""
-        ...
-
-    def predict(self, outputs: Outputs) -> dict[str, Array]:
-        """What a user wants to know of each image, each [N, ...]; runs in the jit of the network."""
-        ...
-
-    def average(self, outputs: Outputs, weights: Array) -> Outputs:
-        """Outputs [V, N, ...] of several views or several networks as one; the weights [V] sum to 1."""
-        ...
-
-    def summarize(
-        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
-    ) -> dict[str, Any]:
-        """On the host: results of a whole split that are not means, such as a confusion matrix."""
-        ...
-
-    def pictures(
-        self,
-        predictions: Mapping[str, np.ndarray],
-        summary: Mapping[str, Any],
-        truth: Mapping[str, np.ndarray],
-    ) -> "list[Picture]":
-        """What the report of a run shows of a whole split."""
-        ...
-
-    def record(self, prediction: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The prediction for one image as it is written to JSON."""
-        ...
-
-    def contact_sheet(
-        self, images: np.ndarray, names: Sequence[str], records: Sequence[Mapping[str, Any]]
-    ) -> "Picture":
-        """Images beside what `record` says of them."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,17 +56,17 @@ class Classification:
 
     def summarize(
         self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
-    ) -> dict[str, Any]:
-        """The confusion matrix: rows are true classes, columns predicted ones."""
+    ) -> dict[str, float]:
+        return {}
+
+    def confusion(self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Counts [K, K]: rows are true classes, columns predicted ones."""
         matrix = np.zeros((self.num_outputs, self.num_outputs), np.int64)
         np.add.at(matrix, (truth["label"], predictions["label"][:, 0]), 1)
-        return {"confusion": matrix}
+        return matrix
 
     def pictures(
-        self,
-        predictions: Mapping[str, np.ndarray],
-        summary: Mapping[str, Any],
-        truth: Mapping[str, np.ndarray],
+        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
     ) -> "list[Picture]":
         """The confusion matrix and the mistakes that the network was most sure of."""
         from cnnjax import pictures
@@ -141,7 +80,7 @@ class Classification:
         ]
         caption = f"{len(wrong):,} of {len(label):,} examples are wrong; these {len(worst)} were the most confident."
         return [
-            pictures.confusion_matrix(summary["confusion"], self.classes),
+            pictures.confusion_matrix(self.confusion(predictions, truth), self.classes),
             pictures.image_grid(
                 "mistakes", "Most confident mistakes", caption, [truth["image"][i] for i in worst], texts
             ),
@@ -167,19 +106,3 @@ class Classification:
         return pictures.image_grid(
             "contact_sheet", "Predictions", "The most probable class.", list(images), texts
         )
-
-
-def _classification(experiment: Experiment, classes: tuple[str, ...]) -> Task:
-    return Classification(classes, experiment.classification.label_smoothing)
-
-
-TASKS: dict[str, Callable[[Experiment, tuple[str, ...]], Task]] = {
-    "classification": _classification,
-}
-
-
-def make_task(experiment: Experiment, classes: tuple[str, ...]) -> Task:
-    """The task of an experiment on a dataset with these classes. Raises ConfigError for an unknown name."""
-    if experiment.task not in TASKS:
-        raise ConfigError(f"task={experiment.task!r}: choose one of {', '.join(TASKS)}")
-    return TASKS[experiment.task](experiment, classes)
