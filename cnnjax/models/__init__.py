@@ -8,7 +8,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cnnjax.config import ConfigError
+from cnnjax.models import allconv, densenet, googlenet, mcdnn, resnet, vgg
 from cnnjax.models.airbench import Airbench
+from cnnjax.models.alexnet import AlexNet, AlexNetOneTower, ZFNet
+from cnnjax.models.allconv import AllCNN, NetworkInNetwork
 from cnnjax.models.classic import (
     MLP,
     MNIST_CNN,
@@ -19,11 +22,23 @@ from cnnjax.models.classic import (
     LeNet5,
     LocalNet,
 )
+from cnnjax.models.connectivity import OneHiddenLayer
+from cnnjax.models.densenet import DenseNet, cifar_densenet
+from cnnjax.models.dropconnect import DropConnectCNN, DropConnectLocal, DropConnectMLP
+from cnnjax.models.googlenet import GoogLeNet
+from cnnjax.models.layers import batch_norm
+from cnnjax.models.mcdnn import Column
+from cnnjax.models.preact_resnet import PreActResNet, cifar_preact_resnet
+from cnnjax.models.resnet import BasicBlock, Bottleneck, ResNet
 from cnnjax.models.resnet_cifar import CifarResNet
+from cnnjax.models.senet import SENet
+from cnnjax.models.squeezenet import SqueezeNet
+from cnnjax.models.vgg import VGG
 
 Model = nn.Module
 
 MODELS: dict[str, Callable[..., Model]] = {
+    # The lecture's first networks
     "softmax_regression": partial(MLP, hidden=()),
     "mlp": MLP,
     "local": LocalNet,
@@ -32,8 +47,56 @@ MODELS: dict[str, Callable[..., Model]] = {
     "toy_cnn": partial(ConvNet, convs=TOY_CNN),
     "worked_example": partial(ConvNet, convs=WORKED_EXAMPLE),
     "mnist_cnn": partial(ConvNet, convs=MNIST_CNN, hidden=(256,)),
-    # CIFAR: depth 6 * blocks + 2
-    "tiny_resnet": partial(CifarResNet, blocks=1),
+    "one_layer_full": partial(OneHiddenLayer, connections="full"),
+    "one_layer_local": partial(OneHiddenLayer, connections="local"),
+    "one_layer_shared": partial(OneHiddenLayer, connections="shared"),
+    # AlexNet and ZFNet
+    "alexnet": AlexNet,
+    "alexnet_ungrouped": partial(AlexNet, groups=1),
+    "alexnet_one_tower": AlexNetOneTower,
+    "zfnet": ZFNet,
+    "zfnet_wide": partial(ZFNet, features=(96, 256, 512, 1024, 512)),
+    "tiny_alexnet": partial(AlexNet, features=(4, 8, 8, 8, 6), hidden=12),
+    "tiny_alexnet_one_tower": partial(AlexNetOneTower, features=(4, 8, 8, 8, 6), hidden=12),
+    "tiny_zfnet": partial(ZFNet, features=(4, 8, 8, 8, 6), hidden=12),
+    # VGG
+    "vgg11": partial(VGG, convs=vgg.VGG11),
+    "vgg13": partial(VGG, convs=vgg.VGG13),
+    "vgg16": partial(VGG, convs=vgg.VGG16),
+    "vgg19": partial(VGG, convs=vgg.VGG19),
+    "vgg11_bn": partial(VGG, convs=vgg.VGG11, norm=batch_norm),
+    "vgg13_bn": partial(VGG, convs=vgg.VGG13, norm=batch_norm),
+    "vgg16_bn": partial(VGG, convs=vgg.VGG16, norm=batch_norm),
+    "vgg19_bn": partial(VGG, convs=vgg.VGG19, norm=batch_norm),
+    "vgg11_cifar": partial(VGG, num_outputs=10, convs=vgg.VGG11, hidden=(), grid=1, norm=batch_norm),
+    "vgg16_cifar": partial(VGG, num_outputs=10, convs=vgg.VGG16, hidden=(), grid=1, norm=batch_norm),
+    "tiny_vgg": partial(VGG, convs=(1, 2), width=4, hidden=(12, 12), grid=2),
+    "tiny_vgg_bn": partial(VGG, convs=(1, 2), width=4, hidden=(12, 12), grid=2, norm=batch_norm),
+    # GoogLeNet: the paper's, torchvision's, and Google's own graph
+    "googlenet": GoogLeNet,
+    "googlenet_aux": partial(GoogLeNet, aux=True),
+    "googlenet_bn": partial(GoogLeNet, **googlenet.TORCHVISION),
+    "googlenet_bn_aux": partial(GoogLeNet, **googlenet.TORCHVISION, aux=True),
+    "inception5h": partial(GoogLeNet, **googlenet.GOOGLE),
+    "inception5h_aux": partial(GoogLeNet, **googlenet.GOOGLE, aux=True),
+    "tiny_googlenet": partial(GoogLeNet, **googlenet.TINY),
+    "tiny_googlenet_bn": partial(GoogLeNet, **(googlenet.TORCHVISION | googlenet.TINY), aux=True),
+    # ResNet: v1.5, the paper's v1 (the stride in the first 1x1), and forms for CIFAR
+    "resnet18": partial(ResNet, stage_sizes=resnet.RESNET18, block=BasicBlock),
+    "resnet34": partial(ResNet, stage_sizes=resnet.RESNET34, block=BasicBlock),
+    "resnet50": partial(ResNet, stage_sizes=resnet.RESNET50),
+    "resnet101": partial(ResNet, stage_sizes=resnet.RESNET101),
+    "resnet152": partial(ResNet, stage_sizes=resnet.RESNET152),
+    "resnet50_v1": partial(ResNet, stage_sizes=resnet.RESNET50, block=resnet.BottleneckV1),
+    "resnet101_v1": partial(ResNet, stage_sizes=resnet.RESNET101, block=resnet.BottleneckV1),
+    "resnet152_v1": partial(ResNet, stage_sizes=resnet.RESNET152, block=resnet.BottleneckV1),
+    "resnet18_cifar": partial(
+        ResNet, num_outputs=10, stage_sizes=resnet.RESNET18, block=BasicBlock, small_images=True
+    ),
+    "resnet50_cifar": partial(ResNet, num_outputs=10, stage_sizes=resnet.RESNET50, small_images=True),
+    "tiny_resnet18": partial(ResNet, stage_sizes=(1, 2), block=BasicBlock, width=4),
+    "tiny_resnet50": partial(ResNet, stage_sizes=(1, 2), block=Bottleneck, width=4),
+    # ResNets of the paper for CIFAR: depth 6 * blocks + 2, shortcuts without (A) or with (B) parameters
     "resnet20": partial(CifarResNet, blocks=3),
     "resnet32": partial(CifarResNet, blocks=5),
     "resnet44": partial(CifarResNet, blocks=7),
@@ -47,6 +110,63 @@ MODELS: dict[str, Callable[..., Model]] = {
     "airbench94": Airbench,
     "airbench95": partial(Airbench, widths=(128, 384, 384)),
     "airbench96": partial(Airbench, widths=(128, 384, 512), convs=3, bn_momentum=0.9),
+    "tiny_resnet": partial(CifarResNet, blocks=1),
+    # Pre-activation ResNets and wide ResNets
+    "preact_resnet18": partial(PreActResNet, stage_sizes=resnet.RESNET18),
+    "preact_resnet34": partial(PreActResNet, stage_sizes=resnet.RESNET34),
+    "preact_resnet50": partial(PreActResNet, stage_sizes=resnet.RESNET50, bottleneck=True),
+    "preact_resnet101": partial(PreActResNet, stage_sizes=resnet.RESNET101, bottleneck=True),
+    "preact_resnet152": partial(PreActResNet, stage_sizes=resnet.RESNET152, bottleneck=True),
+    "preact_resnet110": partial(cifar_preact_resnet, blocks=18),
+    "preact_resnet164": partial(cifar_preact_resnet, blocks=18, bottleneck=True),
+    "wrn16_4": partial(cifar_preact_resnet, blocks=2, widen=4),
+    "wrn16_8": partial(cifar_preact_resnet, blocks=2, widen=8),
+    "wrn40_4": partial(cifar_preact_resnet, blocks=6, widen=4),
+    "wrn28_10": partial(cifar_preact_resnet, blocks=4, widen=10),
+    "wrn28_10_dropout": partial(cifar_preact_resnet, blocks=4, widen=10, dropout=0.3),
+    "tiny_preact_resnet": partial(PreActResNet, stage_sizes=(1, 1), features=(4, 6), bottleneck=True),
+    "tiny_wrn": partial(cifar_preact_resnet, blocks=1, features=(4, 8, 8), dropout=0.3),
+    # DenseNet: for ImageNet all with bottleneck and compression; for CIFAR with (bc) and without
+    "densenet121": partial(DenseNet, blocks=densenet.DENSENET121),
+    "densenet169": partial(DenseNet, blocks=densenet.DENSENET169),
+    "densenet201": partial(DenseNet, blocks=densenet.DENSENET201),
+    "densenet264": partial(DenseNet, blocks=densenet.DENSENET264),
+    "densenet161": partial(DenseNet, blocks=densenet.DENSENET161, growth=48, stem=96),
+    "densenet40_12": partial(cifar_densenet, layers=12, growth=12, bc=False),
+    "densenet100_12": partial(cifar_densenet, layers=32, growth=12, bc=False),
+    "densenet_bc100_12": partial(cifar_densenet, layers=16, growth=12),
+    "densenet_bc250_24": partial(cifar_densenet, layers=41, growth=24),
+    "densenet_bc190_40": partial(cifar_densenet, layers=31, growth=40),
+    "tiny_densenet": partial(DenseNet, blocks=(2, 1), growth=4, stem=8, dropout=0.2),
+    # Squeeze and excitation
+    "se_resnet50": partial(SENet, stage_sizes=resnet.RESNET50),
+    "se_resnet101": partial(SENet, stage_sizes=resnet.RESNET101),
+    "se_resnet152": partial(SENet, stage_sizes=resnet.RESNET152),
+    "senet154": partial(SENet, stage_sizes=resnet.RESNET152, wide=True),
+    "tiny_se_resnet": partial(SENet, stage_sizes=(1, 1), width=4, reduction=4),
+    "tiny_senet": partial(SENet, stage_sizes=(1, 1), width=4, reduction=4, wide=True),
+    # Without fully connected layers
+    "squeezenet1_0": SqueezeNet,
+    "squeezenet1_0_caffe": partial(SqueezeNet, conv10_padding=1),
+    "squeezenet1_1": partial(SqueezeNet, stem=(64, 3), pool_after=(1, 3, 5)),
+    "tiny_squeezenet": partial(SqueezeNet, stem=(6, 7), fires=((2, 4), (3, 4)), pool_after=(1, 2)),
+    "nin": NetworkInNetwork,
+    "nin_imagenet": partial(NetworkInNetwork, num_outputs=1000, **allconv.NIN_IMAGENET),
+    "tiny_nin": partial(NetworkInNetwork, stages=allconv.TINY_NIN),
+    "all_cnn": AllCNN,
+    "tiny_all_cnn": partial(AllCNN, features=(6, 8)),
+    # Multi-column networks and DropConnect
+    "mcdnn_mnist": partial(Column, convs=mcdnn.MNIST),
+    "mcdnn_nist": partial(Column, num_outputs=62, convs=mcdnn.MNIST),
+    "mcdnn_gtsrb": partial(Column, num_outputs=43, convs=mcdnn.GTSRB, hidden=(300,)),
+    "mcdnn_cifar10": partial(Column, convs=mcdnn.CIFAR10, hidden=(300, 100)),
+    "mcdnn_chinese": partial(Column, num_outputs=3755, convs=mcdnn.CHINESE, hidden=(500,)),
+    "tiny_mcdnn": partial(Column, convs=((4, 4, 2), (5, 5, 3)), hidden=(12,)),
+    "dropconnect_mlp": DropConnectMLP,
+    "dropconnect_mnist": DropConnectCNN,
+    "dropconnect_cifar10": DropConnectLocal,
+    "dropconnect_svhn": partial(DropConnectLocal, hidden=512),
+    "tiny_dropconnect": partial(DropConnectLocal, features=(4, 4, 4, 4), hidden=8),
 }
 
 

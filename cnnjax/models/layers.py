@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from cnnjax.config import ConfigError
 
@@ -49,7 +49,37 @@ def max_pool(x: Array, window: int = 2, stride: int | None = None, padding: Padd
 def avg_pool(x: Array, window: int = 2, stride: int | None = None, padding: Padding = 0) -> Array:
     """Average pooling, NHWC; padded zeros count, as in torch's default."""
     stride = stride or window
-    return nn.avg_pool(x, (window, window), (stride, stride), _pairs(padding))
+    total = nn.pool(x, 0.0, lax.add, (window, window), (stride, stride), _pairs(padding))
+    return total / window**2
+
+
+def ceil_padding(x: Array, window: int, stride: int) -> Padding:
+    """Padding at the bottom and right with which a pool keeps incomplete windows: "ceil mode" of Caffe and torch."""
+
+    def extra(size: int) -> int:
+        outputs = -(-(size - window) // stride) + 1
+        if (outputs - 1) * stride >= size:  # a window must start inside the image
+            outputs -= 1
+        return max(0, (outputs - 1) * stride + window - size)
+
+    return ((0, extra(x.shape[1])), (0, extra(x.shape[2])))
+
+
+def adaptive_avg_pool(x: Array, size: int) -> Array:
+    """[N, H, W, C] -> [N, size, size, C]: averages over nearly equal parts, as torch's adaptive pooling.
+
+    Part i of n pixels spans floor(i n / size) to ceil((i + 1) n / size).
+    """
+    _check_not_empty(x)
+    for axis in (1, 2):
+        n = x.shape[axis]
+        if n != size:
+            parts = [slice(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+            means = [
+                jnp.mean(lax.slice_in_dim(x, p.start, p.stop, axis=axis), axis, keepdims=True) for p in parts
+            ]
+            x = jnp.concatenate(means, axis)
+    return x
 
 
 def global_avg_pool(x: Array) -> Array:

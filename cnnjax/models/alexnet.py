@@ -1,0 +1,130 @@
+"""AlexNet (Krizhevsky et al. 2012) and its successor ZFNet (Zeiler & Fergus 2014)."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from cnnjax.models.layers import (
+    Activation,
+    Pool,
+    activate,
+    adaptive_avg_pool,
+    conv,
+    flatten,
+    he_init,
+    max_pool,
+    stage,
+)
+from cnnjax.ops.lrn import local_response_norm
+
+# Krizhevsky et al. 2012, section 3.3: k = 2, n = 5, alpha = 1e-4, beta = 0.75.
+alexnet_lrn = partial(local_response_norm, radius=2, bias=2.0, alpha=1e-4, beta=0.75)
+
+
+class AlexNet(nn.Module):
+    """AlexNet on 227x227 images: 60,965,224 parameters.
+
+    conv2, conv4 and conv5 see half of the channels each (`groups`), as the two GPUs of 2012 made necessary;
+    with groups=1 it has 62,378,344. Normalization comes before pooling, dropout of one half after fc6 and fc7.
+    """
+
+    num_outputs: int = 1000
+    features: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256)
+    hidden: int = 4096
+    groups: int = 2
+    dropout: float = 0.5
+    act: Activation = nn.relu
+    pool: Pool = max_pool
+    lrn: Activation = alexnet_lrn
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        conv_ = partial(conv, dtype=self.dtype)
+        halves = partial(conv_, feature_group_count=self.groups)
+        f = self.features
+        x = activate(self, "conv1", conv_(f[0], 11, 4, padding=0, name="conv1")(x))
+        x = stage(self, "norm1", self.lrn(x))
+        x = stage(self, "pool1", self.pool(x, 3, 2))
+        x = activate(self, "conv2", halves(f[1], 5, padding=2, name="conv2")(x))
+        x = stage(self, "norm2", self.lrn(x))
+        x = stage(self, "pool2", self.pool(x, 3, 2))
+        x = activate(self, "conv3", conv_(f[2], 3, padding=1, name="conv3")(x))
+        x = activate(self, "conv4", halves(f[3], 3, padding=1, name="conv4")(x))
+        x = activate(self, "conv5", halves(f[4], 3, padding=1, name="conv5")(x))
+        x = stage(self, "pool5", self.pool(x, 3, 2))
+        return classifier(self, x, train)
+
+
+class AlexNetOneTower(nn.Module):
+    """AlexNet in one tower (Krizhevsky 2014, "One weird trick"), in torchvision's form: 61,100,840 parameters.
+
+    No normalization; the last map is averaged to 6x6, so that images of any size fit.
+    """
+
+    num_outputs: int = 1000
+    features: tuple[int, int, int, int, int] = (64, 192, 384, 256, 256)
+    hidden: int = 4096
+    dropout: float = 0.5
+    act: Activation = nn.relu
+    pool: Pool = max_pool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        conv_ = partial(conv, dtype=self.dtype)
+        f = self.features
+        x = activate(self, "conv1", conv_(f[0], 11, 4, padding=2, name="conv1")(x))
+        x = stage(self, "pool1", self.pool(x, 3, 2))
+        x = activate(self, "conv2", conv_(f[1], 5, padding=2, name="conv2")(x))
+        x = stage(self, "pool2", self.pool(x, 3, 2))
+        x = activate(self, "conv3", conv_(f[2], 3, padding=1, name="conv3")(x))
+        x = activate(self, "conv4", conv_(f[3], 3, padding=1, name="conv4")(x))
+        x = activate(self, "conv5", conv_(f[4], 3, padding=1, name="conv5")(x))
+        x = stage(self, "pool5", self.pool(x, 3, 2))
+        return classifier(self, adaptive_avg_pool(x, 6), train)
+
+
+class ZFNet(nn.Module):
+    """ZFNet on 224x224 images: 62,357,608 parameters.
+
+    Smaller and denser first filters than AlexNet, no groups, and normalization after pooling (section 3.1 and
+    figure 3 of the paper). features=(96, 256, 512, 1024, 512) is its wider form, 107,627,624 parameters.
+    """
+
+    num_outputs: int = 1000
+    features: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256)
+    hidden: int = 4096
+    dropout: float = 0.5
+    act: Activation = nn.relu
+    pool: Pool = max_pool
+    lrn: Activation = alexnet_lrn
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        conv_ = partial(conv, dtype=self.dtype)
+        f = self.features
+        x = activate(self, "conv1", conv_(f[0], 7, 2, padding=1, name="conv1")(x))
+        x = stage(self, "pool1", self.pool(x, 3, 2, 1))
+        x = stage(self, "norm1", self.lrn(x))
+        x = activate(self, "conv2", conv_(f[1], 5, 2, padding=0, name="conv2")(x))
+        x = stage(self, "pool2", self.pool(x, 3, 2, 1))
+        x = stage(self, "norm2", self.lrn(x))
+        x = activate(self, "conv3", conv_(f[2], 3, padding=1, name="conv3")(x))
+        x = activate(self, "conv4", conv_(f[3], 3, padding=1, name="conv4")(x))
+        x = activate(self, "conv5", conv_(f[4], 3, padding=1, name="conv5")(x))
+        x = stage(self, "pool5", self.pool(x, 3, 2))
+        return classifier(self, x, train)
+
+
+def classifier(net: AlexNet | AlexNetOneTower | ZFNet, x: Array, train: bool) -> Array:
+    """fc6, fc7 and the class scores that all three share."""
+    dense = partial(nn.Dense, net.hidden, kernel_init=he_init, dtype=net.dtype)
+    x = activate(net, "fc6", dense(name="fc6")(flatten(x)))
+    x = nn.Dropout(net.dropout, deterministic=not train)(x)
+    x = activate(net, "fc7", dense(name="fc7")(x))
+    x = nn.Dropout(net.dropout, deterministic=not train)(x)
+    return stage(net, "logits", nn.Dense(net.num_outputs, dtype=net.dtype, name="output")(x))

@@ -1,0 +1,121 @@
+"""ResNets for ImageNet (He et al. 2016, "Deep residual learning")."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from cnnjax.models.layers import (
+    Activation,
+    Norm,
+    Pool,
+    activate,
+    batch_norm,
+    conv,
+    global_avg_pool,
+    max_pool,
+    stage,
+)
+
+# Blocks in each of the four stages: table 1 of the paper.
+RESNET18 = (2, 2, 2, 2)
+RESNET34 = RESNET50 = (3, 4, 6, 3)
+RESNET101 = (3, 4, 23, 3)
+RESNET152 = (3, 8, 36, 3)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; the shortcut is projected by a 1x1 convolution where the shape changes (option B)."""
+
+    features: int
+    stride: int
+    act: Activation
+    norm: Norm
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        conv_ = partial(conv, use_bias=False, dtype=self.dtype)
+        norm = partial(self.norm, train)
+        y = conv_(self.features, 3, self.stride, padding=1, name="conv1")(x)
+        y = activate(self, "relu1", norm(name="bn1")(y))
+        y = norm(name="bn2")(conv_(self.features, 3, padding=1, name="conv2")(y))
+        if x.shape != y.shape:
+            x = norm(name="shortcut_bn")(conv_(self.features, 1, self.stride, padding=0, name="shortcut")(x))
+        return activate(self, "sum", x + y)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions; the last has four times the channels.
+
+    The stride is that of the 3x3 convolution ("v1.5", torchvision) or of the first 1x1 as in the paper.
+    """
+
+    features: int
+    stride: int
+    act: Activation
+    norm: Norm
+    dtype: jnp.dtype
+    stride_first: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        conv_ = partial(conv, use_bias=False, dtype=self.dtype)
+        norm = partial(self.norm, train)
+        first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
+        y = conv_(self.features, 1, first, padding=0, name="conv1")(x)
+        y = activate(self, "relu1", norm(name="bn1")(y))
+        y = conv_(self.features, 3, second, padding=1, name="conv2")(y)
+        y = activate(self, "relu2", norm(name="bn2")(y))
+        y = norm(name="bn3")(conv_(4 * self.features, 1, padding=0, name="conv3")(y))
+        if x.shape != y.shape:
+            x = norm(name="shortcut_bn")(
+                conv_(4 * self.features, 1, self.stride, padding=0, name="shortcut")(x)
+            )
+        return activate(self, "sum", x + y)
+
+
+BottleneckV1 = partial(Bottleneck, stride_first=True)
+
+
+class ResNet(nn.Module):
+    """ResNet-18 to 152; ResNet-50 has 25,557,032 parameters.
+
+    Stages: conv1, pool1, stage1 to stage4 (conv2_x to conv5_x of the paper), avg_pool, logits, and inside each
+    block relu1, relu2 and sum: block3_1/sum is the first block of stage 3. With `small_images`, for CIFAR, the
+    first convolution is 3x3 with stride 1 and there is no pool1.
+    """
+
+    num_outputs: int = 1000
+    stage_sizes: tuple[int, ...] = RESNET50
+    block: Callable[..., BasicBlock | Bottleneck] = Bottleneck
+    width: int = 64
+    small_images: bool = False
+    act: Activation = nn.relu
+    norm: Norm = batch_norm
+    pool: Pool = max_pool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        kernel, stride = (3, 1) if self.small_images else (7, 2)
+        stem = conv(self.width, kernel, stride, kernel // 2, use_bias=False, dtype=self.dtype, name="conv1")
+        x = activate(self, "conv1", self.norm(train, name="bn1")(stem(x)))
+        if not self.small_images:
+            x = stage(self, "pool1", self.pool(x, 3, 2, 1))
+        for i, blocks in enumerate(self.stage_sizes, start=1):
+            for j in range(1, blocks + 1):
+                block = self.block(
+                    features=self.width * 2 ** (i - 1),
+                    stride=2 if i > 1 and j == 1 else 1,
+                    act=self.act,
+                    norm=self.norm,
+                    dtype=self.dtype,
+                    name=f"block{i}_{j}",
+                )
+                x = block(x, train)
+            x = stage(self, f"stage{i}", x)
+        x = stage(self, "avg_pool", global_avg_pool(x))
+        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
