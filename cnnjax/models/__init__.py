@@ -5,10 +5,11 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cnnjax.models import classic
+from cnnjax.models import classic, grid
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": classic.LeNet5,
+    "sliding_window": grid.SlidingWindow,
 }
 
 
