@@ -6,11 +6,14 @@ axis, [..., 4], and broadcast like arithmetic (leading axes must have equal rank
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 # Below every size that matters, in pixels or shares of an image; keeps divisions and gradients finite.
 EPSILON = 1e-9
@@ -111,22 +114,22 @@ def letterbox(height: int, width: int, frame: tuple[int, int]) -> Letterbox:
     )
 
 
-def box_to_letterbox(boxes: Array, geometry: Letterbox) -> Array:
-    """Boxes [..., 4] of the image in pixels of the frame."""
+def box_to_letterbox(boxes: AnyArray, geometry: Letterbox) -> AnyArray:
+    """Boxes [..., 4] of the image in pixels of the frame; of numpy or JAX, as they came."""
     scale, shift = _scale_and_shift(boxes, geometry)
     return boxes * scale + shift
 
 
-def box_from_letterbox(boxes: Array, geometry: Letterbox) -> Array:
-    """Boxes [..., 4] of the frame in pixels of the image."""
+def box_from_letterbox(boxes: AnyArray, geometry: Letterbox) -> AnyArray:
+    """Boxes [..., 4] of the frame in pixels of the image; of numpy or JAX, as they came."""
     scale, shift = _scale_and_shift(boxes, geometry)
     return (boxes - shift) / scale
 
 
-def _scale_and_shift(boxes: Array, geometry: Letterbox) -> tuple[Array, Array]:
+def _scale_and_shift(boxes: Array | np.ndarray, geometry: Letterbox) -> tuple[np.ndarray, np.ndarray]:
     shape = (1,) * (boxes.ndim - 1) + (4,)
-    scale = jnp.asarray([geometry.scale_x, geometry.scale_y] * 2, boxes.dtype)
-    shift = jnp.asarray([geometry.left, geometry.top] * 2, boxes.dtype)
+    scale = np.asarray([geometry.scale_x, geometry.scale_y] * 2, boxes.dtype)
+    shift = np.asarray([geometry.left, geometry.top] * 2, boxes.dtype)
     return scale.reshape(shape), shift.reshape(shape)
 
 
