@@ -1,0 +1,212 @@
+"""Image files to uint8 arrays: reading, resizing, cropping. Training and prediction share these.
+
+Colours are left in the order R, G, B; `data.channel_order` is applied where the model's input is made.
+"""
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from cnnjax.config import ConfigError, Data
+
+# Formats are told by content, suffixes only decide which files of a folder are tried. Pillow reads more
+# formats than these; some of those start other programs.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+)
+GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"})
+
+
+def read_image(path: str | Path, data: Data, channels: int = 3) -> np.ndarray:
+    """One image file as uint8 [H, W, channels], resized as `data` says (image_size, resize, resize_short).
+
+    EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits, the first
+    frame of an animation is taken. Colour becomes grey by ITU-R 601 luma.
+
+    Raises:
+      ConfigError: no such file, not an image, damaged, or too large (Pillow's `Image.MAX_IMAGE_PIXELS`).
+    """
+    check_header(path)
+    return decode(path, str(path), data, channels)
+
+
+def check_header(path: str | Path) -> bool:
+    """Whether the image file is grey. Reads its header only, and refuses what `read_image` would refuse by it.
+
+    Not for threads: it changes warning filters for a moment.
+    """
+    with warnings.catch_warnings(), _errors_name(str(path)):
+        # Pillow warns of a decompression bomb before the error below, which says the same.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _open(path) as image:
+            return image.mode in GREY_MODES
+
+
+def decode(source: str | Path | bytes, name: str, data: Data, channels: int) -> np.ndarray:
+    """Like `read_image`, of a file or its bytes; `name` is what errors call it. Safe in threads."""
+    with _errors_name(name), _open(source) as image:
+        array = np.asarray(fit(_convert(ImageOps.exif_transpose(image), channels), data))
+    return array if array.ndim == 3 else array[..., None]
+
+
+def fit(image: Image.Image, data: Data) -> Image.Image:
+    """Resizes to a square of `data.image_size`, bilinear with antialiasing; 0 leaves the image as it is.
+
+    resize="stretch" ignores the aspect ratio. resize="crop" is the ImageNet protocol: the short side
+    becomes `data.resize_short` (0: image_size), then the centre is cropped.
+    """
+    size, short = data.image_size, data.resize_short or data.image_size
+    if not size:
+        return image
+    if data.resize == "stretch":
+        return image.resize(_within_limits(size, size), Image.Resampling.BILINEAR)
+    if short < size:
+        raise ConfigError(f"data.resize_short={short} is smaller than data.image_size={size}")
+    # The long side is rounded down, and half pixels of the offset to even: as in torchvision.
+    width, height = (short * side // min(image.size) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    scaled = image.resize(_within_limits(width, height), Image.Resampling.BILINEAR)
+    return scaled.crop((left, top, left + size, top + size))
+
+
+def resize_all(images: np.ndarray, data: Data) -> np.ndarray:
+    """`fit` for uint8 [N, H, W, C] with 1 or 3 channels."""
+    height, width, channels = images.shape[1:]
+    zooms = data.resize == "crop" and data.resize_short > data.image_size
+    if not data.image_size or (height == width == data.image_size and not zooms):
+        return images
+
+    def read(index: int) -> np.ndarray:
+        image = images[index, ..., 0] if channels == 1 else images[index]
+        resized = np.asarray(fit(Image.fromarray(image), data))
+        return resized.reshape(*resized.shape[:2], channels)
+
+    return stack(read, len(images), "resizing images", workers=1)
+
+
+def stack(
+    read: Callable[[int], np.ndarray], count: int, doing: str, workers: int | None = None
+) -> np.ndarray:
+    """`read(0)`, ..., `read(count - 1)` as one array; a progress bar tells what is done.
+
+    Args:
+      workers: threads to call `read` in; None: as many as there are processors. One is fastest for images
+        of a few kilobytes, because decoding these leaves Python no time to do anything else meanwhile.
+
+    Raises ConfigError if shapes differ, or if the array would not fit into the memory of this machine.
+    """
+    image = read(0)
+    _check_memory(count, image.shape)
+    images = np.empty((count, *image.shape), image.dtype)
+
+    def fill(indices: range) -> int:
+        for index in indices:
+            image = read(index)
+            if image.shape != images.shape[1:]:
+                sizes = " and ".join(f"{shape[0]}x{shape[1]}" for shape in (images.shape[1:], image.shape))
+                raise ConfigError(f"images differ in size ({sizes}, height x width): set data.image_size")
+            images[index] = image
+        return len(indices)
+
+    chunks = [range(start, min(start + 64, count)) for start in range(0, count, 64)]
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        tqdm(total=count, desc=doing, unit=" images", delay=1, leave=False, disable=None) as progress,
+    ):
+        try:
+            for done in pool.map(fill, chunks):
+                progress.update(done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return images
+
+
+def center_crop(images: np.ndarray, size: int) -> np.ndarray:
+    """The middle [..., size, size, C] of [..., H, W, C]."""
+    height, width = images.shape[-3:-1]
+    if size > min(height, width):
+        raise ConfigError(f"cannot crop {size}x{size} out of {height}x{width}")
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return images[..., top : top + size, left : left + size, :]
+
+
+def ten_crops(images: np.ndarray, size: int) -> np.ndarray:
+    """Four corners and the centre, then the mirror images of these five (Krizhevsky et al. 2012, section 4.1).
+
+    Args:
+      images: [..., H, W, C].
+    Returns:
+      [..., 10, size, size, C].
+    """
+    center = center_crop(images, size)
+    five = [
+        images[..., :size, :size, :],
+        images[..., :size, -size:, :],
+        images[..., -size:, :size, :],
+        images[..., -size:, -size:, :],
+        center,
+    ]
+    return np.stack(five + [crop[..., ::-1, :] for crop in five], axis=-4)
+
+
+@contextlib.contextmanager
+def _errors_name(name: str) -> Iterator[None]:
+    """Turns whatever a bad image file makes Pillow raise into a ConfigError that begins with its name."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise ConfigError(f"{name}: not an image, or none of {', '.join(FORMATS)}") from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"{name}: no such file") from error
+    except Exception as error:  # damaged files make Pillow's decoders raise almost anything
+        raise ConfigError(f"{name}: cannot be read as an image: {error}") from error
+
+
+def _open(source: str | Path | bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    try:
+        _within_limits(*image.size)
+    except ConfigError:
+        image.close()
+        raise
+    return image
+
+
+def _within_limits(width: int, height: int) -> tuple[int, int]:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise ConfigError(f"an image of {width}x{height} is too large: the limit is {limit:,} pixels")
+    return width, height
+
+
+def _convert(image: Image.Image, channels: int) -> Image.Image:
+    """To mode L (1 channel) or RGB (3 channels)."""
+    if image.mode.startswith("I"):  # 16 bits, in the modes that Pillow has had for them
+        values = np.clip(np.asarray(image).astype(np.float64) / 257, 0, 255)
+        image = Image.fromarray(np.round(values).astype(np.uint8))
+    elif image.mode == "F":
+        raise ConfigError("images of floating-point values are not supported")
+    if image.has_transparency_data:
+        foreground = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), foreground)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _check_memory(count: int, shape: tuple[int, ...]) -> None:
+    need = count * int(np.prod(shape))
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > have:
+        size = f"{count:,} images of {shape[0]}x{shape[1]} need {need / 2**30:.1f} GiB of memory"
+        raise ConfigError(f"{size}, this machine has {have / 2**30:.1f}: lower data.image_size or data.limit")
