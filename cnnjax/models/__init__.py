@@ -26,6 +26,7 @@ from cnnjax.models.connectivity import OneHiddenLayer
 from cnnjax.models.densenet import DenseNet, cifar_densenet
 from cnnjax.models.dropconnect import DropConnectCNN, DropConnectLocal, DropConnectMLP
 from cnnjax.models.googlenet import GoogLeNet
+from cnnjax.models.grid import SlidingWindow
 from cnnjax.models.layers import batch_norm
 from cnnjax.models.mcdnn import Column
 from cnnjax.models.preact_resnet import PreActResNet, cifar_preact_resnet
@@ -47,6 +48,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     "toy_cnn": partial(ConvNet, convs=TOY_CNN),
     "worked_example": partial(ConvNet, convs=WORKED_EXAMPLE),
     "mnist_cnn": partial(ConvNet, convs=MNIST_CNN, hidden=(256,)),
+    "sliding_window": SlidingWindow,
     "one_layer_full": partial(OneHiddenLayer, connections="full"),
     "one_layer_local": partial(OneHiddenLayer, connections="local"),
     "one_layer_shared": partial(OneHiddenLayer, connections="shared"),

@@ -1,10 +1,22 @@
 """The first networks of the lecture: from softmax regression to small convolutional networks."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cnnjax.models.layers import Activation, Pool, activate, conv, flatten, he_init, max_pool, stage
+from cnnjax.models.layers import (
+    Activation,
+    Pool,
+    activate,
+    conv,
+    flatten,
+    fully_connected,
+    he_init,
+    max_pool,
+    stage,
+)
 
 # Convolutions of each stage as (features, kernel); a 2x2 pool follows every stage.
 TWO_STAGE = (((32, 5),), ((32, 5),))
@@ -61,26 +73,30 @@ class LocalNet(nn.Module):
 class LeNet5(nn.Module):
     """LeNet-5 as it is built today (LeCun et al. 1998): dense C3, max pooling, ReLU. 61,706 parameters.
 
-    Takes 28x28x1 (padded by two, as LeCun did) or 32x32x1 images.
+    Takes 28x28x1 (padded by two, as LeCun did) or 32x32x1 images. With `dense` it takes larger images, unpadded,
+    and gives the outputs of every 32x32 window at stride 4 (see ops/dense.py).
     """
 
     num_outputs: int = 10
     act: Activation = nn.relu
     pool: Pool = max_pool
+    dense: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        x = conv(6, 5, padding=2 if x.shape[1] == 28 else 0, dtype=self.dtype, name="c1")(x)
+        fc = partial(fully_connected, dense=self.dense, dtype=self.dtype)
+        x = conv(6, 5, padding=2 if x.shape[1] == 28 and not self.dense else 0, dtype=self.dtype, name="c1")(
+            x
+        )
         x = stage(self, "conv1", self.act(x))
         x = stage(self, "pool1", self.pool(x))
         x = conv(16, 5, padding=0, dtype=self.dtype, name="c3")(x)
         x = stage(self, "conv2", self.act(x))
         x = stage(self, "pool2", self.pool(x))
-        x = flatten(x)
-        x = stage(self, "fc1", self.act(nn.Dense(120, dtype=self.dtype, name="f5")(x)))
-        x = stage(self, "fc2", self.act(nn.Dense(84, dtype=self.dtype, name="f6")(x)))
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        x = stage(self, "fc1", self.act(fc(x, 120, window=5, name="f5")))
+        x = stage(self, "fc2", self.act(fc(x, 84, name="f6")))
+        return stage(self, "logits", fc(x, self.num_outputs, name="output"))
 
 
 class ConvNet(nn.Module):

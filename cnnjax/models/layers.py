@@ -94,6 +94,18 @@ def flatten(x: Array) -> Array:
     return x.reshape(x.shape[0], -1)
 
 
+def fully_connected(x: Array, features: int, *, dense: bool, window: int = 1, **kwargs: Any) -> Array:
+    """A fully connected layer over the whole of `x`; with `dense`, the same layer as a convolution.
+
+    [N, H, W, C] or [N, C] -> [N, features]. Dense, [N, H, W, C] -> [N, H - window + 1, W - window + 1, features]:
+    each output sees window x window positions, the size of the map on which the layer was trained. The weights
+    have the same names and, in height, width, channel order, the same values: see ops/dense.py.
+    """
+    if dense:
+        return nn.Conv(features, (window, window), padding="VALID", **kwargs)(x)
+    return nn.Dense(features, **kwargs)(flatten(x))
+
+
 def conv(
     features: int,
     kernel: int | tuple[int, int] = 3,

@@ -1,0 +1,139 @@
+"""Ground truth of object detection in memory, whatever file it came from, and the rules that boxes must obey.
+
+A reader reports every box that breaks a rule, with its file and place, and does with it what the rule says:
+
+  not finite                            skipped
+  no inside (x2 <= x1 or y2 <= y1)      skipped
+  no part inside the image              skipped
+  partly outside                        clipped; reported if more than a pixel is cut off
+  no class, or an unknown one           skipped
+  not four numbers                      skipped
+
+An image without boxes is a negative example; an image whose annotation cannot be read is left out and reported.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+
+from cnnjax.config import ConfigError
+from cnnjax.detection.results import Truth
+
+# Files round coordinates, so a box may end a fraction of a pixel beyond its image.
+TOLERANCE = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotatedImage:
+    path: str  # below the image folder, with forward slashes
+    width: int
+    height: int
+    truth: Truth  # boxes xyxy in pixels of the image, float64
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something wrong in an annotation file, and what was done about it."""
+
+    file: str
+    place: str  # "line 12", or "annotations[3]" in json
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, {self.place}: {self.text}" if self.place else f"{self.file}: {self.text}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    """A data set for detection. Class indices are positions in `classes`."""
+
+    folder: Path  # of the images
+    classes: tuple[str, ...]
+    images: tuple[AnnotatedImage, ...]
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def truths(self) -> list[Truth]:
+        return [image.truth for image in self.images]
+
+
+class ImageBuilder:
+    """Collects the objects of one image and applies the rules."""
+
+    def __init__(self, path: str, width: int, height: int, file: str, problems: list[Problem]):
+        if width <= 0 or height <= 0:
+            raise ValueError(f"image size {width}x{height}")
+        self._image = (path, width, height)
+        self._file, self._problems = file, problems
+        self._rows: list[tuple[list[float], int, bool, bool, float | None]] = []
+
+    def report(self, place: str, text: str) -> None:
+        self._problems.append(Problem(self._file, place, text))
+
+    def add(
+        self,
+        box: Sequence[float],
+        class_index: int,
+        place: str,
+        difficult: bool = False,
+        crowd: bool = False,
+        area: float | None = None,
+    ) -> None:
+        """One object: xyxy pixels; `area` if the file knows a better one than the box's."""
+        path, width, height = self._image
+        shown = "[" + ", ".join(f"{v:g}" for v in box) + "]"
+        x1, y1, x2, y2 = box
+        if not all(math.isfinite(v) for v in box):
+            return self.report(place, f"box {shown} is not finite: skipped")
+        if x2 <= x1 or y2 <= y1:
+            return self.report(place, f"box {shown} has no inside: skipped")
+        if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+            return self.report(place, f"box {shown} is outside the image of {width}x{height}: skipped")
+        inside = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
+        if max(abs(a - b) for a, b in zip(box, inside, strict=True)) > TOLERANCE:
+            self.report(place, f"box {shown} reaches out of the image of {width}x{height}: clipped")
+        self._rows.append((inside, class_index, difficult, crowd, area))
+
+    def build(self) -> AnnotatedImage:
+        boxes = np.array([row[0] for row in self._rows]).reshape(-1, 4)
+        own = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        given = [row[4] for row in self._rows]
+        truth = Truth(
+            boxes,
+            np.array([row[1] for row in self._rows], np.int64),
+            np.array([row[2] for row in self._rows], bool),
+            np.array([row[3] for row in self._rows], bool),
+            np.array([o if g is None else g for o, g in zip(own, given, strict=True)]),
+        )
+        return AnnotatedImage(*self._image, truth)
+
+
+def describe_problems(problems: Sequence[Problem], limit: int = 10) -> str:
+    """One line per problem, at most `limit` of them."""
+    lines = [str(problem) for problem in problems[:limit]]
+    if len(problems) > limit:
+        lines.append(f"... and {len(problems) - limit} more")
+    return "\n".join(lines)
+
+
+def inside_folder(path: str, file: str) -> str:
+    """The relative path in an annotation file, normalized; raises ConfigError if it leaves the image folder."""
+    posix = PurePosixPath(path.replace("\\", "/"))
+    if not path or posix.is_absolute() or PureWindowsPath(path).anchor or ".." in posix.parts or "\0" in path:
+        raise ConfigError(f"{file}: the image path {path!r} leads out of the image folder")
+    return str(posix)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; raises ConfigError if it is missing or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error

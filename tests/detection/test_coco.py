@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from cnnjax.detection.average_precision import voc_evaluate
+from cnnjax.detection.coco import coco_evaluate, coco_evaluate_files
+from cnnjax.detection.results import Detections, Truth
+
+# pycocotools 2.0.11 and faster-coco-eval 1.8.0 on the files of cocoapi.
+TABLES = {
+    "bbox": [.5045806987, .6969727247, .5729816670, .5856257209, .5193996948, .5013978986,
+             .3868127796, .5936795763, .5953529829, .6398109626, .5664205979, .5642905983],
+    "segm": [.3195452759, .5622883973, .2989265341, .3873740316, .3101827240, .3269339071,
+             .2682297226, .4154486811, .4168394992, .4694498622, .3767592267, .3814715100],
+}  # fmt: skip
+BOX = np.array([10.0, 10, 50, 50])
+FAR = BOX + 100
+
+
+def files(shared, kind):
+    truth = json.loads(shared("fixtures/instances_val2014_100.json").read_text())
+    results = json.loads(shared(f"fixtures/instances_val2014_fake{kind}100_results.json").read_text())
+    return truth, results
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_the_coco_table_from_files(shared, kind):
+    result = coco_evaluate_files(*files(shared, kind), kind)
+    assert_allclose(list(result.table().values()), TABLES[kind], atol=1e-9)
+    assert_allclose(np.nanmean(result.class_ap), result.ap, atol=1e-12)
+
+
+def test_the_coco_table_from_arrays(shared):
+    data, results = files(shared, "bbox")
+    classes = {c: i for i, c in enumerate(sorted(c["id"] for c in data["categories"]))}
+
+    def gather(rows, image):
+        rows = [r for r in rows if r["image_id"] == image]
+        boxes = np.array([r["bbox"] for r in rows]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return rows, boxes, [classes[r["category_id"]] for r in rows]
+
+    truths, detections = [], []
+    for image in sorted(i["id"] for i in data["images"]):
+        rows, boxes, labels = gather(data["annotations"], image)
+        truths.append(
+            Truth(boxes, labels, crowd=[r["iscrowd"] for r in rows], area=[r["area"] for r in rows])
+        )
+        rows, boxes, labels = gather(results, image)
+        detections.append(Detections(boxes, [r["score"] for r in rows], labels))
+    result = coco_evaluate(truths, detections, len(classes))
+    assert_allclose(list(result.table().values()), TABLES["bbox"], atol=1e-6)
+    assert result.precision.shape == (10, 101, 80)
+
+
+def evaluate(truth, pairs, **kwargs):
+    boxes, scores = np.array([b for b, _ in pairs]).reshape(-1, 4), [s for _, s in pairs]
+    return coco_evaluate([truth], [Detections(boxes, scores, [0] * len(scores))], 1, **kwargs)
+
+
+def test_two_of_three_objects_found():
+    truth = Truth(np.array([BOX, FAR, FAR + 100]), [0, 0, 0])
+    assert_allclose(evaluate(truth, [(BOX, 0.9), (FAR, 0.8)]).ap, 67 / 101)
+
+
+def test_perfect_detections_are_perfect_whatever_the_first_id():
+    boxes = np.stack([BOX, FAR, FAR + 100, FAR + 200])
+    result = coco_evaluate([Truth(boxes, [0] * 4)], [Detections(boxes, [0.9, 0.8, 0.7, 0.6], [0] * 4)], 1)
+    assert_allclose(result.ap, 1)
+    rows = [
+        {
+            "id": i,
+            "image_id": 0,
+            "category_id": 0,
+            "bbox": [*b[:2], *(b[2:] - b[:2])],
+            "area": 1600,
+            "iscrowd": 0,
+        }
+        for i, b in enumerate(boxes)
+    ]
+    results = [{**row, "score": 0.9 - i / 10} for i, row in enumerate(rows)]
+    data = {"images": [{"id": 0}], "categories": [{"id": 0, "name": "thing"}], "annotations": rows}
+    assert_allclose(coco_evaluate_files(data, results).ap, 1)
+    assert coco_evaluate_files(data, []).ap == 0
+
+
+@pytest.mark.parametrize("how", ["crowd", "difficult"])
+def test_detections_inside_an_ignored_region_are_ignored(how):
+    boxes = np.array([BOX, [200.0, 200, 400, 400]])
+    inside = [((boxes[1] + [i, 0, i, 0]), 0.95 - i / 100) for i in range(3)]
+    result = evaluate(Truth(boxes, [0, 0], **{how: [False, True]}), [(BOX, 0.5), *inside])
+    # The crowd rule divides by the detection's area: all three lie almost inside.
+    assert_allclose(result.ap50, 1)
+    assert evaluate(Truth(boxes, [0, 0]), [(BOX, 0.5), *inside]).ap50 < 0.9
+
+
+def test_one_higher_false_positive_halves_precision():
+    assert_allclose(evaluate(Truth(BOX, [0]), [(FAR, 0.9), (BOX, 0.8)]).ap, 0.5)
+
+
+def test_another_limit_of_detections_is_not_minus_one():
+    assert_allclose(evaluate(Truth(BOX, [0]), [(BOX, 0.9)], max_detections=50).ap, 1)
+
+
+def test_undefined_is_nan_and_nothing_found_is_zero():
+    result = coco_evaluate([Truth(BOX, [1])], [Detections(np.zeros((0, 4)), [], [])], 2)
+    assert result.ap == 0 and np.isnan(result.class_ap[0]) and result.class_ap[1] == 0
+    assert np.isnan(result.ap_small) and result.ap_medium == 0
+    assert np.isnan(
+        coco_evaluate([Truth(np.zeros((0, 4)), [])], [Detections(np.zeros((0, 4)), [], [])], 2).ap
+    )
+
+
+def test_coco_takes_a_free_object_where_voc_does_not():
+    near = BOX + [4, 0, 4, 0]
+    truth = Truth(np.array([BOX, near]), [0, 0])
+    said = Detections(np.array([BOX, BOX + [1, 0, 1, 0]]), [0.9, 0.8], [0, 0])
+    assert_allclose(coco_evaluate([truth], [said], 1).ap50, 1)
+    assert_allclose(voc_evaluate([truth], [said], 1).mean, 0.5)
