@@ -191,6 +191,12 @@ class Address:
         return self.layer + channel + ("" if self.position is None else "@{},{}".format(*self.position))
 
 
+@functools.partial(jax.jit, static_argnames="layer")
+def activations(network: Network, images: Array, layer: str) -> Array:
+    """One stage of a network on pictures [N, H, W, C] in [0, 1], compiled."""
+    return network.stages(images)[layer]
+
+
 def _suggest(name: str, known: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     listed = ", ".join(known[:60]) + (f", ... ({len(known)} in all)" if len(known) > 60 else "")
