@@ -1,0 +1,217 @@
+"""Feature visualization by optimization (Olah et al. 2017): parameters -> picture -> views -> model -> objective."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from cnnjax.config import ConfigError
+from cnnjax.visualization.network import IMAGE, Network
+from cnnjax.visualization.objectives import Objective, parse, stack
+from cnnjax.visualization.parameterizations import Fourier, Parameterization
+from cnnjax.visualization.relu_rules import redirected
+from cnnjax.visualization.transforms import STANDARD, Transform
+
+ADAM = optax.adam(0.05)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendering:
+    """A picture on its way from noise.
+
+    frames: after so many updates, [N, H, W, C] floats in [0, 1]; 0 is the start.
+    values: the objective of each frame, without transformations.
+    transparency: [N, H, W], the gradient's size summed over all steps: what the objective cared about.
+    alive: whether any gradient reached the picture; if not, it is still noise.
+    """
+
+    frames: dict[int, np.ndarray]
+    values: dict[int, float]
+    transparency: np.ndarray
+    alive: bool
+
+    @property
+    def images(self) -> np.ndarray:
+        """The last frame, [N, H, W, C]."""
+        return self.frames[max(self.frames)]
+
+
+class _State(NamedTuple):
+    parameters: Any
+    optimizer: Any
+    transparency: Array
+
+
+def render(network: Network, objective: Objective | str, **options: Any) -> Rendering:
+    """A picture that makes one objective large; see render_each."""
+    return render_each(network, [objective], **options)[0]
+
+
+def render_each(
+    network: Network,
+    objectives: Sequence[Objective | str],
+    *,
+    key: Array,
+    steps: Sequence[int] = (512,),
+    parameterization: Parameterization | None = None,
+    transform: Transform = STANDARD,
+    optimizer: optax.GradientTransformation = ADAM,
+    batch: int = 1,
+    start: Array | None = None,
+    redirect: bool = True,
+    chunk: int = 16,
+) -> list[Rendering]:
+    """One picture for each of several objectives of one form, such as the channels of a layer.
+
+    They are optimized by one compiled program, `chunk` at a time, each as if it were alone: all start from the same
+    noise and see the same transformations. The result is a function of the arguments.
+
+    objectives: as objects, or as addresses such as "conv2:3".
+    steps: numbers of updates after which a frame is kept; 0 keeps the start.
+    parameterization: of [N, H, W, C] pictures; Fourier of the network's image shape by default.
+    batch: pictures that share an objective, for those that compare pictures.
+    start: parameters to start from, as `parameterization.init` or `encode` gives them.
+    redirect: let gradients pass dead ReLUs in the first steps, where the model's ReLUs can be replaced.
+
+    Raises ConfigError for layers, channels or sizes that the network does not have.
+    """
+    if not steps or min(steps) < 0:
+        raise ConfigError(f"steps={tuple(steps)}: give one or more numbers of updates, 0 or more")
+    parsed = [(parse(network, o) if isinstance(o, str) else o).check(network) for o in objectives]
+    parameterization = parameterization or Fourier(network.image_shape)
+    replaced, missed = network.relus()
+    settings = _Options(transform, optimizer, max(steps), redirect and replaced > 0 and missed == 0)
+    start_key, key = jax.random.split(key)
+    if start is None:
+        start = parameterization.init(start_key, batch)
+    renderings: list[Rendering] = []
+    size = min(chunk, len(parsed))
+    for first in range(0, len(parsed), size):
+        group = parsed[first : first + size]
+        padded = group + [group[-1]] * (size - len(group))  # one shape, one program
+        done = _optimize(network, stack(padded), size, parameterization, settings, start, key, steps)
+        renderings += done[: len(group)]
+    return renderings
+
+
+class _Options(NamedTuple):
+    """What is compiled into the program."""
+
+    transform: Transform
+    optimizer: optax.GradientTransformation
+    total: int
+    redirect: bool
+
+
+class _Frame(NamedTuple):
+    steps: int
+    images: np.ndarray
+    values: np.ndarray
+
+
+def _optimize(
+    network: Network,
+    objectives: Objective,
+    count: int,
+    parameterization: Parameterization,
+    options: _Options,
+    start: Any,
+    key: Array,
+    steps: Sequence[int],
+) -> list[Rendering]:
+    objectives = _spread(objectives)
+    state = _begin(parameterization, options, start, count)
+    frames = []
+    done = 0
+    for target in sorted(set(steps)):
+        if jax.default_backend() == "cpu":  # a loop inside the program would slow convolutions down
+            for step in range(done, target):
+                state = _update(network, objectives, parameterization, options, key, state, jnp.int32(step))
+        elif target > done:
+            state = _advance(network, objectives, parameterization, options, key, state, done, target)
+        done = target
+        images, values = jax.device_get(_look(network, objectives, parameterization, state))
+        frames.append(_Frame(done, images, values))
+    transparency = jax.device_get(state.transparency)
+    return [
+        Rendering(
+            frames={frame.steps: frame.images[i] for frame in frames},
+            values={frame.steps: float(frame.values[i]) for frame in frames},
+            transparency=transparency[i],
+            alive=done == 0 or bool(np.any(transparency[i] > 0)),
+        )
+        for i in range(count)
+    ]
+
+
+def _spread(objectives: Any) -> Any:
+    """Over all local devices, if their number divides that of the objectives; nothing is exchanged between them."""
+    devices = jax.local_devices()
+    count = jax.tree.leaves(objectives)[0].shape[0] if jax.tree.leaves(objectives) else 1
+    if len(devices) == 1 or count % len(devices):
+        return objectives
+    mesh = jax.make_mesh((len(devices),), ("objective",), (jax.sharding.AxisType.Auto,), devices=devices)
+    return jax.device_put(objectives, jax.NamedSharding(mesh, jax.P("objective")))
+
+
+@functools.partial(jax.jit, static_argnames=("options", "count"))
+def _begin(parameterization: Parameterization, options: _Options, start: Any, count: int) -> _State:
+    shape = jax.eval_shape(parameterization.image, start).shape
+    state = _State(start, options.optimizer.init(start), jnp.zeros(shape[:3]))
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), state)
+
+
+def _step(
+    network: Network,
+    objective: Objective,
+    parameterization: Parameterization,
+    options: _Options,
+    key: Array,
+    state: _State,
+    step: Array,
+) -> _State:
+    """One update of the picture of one objective."""
+    if options.redirect:
+        network = network.replace_act(functools.partial(redirected, step=step))
+
+    def loss(images: Array) -> Array:
+        progress = step.astype(jnp.float32) / options.total
+        views = options.transform(jax.random.fold_in(key, step), images, progress)
+        return -objective({**network.stages(views), IMAGE: images})
+
+    images, pull_back = jax.vjp(parameterization.image, state.parameters)
+    slope = jax.grad(loss)(images)
+    (gradient,) = pull_back(slope)
+    updates, optimizer = options.optimizer.update(gradient, state.optimizer, state.parameters)
+    transparency = state.transparency + jnp.mean(jnp.abs(slope), axis=-1)
+    return _State(optax.apply_updates(state.parameters, updates), optimizer, transparency)
+
+
+@functools.partial(jax.jit, static_argnames="options", donate_argnames="state")
+def _update(network, objectives, parameterization, options, key, state, step):  # type: ignore[no-untyped-def]
+    return jax.vmap(_step, in_axes=(None, 0, None, None, None, 0, None))(
+        network, objectives, parameterization, options, key, state, step
+    )
+
+
+@functools.partial(jax.jit, static_argnames="options", donate_argnames="state")
+def _advance(network, objectives, parameterization, options, key, state, first, last):  # type: ignore[no-untyped-def]
+    def body(step: Array, state: _State) -> _State:
+        return _update(network, objectives, parameterization, options, key, state, step)
+
+    return jax.lax.fori_loop(first, last, body, state)
+
+
+@jax.jit
+def _look(network, objectives, parameterization, state):  # type: ignore[no-untyped-def]
+    def look(objective: Objective, parameters: Any) -> tuple[Array, Array]:
+        images = parameterization.image(parameters)
+        return images, objective(network.stages(images))
+
+    return jax.vmap(look)(objectives, state.parameters)
