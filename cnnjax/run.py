@@ -18,6 +18,7 @@ from cnnjax.config import RESUMABLE, ConfigError, Experiment
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.sources import load
 from cnnjax.data.statistics import channel_stats
+from cnnjax.detection.anchors import kmeans_anchors
 from cnnjax.evaluate import Evaluation, Evaluator
 from cnnjax.logs import MetricsLog, Progress
 from cnnjax.train import (
@@ -54,12 +55,12 @@ def train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, co
 def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, command: str) -> Evaluation:
     dataset = load(experiment.data, data_dir)
     experiment = with_statistics(experiment, dataset)
+    image_shape = dataset.train["image"].shape[1:]
     if workdir.has_run():
         _refuse_another_experiment(workdir, experiment)
     num_steps = config.total_steps(experiment.train, len(dataset.train["image"]), experiment.data.batch_size)
-    recipe = make_recipe(experiment, dataset.classes, num_steps)
+    recipe = make_recipe(experiment, dataset.classes, image_shape, num_steps)
     mesh = sharding.make_mesh(experiment.data.batch_size, experiment.train.data_parallel)
-    image_shape = dataset.train["image"].shape[1:]
     metadata = {
         "experiment": dataclasses.asdict(experiment),
         "classes": list(dataset.classes),
@@ -88,9 +89,8 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
         def on_metrics(step: int, metrics: dict[str, float]) -> None:
             rate = clock.lap(step) * experiment.data.batch_size * experiment.train.seeds
             log.write(step, "train", {**metrics, "images_per_second": rate, "seconds": clock.seconds})
-            progress.update(
-                step, loss=metrics["loss"], **{recipe.task.headline: metrics[recipe.task.headline]}
-            )
+            shown = {name: metrics[name] for name in ("loss", recipe.task.headline) if name in metrics}
+            progress.update(step, **shown)
 
         def on_evaluate(step: int, state: TrainState) -> float:
             evaluations[:] = [evaluator(state.variables)]
@@ -164,8 +164,8 @@ def restore(workdir: Workdir, checkpoint: str = "last") -> Restored:
             step = int(checkpoint)
         about = store.describe(steps[-1] if step is None else step)
         experiment = config.from_dict(about["experiment"])
-        recipe = make_recipe(experiment, tuple(about["classes"]), num_steps=1)
         shape = tuple(about["image_shape"])
+        recipe = make_recipe(experiment, tuple(about["classes"]), shape, num_steps=1)
         mesh = sharding.make_mesh(1, data_parallel=False)
         abstract = _abstract_state(recipe, experiment, shape, mesh)
         newest = store.restore_newest(abstract) if step is None else None
@@ -187,12 +187,23 @@ def evaluate_run(
 
 
 def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:
-    """Fills data.mean and data.std from the training split where the experiment leaves them empty."""
-    if experiment.data.mean and experiment.data.std:
-        return experiment
-    mean, std = channel_stats(dataset.train["image"])
-    std = tuple(value or 1.0 for value in std)  # a constant channel
-    return config.replace(experiment, {"data.mean": mean, "data.std": std})
+    """Fills from the training split what the experiment leaves empty: data.mean and data.std, and anchors."""
+    changes: dict[str, Any] = {}
+    if not (experiment.data.mean and experiment.data.std):
+        mean, std = channel_stats(dataset.train["image"])
+        changes |= {
+            "data.mean": mean,
+            "data.std": tuple(value or 1.0 for value in std),
+        }  # 0: a constant channel
+    detection = experiment.detection
+    if detection.form == "anchors" and not detection.anchors and "boxes" in dataset.train:
+        boxes = dataset.train["boxes"][dataset.train["valid"]]
+        try:
+            anchors = kmeans_anchors(boxes[:, 2:] - boxes[:, :2], detection.num_anchors)
+        except ValueError as error:
+            raise ConfigError(f"detection.num_anchors={detection.num_anchors}: {error}") from error
+        changes["detection.anchors"] = tuple(side for anchor in anchors for side in anchor)
+    return config.replace(experiment, changes)
 
 
 def describe_metrics(evaluation: Evaluation) -> str:

@@ -5,10 +5,28 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import archives, embedded, folders, images, prepared, tfds_builder, tfds_download
+from cnnjax.data import (
+    archives,
+    detection_sources,
+    embedded,
+    folders,
+    images,
+    prepared,
+    tfds_builder,
+    tfds_download,
+)
 from cnnjax.data.dataset import Dataset, first, hold_out
 
-OWN_NAMES = ("digits", "synthetic", "folder:PATH")
+OWN_NAMES = (
+    "digits",
+    "synthetic",
+    "folder:PATH",
+    "shapes",
+    "digit_scenes",
+    "voc:PATH",
+    "coco:PATH",
+    "yolo:PATH",
+)
 MNIST_LIKE = ("mnist", "fashion_mnist", "kmnist")
 CIFAR = ("cifar10", "cifar100")
 
@@ -31,6 +49,10 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
         dataset = _arrays(embedded.digits(), data)
     elif data.name == "synthetic":
         dataset = first(embedded.synthetic(data.image_size), data.limit)
+    elif data.name in detection_sources.SCENES:
+        dataset = detection_sources.read_scenes(data)
+    elif data.name.partition(":")[0] in detection_sources.LAYOUTS and data.name.partition(":")[2]:
+        dataset = detection_sources.read_annotated(data)
     elif data.name.startswith("folder:") and len(data.name) > len("folder:"):
         dataset = folders.read(Path(data.name.removeprefix("folder:")).expanduser(), data)
     else:

@@ -13,6 +13,7 @@ from cnnjax.models.airbench import Airbench
 from cnnjax.models.alexnet import AlexNet, AlexNetOneTower, ZFNet
 from cnnjax.models.allconv import AllCNN, NetworkInNetwork
 from cnnjax.models.classic import (
+    LOCALIZER,
     MLP,
     MNIST_CNN,
     TOY_CNN,
@@ -48,6 +49,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     "toy_cnn": partial(ConvNet, convs=TOY_CNN),
     "worked_example": partial(ConvNet, convs=WORKED_EXAMPLE),
     "mnist_cnn": partial(ConvNet, convs=MNIST_CNN, hidden=(256,)),
+    "localizer": partial(ConvNet, convs=LOCALIZER, hidden=(256,)),
     "sliding_window": SlidingWindow,
     "one_layer_full": partial(OneHiddenLayer, connections="full"),
     "one_layer_local": partial(OneHiddenLayer, connections="local"),
