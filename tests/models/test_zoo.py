@@ -146,6 +146,7 @@ PUBLISHED = {
 LONG_TO_TRACE = {"densenet264", "densenet100_12", "densenet_bc250_24", "densenet_bc190_40"}
 TESTED_ELSEWHERE = {
     "softmax_regression", "mlp", "local", "lenet5", "two_stage", "toy_cnn", "worked_example", "mnist_cnn",
+    "sliding_window", "airbench94", "airbench95", "airbench96",
 }  # fmt: skip
 
 # The smallest images that pass through: small enough for gradients on any machine.

@@ -1,0 +1,118 @@
+"""Reads the formats of published weights into named numpy arrays. No reader runs code that a file contains."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from cnnjax.config import ConfigError
+
+TORCH, KERAS, CAFFE = "torch", "keras", "caffe"
+FORMATS = {
+    ".safetensors": TORCH, ".pth": TORCH, ".pt": TORCH, ".th": TORCH, ".bin": TORCH, ".h5": KERAS, ".npz": CAFFE,
+}  # fmt: skip
+
+Tensors = dict[str, np.ndarray]
+
+
+def convention(path: str | os.PathLike) -> str:
+    """Whose names and memory layout a file has, by its ending: "torch", "keras" or "caffe".
+
+    Raises ConfigError for an unknown ending.
+    """
+    suffix = Path(path).suffix
+    if suffix not in FORMATS:
+        raise ConfigError(f"{path}: weights are read from files ending in {', '.join(FORMATS)}")
+    return FORMATS[suffix]
+
+
+def read_tensors(path: str | os.PathLike) -> Tensors:
+    """All tensors of a file as float32, by name.
+
+    safetensors; torch checkpoints (needs torch, which is told to refuse anything but tensors); Keras .h5 (needs
+    h5py), named layer.leaf; .npz without pickled objects. A checkpoint's {"state_dict": ...} and the prefix
+    "module." of parallel training are taken off. Raises ConfigError if the file cannot be read or holds
+    something else.
+    """
+    path = Path(path)
+    kind = convention(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file of weights")
+    if path.suffix == ".safetensors":
+        tensors = _read_safetensors(path)
+    elif path.suffix == ".npz":
+        tensors = _read_npz(path)
+    else:
+        tensors = _read_keras(path) if kind == KERAS else _read_torch(path)
+    return {name.removeprefix("module."): np.asarray(value, np.float32) for name, value in tensors.items()}
+
+
+def _read_safetensors(path: Path) -> Tensors:
+    import ml_dtypes  # noqa: F401  (numpy knows bfloat16 through it)
+    import safetensors
+    import safetensors.numpy
+
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ConfigError(f"{path}: not a safetensors file ({_first_line(error)})") from error
+
+
+def _read_npz(path: Path) -> Tensors:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile, zlib and numpy each have their own
+        raise ConfigError(f"{path}: not an npz file of plain arrays ({_first_line(error)})") from error
+
+
+def _read_torch(path: Path) -> Tensors:
+    try:
+        import torch
+    except ImportError as error:
+        raise ConfigError(
+            f"{path}: reading {path.suffix} needs torch; install it, or convert the file to .safetensors"
+        ) from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, ...: torch has no common base
+        raise ConfigError(
+            f"{path}: torch refuses to read it as plain weights ({_first_line(error)})"
+        ) from error
+    for wrapper in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise ConfigError(f"{path}: holds no state dict, that is a table from names to tensors")
+    return {name: value.detach().float().numpy() for name, value in content.items()}
+
+
+def _read_keras(path: Path) -> Tensors:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ConfigError(f"{path}: reading .h5 needs h5py: pip install h5py") from error
+    tensors: Tensors = {}
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            layer, *_, leaf = name.split("/")
+            tensors[f"{layer}.{_keras_leaf(leaf, layer)}"] = item[()]
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.get("model_weights", file).visititems(visit)
+    except OSError as error:
+        raise ConfigError(f"{path}: not an HDF5 file ({_first_line(error)})") from error
+    return tensors
+
+
+def _keras_leaf(leaf: str, layer: str) -> str:
+    """The old "block1_conv1_W_1:0" and the newer "kernel:0" are both "kernel"."""
+    leaf = re.sub(r"(_\d+)?:0$", "", leaf.removeprefix(f"{layer}_"))
+    return {"W": "kernel", "b": "bias"}.get(leaf, leaf)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
