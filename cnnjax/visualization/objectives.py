@@ -69,8 +69,8 @@ class Objective:
         sign = {_add: " + ", _multiply: " * "}.get(self.function)
         if sign:
             return f"({sign.join(str(operand) for operand in self.operands)})"
-        operands = (str(o) if jnp.ndim(o) == 0 else f"[{jnp.size(o)}]" for o in self.operands)
-        return f"{self.function.__name__.strip('_')}({', '.join((*self.layers, *operands))})"
+        shown = (f"array{o.shape}" if getattr(o, "shape", ()) else str(o) for o in self.operands if o is not None)
+        return f"{self.function.__name__.strip('_')}({', '.join((*self.layers, *shown))})"
 
     def check(self, network: Network) -> "Objective":
         """Returns itself; raises ConfigError if the network lacks a layer, channel or position it names."""
@@ -119,7 +119,7 @@ def layer(layer: str) -> Objective:
 
 def direction(layer: str, vector: Array, power: float = 0.0) -> Objective:
     """Mean over batch and positions of <a, v> max(0.1, cos(a, v))^power. vector: [C]."""
-    return Objective(_direction, (layer,), (jnp.asarray(vector, jnp.float32), power))
+    return Objective(_direction, (layer,), (jnp.asarray(vector, jnp.float32), float(power)))
 
 
 def class_logit(index: int) -> Objective:
@@ -185,8 +185,8 @@ def _strong(leaf: Any) -> Array:
     )
 
 
-def _value(operand: Any, stages: Stages) -> Any:
-    return operand(stages) if isinstance(operand, Objective) else operand
+def _value(operand: Operand, stages: Stages) -> Array:
+    return operand(stages) if isinstance(operand, Objective) else jnp.asarray(operand, jnp.float32)
 
 
 def _add(stages: Stages, a: Operand, b: Operand) -> Array:
