@@ -13,5 +13,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         cifar10.cifar10_resnet20,
         detection.digits_localization,
         detection.scenes_grid,
+        detection.bccd_grid,
+        detection.coco128_overfit,
     )
 }

@@ -13,7 +13,6 @@ from cnnjax.models.airbench import Airbench
 from cnnjax.models.alexnet import AlexNet, AlexNetOneTower, ZFNet
 from cnnjax.models.allconv import AllCNN, NetworkInNetwork
 from cnnjax.models.classic import (
-    LOCALIZER,
     MLP,
     MNIST_CNN,
     TOY_CNN,
@@ -27,7 +26,7 @@ from cnnjax.models.connectivity import OneHiddenLayer
 from cnnjax.models.densenet import DenseNet, cifar_densenet
 from cnnjax.models.dropconnect import DropConnectCNN, DropConnectLocal, DropConnectMLP
 from cnnjax.models.googlenet import GoogLeNet
-from cnnjax.models.grid import GridNet, SlidingWindow, YoloV1
+from cnnjax.models.grid import GridNet, Localizer, SlidingWindow, YoloV1
 from cnnjax.models.layers import batch_norm
 from cnnjax.models.mcdnn import Column
 from cnnjax.models.preact_resnet import PreActResNet, cifar_preact_resnet
@@ -49,7 +48,6 @@ MODELS: dict[str, Callable[..., Model]] = {
     "toy_cnn": partial(ConvNet, convs=TOY_CNN),
     "worked_example": partial(ConvNet, convs=WORKED_EXAMPLE),
     "mnist_cnn": partial(ConvNet, convs=MNIST_CNN, hidden=(256,)),
-    "localizer": partial(ConvNet, convs=LOCALIZER, hidden=(256,)),
     "sliding_window": SlidingWindow,
     "one_layer_full": partial(OneHiddenLayer, connections="full"),
     "one_layer_local": partial(OneHiddenLayer, connections="local"),
@@ -120,6 +118,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     # Grid detectors, by the pixels per cell, and YOLOv1
     "grid8": partial(GridNet, widths=(16, 32, 64), blocks=(0, 1, 2)),
     "grid16": GridNet,
+    "localizer": Localizer,
     "grid32": partial(GridNet, widths=(16, 32, 64, 128, 256), blocks=(0, 1, 2, 2, 1)),
     "yolov1": YoloV1,
     # Pre-activation ResNets and wide ResNets

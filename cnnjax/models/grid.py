@@ -77,6 +77,22 @@ class GridNet(nn.Module):
         return self.act(batch_norm(train, dtype=self.dtype, name=f"{name}_norm")(layer(x)))
 
 
+class Localizer(nn.Module):
+    """The trunk of `GridNet` and fully connected layers on its map: one vector for the whole image."""
+
+    num_outputs: int = 9
+    features: int = 32
+    act: Activation = leaky_relu
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        x = GridNet(self.features, act=self.act, dtype=self.dtype, name="trunk")(x, train)
+        x = nn.Dense(128, dtype=self.dtype, name="fc1")(flatten(self.act(x)))
+        x = stage(self, "fc1_act", self.act(x))
+        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+
+
 class YoloV1(nn.Module):
     """YOLO (Redmon et al. 2016, figure 3): 448x448x3 -> 7x7x30. 24 convolutions, 2 fully connected layers, no
     batch norm, dropout of 0.5 between the latter. 271,703,550 parameters.

@@ -69,7 +69,9 @@ class Objective:
         sign = {_add: " + ", _multiply: " * "}.get(self.function)
         if sign:
             return f"({sign.join(str(operand) for operand in self.operands)})"
-        shown = (f"array{o.shape}" if getattr(o, "shape", ()) else str(o) for o in self.operands if o is not None)
+        shown = (
+            f"array{o.shape}" if getattr(o, "shape", ()) else str(o) for o in self.operands if o is not None
+        )
         return f"{self.function.__name__.strip('_')}({', '.join((*self.layers, *shown))})"
 
     def check(self, network: Network) -> "Objective":
