@@ -88,15 +88,27 @@ def error_kinds(shares: Mapping[str, float]) -> Picture:
     return Picture("error_kinds", "What the detections are", caption, figure)
 
 
-def draw_boxes(
-    image: np.ndarray, boxes: np.ndarray, labels: Sequence[str], colours: Sequence[str]
-) -> np.ndarray:
-    """A copy of the image, uint8 [H, W, C], enlarged if small, with boxes [n, 4] xyxy and labels drawn in."""
+@dataclasses.dataclass(frozen=True)
+class Boxes:
+    """What to draw: boxes [n, 4] xyxy pixels, with a label (or "") and a colour each."""
+
+    boxes: np.ndarray
+    labels: Sequence[str]
+    colours: Sequence[str]
+
+    def __add__(self, other: "Boxes") -> "Boxes":
+        boxes = np.concatenate([self.boxes.reshape(-1, 4), other.boxes.reshape(-1, 4)])
+        return Boxes(boxes, [*self.labels, *other.labels], [*self.colours, *other.colours])
+
+
+def draw_boxes(image: np.ndarray, boxes: Boxes) -> np.ndarray:
+    """A copy of the image, uint8 [H, W, C], enlarged if small, with the boxes drawn in."""
     zoom = max(1, round(320 / max(image.shape[:2])))
     picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).convert("RGB")
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
-    for box, label, colour in zip(np.asarray(boxes, np.float64) * zoom, labels, colours, strict=True):
+    scaled = boxes.boxes.astype(np.float64) * zoom
+    for box, label, colour in zip(scaled, boxes.labels, boxes.colours, strict=True):
         x0, y0, x1, y1 = box.tolist()
         draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=2)
         if label:
@@ -118,8 +130,9 @@ def image_grid(
     columns = min(columns, max(1, len(images)))
     rows = max(1, -(-len(images) // columns))
     width = 12.8 / max(columns, 4)
+    lines = max((label.count("\n") + 1 for label in labels), default=1)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(width * columns, (width + 0.45) * rows), squeeze=False
+        rows, columns, figsize=(width * columns, (width + 0.1 + 0.16 * lines) * rows), squeeze=False
     )
     for axis in axes.flat:
         axis.axis("off")

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import Mesh
 
 from cnnjax import config, platform, report, results, sharding
@@ -32,6 +33,8 @@ from cnnjax.train import (
     train,
 )
 from cnnjax.workdir import Workdir
+
+_LOOKED_AT = 5000  # training images that may determine initial weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +75,7 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
     )
     store = CheckpointStore(workdir.checkpoints, experiment.train.keep_last, experiment.train.keep_best)
     with store, _stop_on_signal() as stopped:
-        start, state = _resume_or_init(store, recipe, experiment, image_shape, mesh)
+        start, state = _resume_or_init(store, recipe, experiment, dataset, mesh)
         if start > num_steps:
             raise ConfigError(
                 f"workdir {workdir.path} has {start:,} steps; the experiment asks for {num_steps:,}"
@@ -232,26 +235,29 @@ def _refuse_another_experiment(workdir: Workdir, experiment: Experiment) -> None
 
 
 def _resume_or_init(
-    store: CheckpointStore, recipe: Recipe, experiment: Experiment, image_shape: tuple[int, ...], mesh: Mesh
+    store: CheckpointStore, recipe: Recipe, experiment: Experiment, dataset: Dataset, mesh: Mesh
 ) -> tuple[int, TrainState]:
+    image_shape = dataset.train["image"].shape[1:]
     found = store.restore_newest(_abstract_state(recipe, experiment, image_shape, mesh))
     if found:
         return found
-    # Runs once, and its many small random draws are slow to optimize: on CPU three times the compile time of a step.
+    # Runs once, and its many random draws are slow to optimize: on CPU longer than a training step is.
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     init = jax.jit(
         functools.partial(_init, recipe, image_shape),
         out_shardings=sharding.replicated(mesh),
         compiler_options=quick if jax.default_backend() == "cpu" else None,
     )
-    return 0, init(_seeds(experiment))
+    return 0, init(_seeds(experiment), dataset.train["image"][:_LOOKED_AT])
 
 
-def _init(recipe: Recipe, image_shape: tuple[int, ...], seeds: jax.Array) -> TrainState:
-    return for_each_seed(lambda seed: init_state(recipe, image_shape, seed), seeds)
+def _init(
+    recipe: Recipe, image_shape: tuple[int, ...], seeds: Array, images: Array | None = None
+) -> TrainState:
+    return for_each_seed(lambda seed: init_state(recipe, image_shape, seed, images), seeds)
 
 
-def _seeds(experiment: Experiment) -> jax.Array:
+def _seeds(experiment: Experiment) -> Array:
     return jnp.arange(experiment.train.seeds, dtype=jnp.int32) + experiment.train.seed
 
 

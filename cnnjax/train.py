@@ -84,9 +84,16 @@ def normalize(images: Array, data: config.Data) -> Array:
     return (x - mean) / std
 
 
-def init_state(recipe: Recipe, image_shape: tuple[int, ...], seed: Array) -> TrainState:
-    """A fresh state; pure, so `jax.eval_shape` of it costs nothing."""
+def init_state(
+    recipe: Recipe, image_shape: tuple[int, ...], seed: Array, images: Array | None = None
+) -> TrainState:
+    """A fresh state; pure, so `jax.eval_shape` of it costs nothing.
+
+    `images`, uint8 [N, H, W, C] of the training split, are looked at by models that begin with their statistics.
+    """
     variables = recipe.model.init(stream(seed, INIT), jnp.zeros((1, *image_shape), jnp.float32))
+    if images is not None and hasattr(recipe.model, "initialize_from"):
+        variables = recipe.model.initialize_from(variables, normalize(images, recipe.data))
     params = variables.pop("params")
     return TrainState(
         step=jnp.zeros((), jnp.int32),

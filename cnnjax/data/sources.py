@@ -60,6 +60,16 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
     return hold_out(dataset, data.validation) if data.validation else dataset
 
 
+def class_names(data: Data, data_dir: str | None, count: int) -> tuple[str, ...]:
+    """The names of the classes that `data` would have, without reading it; numbers where they are not known."""
+    if data.name not in ("digits", "synthetic", *detection_sources.SCENES) and ":" not in data.name:
+        builder = tfds_builder.builder(data.name, tfds_builder.data_folder(data_dir), OWN_NAMES)
+        names = getattr((builder.info.features or {}).get("label"), "names", None) or ()
+        if len(names) == count:
+            return tuple(names)
+    return tuple(map(str, range(count)))
+
+
 def _tfds(data: Data, data_dir: Path) -> Dataset:
     builder = tfds_builder.builder(data.name, data_dir, OWN_NAMES)
     if prepared.is_prepared(builder):

@@ -95,4 +95,7 @@ class Classification:
         return {"class": top[0]["class"], "top": top}
 
     def draw(self, image: np.ndarray, name: str, record: Mapping[str, Any]) -> tuple[np.ndarray, str]:
-        return image, f"{name[:18]}\n{record['class']}  {100 * record['top'][0]['probability']:.0f} %"
+        # With many classes the right one is often among the next few.
+        shown = record["top"][: 5 if self.num_outputs > 100 else 1]
+        lines = [f"{100 * entry['probability']:.0f} % {entry['class'][:22]}" for entry in shown]
+        return image, "\n".join([name[:24], *lines])

@@ -22,7 +22,7 @@ from cnnjax.models import create_model
 from cnnjax.tasks.task import Batch
 
 if TYPE_CHECKING:
-    from cnnjax.pictures import Picture
+    from cnnjax.pictures import Boxes, Picture
 
 SHOWN_SCORE = (
     0.3  # what pictures and predictions show; average precision looks at everything above score_threshold
@@ -128,9 +128,9 @@ class GridDetection:
                 {name: values[i] for name, values in predictions.items()}, truth["image"][i].shape
             )
             boxes = truths[i].boxes
-            image = pictures.draw_boxes(truth["image"][i], boxes, [""] * len(boxes), ["white"] * len(boxes))
-            drawn, _ = self.draw(image, "", record)
-            images.append(drawn)
+            drawn = self._drawing(record)
+            drawn = pictures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
+            images.append(pictures.draw_boxes(truth["image"][i], drawn))
             texts.append(f"{len(boxes)} objects, {len(record['detections'])} found")
         caption = f"White: real boxes. Colour: boxes found with a score above {SHOWN_SCORE}."
         return [
@@ -166,12 +166,16 @@ class GridDetection:
     def draw(self, image: np.ndarray, name: str, record: Mapping[str, Any]) -> tuple[np.ndarray, str]:
         from cnnjax import pictures
 
+        return pictures.draw_boxes(image, self._drawing(record)), f"{name}\n{len(record['detections'])} found"
+
+    def _drawing(self, record: Mapping[str, Any]) -> "Boxes":
+        from cnnjax import pictures
+
         found = record["detections"]
         boxes = np.array([d["bbox"] for d in found], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = [f"{d['category']} {100 * d['score']:.0f}" for d in found]
-        colours = [COLOURS[d["category_id"] % len(COLOURS)] for d in found]
-        return pictures.draw_boxes(image, boxes, labels, colours), f"{name}\n{len(found)} found"
+        return pictures.Boxes(boxes, labels, [COLOURS[d["category_id"] % len(COLOURS)] for d in found])
 
 
 def _truths(truth: Mapping[str, np.ndarray]) -> list[Truth]:

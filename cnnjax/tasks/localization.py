@@ -15,7 +15,7 @@ from cnnjax.metrics import Values
 from cnnjax.tasks.task import Batch
 
 if TYPE_CHECKING:
-    from cnnjax.pictures import Picture
+    from cnnjax.pictures import Boxes, Picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +81,12 @@ class Localization:
         images, texts = [], []
         for i in shown:
             real = truth["boxes"][i][truth["valid"][i]][:1]
-            image = pictures.draw_boxes(truth["image"][i], real, [""] * len(real), ["white"] * len(real))
-            record = self.record({name: values[i] for name, values in predictions.items()}, image.shape)
-            drawn, text = self.draw(image, "", record)
-            images.append(drawn)
-            texts.append(text)
+            record = self.record(
+                {name: values[i] for name, values in predictions.items()}, truth["image"][i].shape
+            )
+            boxes = pictures.Boxes(real, [""] * len(real), ["white"] * len(real)) + self._drawing(record)
+            images.append(pictures.draw_boxes(truth["image"][i], boxes))
+            texts.append(_describe(record))
         caption = "White: the real box. Colour: the predicted box, with its class and score."
         return [pictures.image_grid("examples", "Examples", caption, images, texts)]
 
@@ -105,13 +106,21 @@ class Localization:
     def draw(self, image: np.ndarray, name: str, record: Mapping[str, Any]) -> tuple[np.ndarray, str]:
         from cnnjax import pictures
 
+        return pictures.draw_boxes(image, self._drawing(record)), f"{name}\n{_describe(record)}"
+
+    def _drawing(self, record: Mapping[str, Any]) -> "Boxes":
+        from cnnjax import pictures
+
         if record["class"] is None:
-            return image, f"{name}\nnothing  {100 * record['score']:.0f} %".strip()
+            return pictures.Boxes(np.zeros((0, 4)), [], [])
         x, y, w, h = record["bbox"]
-        drawn = pictures.draw_boxes(image, np.array([[x, y, x + w, y + h]]), [""], ["lime"])
-        return drawn, f"{name}\n{record['class']}  {100 * record['score']:.0f} %".strip()
+        return pictures.Boxes(np.array([[x, y, x + w, y + h]]), [""], ["lime"])
 
     def _decode(self, outputs: Array) -> localization.Localized:
         return localization.decode_localization(
             outputs.astype(jnp.float32), self.height, self.width, logits=self.loss_name == "logistic"
         )
+
+
+def _describe(record: Mapping[str, Any]) -> str:
+    return f"{record['class'] or 'nothing'}  {100 * record['score']:.0f} %"
