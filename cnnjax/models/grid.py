@@ -78,7 +78,7 @@ class GridNet(nn.Module):
 
 
 class Localizer(nn.Module):
-    """The trunk of `GridNet` and fully connected layers on its map: one vector for the whole image."""
+    """A `GridNet` of stride 8 and fully connected layers on its map: one vector for the whole image."""
 
     num_outputs: int = 9
     features: int = 32
@@ -87,7 +87,10 @@ class Localizer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        x = GridNet(self.features, act=self.act, dtype=self.dtype, name="trunk")(x, train)
+        trunk = GridNet(
+            self.features, widths=(16, 32, 64), blocks=(1, 1, 2), act=self.act, dtype=self.dtype, name="trunk"
+        )
+        x = trunk(x, train)
         x = nn.Dense(128, dtype=self.dtype, name="fc1")(flatten(self.act(x)))
         x = stage(self, "fc1_act", self.act(x))
         return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))

@@ -96,7 +96,7 @@ class Localization:
         box = box_from_letterbox(
             prediction["boxes"][None], letterbox(shape[0], shape[1], (self.height, self.width))
         )
-        x0, y0, x1, y1 = box[0].tolist()
+        x0, y0, x1, y1 = np.clip(box[0], 0, [shape[1], shape[0]] * 2).tolist()
         return {
             "class": self.classes[int(prediction["classes"])],
             "score": float(prediction["scores"]),

@@ -1,0 +1,147 @@
+"""Localization and grid detection through the launcher, at a tiny size, and what their numbers mean."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax.config import Augment, ConfigError, Data, Detection, Experiment, Model, replace
+from cnnjax.data.box_augment import augment_boxes
+from cnnjax.data.sources import load
+from cnnjax.tasks import make_task
+from cnnjax.train import make_recipe
+
+CLASSES = ("disk", "square", "triangle", "cross")
+TINY = ("--data.limit=12", "--data.batch_size=4", "--train.steps=2", "--train.evaluate_every=0")
+
+
+@pytest.mark.parametrize("experiment", ["digits_localization", "scenes_grid"])
+def test_a_run_evaluates_reports_and_predicts(launch, tmp_path, experiment):
+    workdir = tmp_path / "run"
+    result = launch(f"--experiment={experiment}", *TINY, f"--workdir={workdir}")
+    assert result.code == 0, result.err
+    assert ("iou" if experiment == "digits_localization" else "ap50") in result.out
+    assert (workdir / "plots" / "examples.png").exists()
+    picture = tmp_path / "wide.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 120, 3), dtype=np.uint8)).save(picture)
+    result = launch("--mode=predict", f"--workdir={workdir}", f"--inputs={picture}")
+    assert result.code == 0, result.err
+    (entry,) = json.loads((workdir / "predictions" / "predictions.json").read_text())
+    boxes = entry.get("detections", [entry] if entry.get("bbox") else [])
+    for box in boxes:
+        x, y, w, h = box["bbox"]
+        assert -1e-3 <= x <= x + w <= 120.001 and -1e-3 <= y <= y + h <= 50.001
+
+
+def grid_task(**detection):
+    experiment = replace(
+        Experiment(task="grid_detection", model=Model(name="grid8"), data=Data(mean=(0.5,), std=(0.5,))),
+        {f"detection.{name}": value for name, value in detection.items()},
+    )
+    return make_task(experiment, CLASSES, (64, 64, 3))
+
+
+def perfect_outputs(task, boxes, classes):
+    """Outputs [1, rows, columns, 9] of a network that is sure of exactly these boxes (loss B's form)."""
+    outputs = np.zeros((1, task.grid.rows, task.grid.columns, 9), np.float32)
+    outputs[..., 0] = -20
+    for (x0, y0, x1, y1), label in zip(boxes, classes, strict=True):
+        cx, cy = (x0 + x1) / 2 / 8, (y0 + y1) / 2 / 8
+        cell = outputs[0, int(cy), int(cx)]
+        cell[:5] = 20, cx % 1, cy % 1, (x1 - x0) / 8, (y1 - y0) / 8
+        cell[5 + label] = 20
+    return jnp.asarray(outputs)
+
+
+def test_perfect_outputs_have_an_average_precision_of_one():
+    task = grid_task(form="logistic")
+    assert (task.grid.rows, task.grid.columns, task.num_outputs) == (8, 8, 9)
+    boxes, classes = [(4, 5, 20, 30), (40, 33, 60, 50)], [1, 3]
+    found = {k: np.asarray(v) for k, v in task.predict(perfect_outputs(task, boxes, classes)).items()}
+    truth = {
+        "boxes": np.array([boxes], np.float32),
+        "classes": np.array([classes], np.int32),
+        "valid": np.ones((1, 2), bool),
+    }
+    assert task.summarize(found, truth)["ap50"] == pytest.approx(1.0)
+    moved = {**truth, "boxes": truth["boxes"] + 30}
+    assert task.summarize(found, moved)["ap50"] == 0
+    ignored = {**moved, "valid": np.zeros((1, 2), bool), "ignored": np.ones((1, 2), bool)}
+    assert task.summarize(found, ignored)["ap50"] == 0  # nothing to find
+
+
+def test_record_is_in_pixels_of_the_original_image():
+    task = grid_task(form="logistic")
+    found = task.predict(perfect_outputs(task, [(16, 24, 32, 40)], [2]))
+    one = {name: np.asarray(value)[0] for name, value in found.items()}
+    # A frame of 64x64 holds an image of 100x200 (height x width) at scale 0.32, with 16 grey rows above it.
+    (detection,) = task.record(one, (100, 200, 3))["detections"]
+    assert detection["category"] == "triangle"
+    np.testing.assert_allclose(detection["bbox"], [50, 25, 50, 50], atol=0.1)
+
+
+def test_anchors_come_from_the_data_and_stay_with_the_run(launch, tmp_path):
+    flags = ("--experiment=scenes_grid", "--detection.form=anchors", "--detection.num_anchors=2")
+    assert launch(*flags, *TINY, f"--workdir={tmp_path}").code == 0
+    anchors = json.loads((tmp_path / "config.json").read_text())["detection"]["anchors"]
+    assert len(anchors) == 4 and all(4 < side < 64 for side in anchors)
+
+
+def test_a_model_without_grid_and_averaging_are_refused(launch, tmp_path):
+    wrong = launch("--experiment=scenes_grid", "--model.name=lenet5", *TINY, f"--workdir={tmp_path / 'a'}")
+    assert wrong.code == 1 and "has no grid" in wrong.err
+    wrong = launch(
+        "--experiment=scenes_grid", "--evaluate.augment=flip", *TINY, f"--workdir={tmp_path / 'b'}"
+    )
+    assert wrong.code == 1 and "evaluate.augment=none" in wrong.err
+
+
+def scenes():
+    arrays = load(Data(name="shapes", limit=6, objects=3)).train
+    return {k: jnp.asarray(v) for k, v in arrays.items()} | {
+        "image": jnp.asarray(arrays["image"], jnp.float32)
+    }
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        Augment(flip="random", scale=0.2, translate=0.1),
+        Augment(mosaic=True, flip_vertical=True),
+        Augment(random_crop=0.5, hue=0.1, saturation=0.5, exposure=0.5, brightness=0.1, contrast=0.1),
+    ],
+)
+def test_augmented_batches_keep_shapes_and_boxes_inside(augment):
+    batch = scenes()
+    keys = jax.random.split(jax.random.key(0), 6)
+    changed = augment_boxes(augment, batch, keys)
+    assert jax.tree.map(jnp.shape, changed) == jax.tree.map(jnp.shape, batch)
+    boxes = np.asarray(changed["boxes"])[np.asarray(changed["valid"])]
+    assert len(boxes) and boxes.min() >= 0 and boxes.max() <= 64
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+
+
+def test_augmentation_without_a_form_for_boxes_is_refused():
+    with pytest.raises(ConfigError, match="augment.rotate"):
+        augment_boxes(Augment(rotate=3), scenes(), jax.random.split(jax.random.key(0), 6))
+
+
+def test_real_annotations_in_three_layouts(shared):
+    bccd = load(Data(name=f"voc:{shared('data/bccd')}", image_size=60, image_width=80, limit=5))
+    assert bccd.train["image"].shape == (5, 60, 80, 3) and bccd.classes == ("Platelets", "RBC", "WBC")
+    coco = shared("data/coco128")
+    for layout in ("coco", "yolo"):
+        dataset = load(Data(name=f"{layout}:{coco}", image_size=32, limit=3))
+        assert len(dataset.classes) == 80 and dataset.train["valid"].any()
+
+
+def test_settings_are_part_of_the_recipe():
+    experiment = Experiment(
+        task="grid_detection", model=Model(name="grid16"), detection=Detection(form="yolov1", boxes=2),
+        data=Data(mean=(0.5,), std=(0.5,)),
+    )  # fmt: skip
+    recipe = make_recipe(experiment, CLASSES, (64, 64, 3), 1)
+    assert recipe.task.num_outputs == 14 and recipe.model.num_outputs == 14
