@@ -5,6 +5,8 @@
   python launch.py --experiment=NAME --workdir=DIR    trains, or goes on with what is in DIR
   python launch.py --mode=evaluate --workdir=DIR      evaluates what was trained there
   python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
+  python launch.py --mode=import --experiment=NAME --weights=FILE --workdir=DIR     published weights as a run
+  python launch.py --mode=export_weights --workdir=DIR --output=FILE.safetensors
   python launch.py --mode=benchmark --experiment=NAME records its result in RESULTS.md
 
 Every field of an experiment is a flag: see --helpshort.
@@ -38,7 +40,17 @@ flags.DEFINE_string(
     "data_dir", None, "Where datasets are. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."
 )
 flags.DEFINE_list("inputs", [], "mode=predict: image files and folders.")
-flags.DEFINE_string("output", None, "mode=predict: folder for the results. Default: <workdir>/predictions.")
+flags.DEFINE_string(
+    "output",
+    None,
+    "mode=predict: folder for the results (default: <workdir>/predictions); mode=export_weights: the file.",
+)
+flags.DEFINE_string(
+    "weights", None, "mode=import: file of published weights (.safetensors, .pth, .th, .h5, .npz)."
+)
+flags.DEFINE_string(
+    "classes", None, "mode=import: file with a class name per line. Default: those of the dataset."
+)
 flags.DEFINE_string("checkpoint", "last", "mode=evaluate and predict: last, best or a step.")
 flags.DEFINE_string(
     "benchmark.output", None, "mode=benchmark: file of records. Default: results.jsonl of the project."
@@ -144,6 +156,33 @@ def mode_predict() -> None:
         print(f"not read: {line}", file=sys.stderr)
 
 
+def mode_import() -> None:
+    from cnnjax import transfer
+    from cnnjax.data import sources
+    from cnnjax.models import create_model
+    from cnnjax.workdir import Workdir
+
+    if not FLAGS.weights or not FLAGS.workdir:
+        raise ConfigError("mode=import needs --weights=FILE, --experiment=NAME and --workdir=DIR")
+    experiment = chosen_experiment(None)
+    if FLAGS.classes:
+        classes = transfer.read_classes(FLAGS.classes)
+    else:
+        count = create_model(experiment.model.name).num_outputs
+        classes = sources.class_names(experiment.data, FLAGS.data_dir, count)
+    transfer.import_weights(experiment, FLAGS.weights, Workdir(FLAGS.workdir), classes)
+    print(f"{FLAGS.weights} is now the run in {FLAGS.workdir}: evaluate, predict or visualize it")
+
+
+def mode_export_weights() -> None:
+    from cnnjax import run, transfer
+
+    if not FLAGS.output:
+        raise ConfigError("mode=export_weights needs --output=FILE.safetensors")
+    transfer.export_weights(run.restore(existing_workdir(), FLAGS.checkpoint), FLAGS.output)
+    print(f"weights with torchvision's names: {FLAGS.output}")
+
+
 def mode_benchmark() -> None:
     from cnnjax import results, run
     from cnnjax.workdir import Workdir
@@ -162,6 +201,8 @@ MODES: dict[str, Callable[[], None]] = {
     "train": mode_train,
     "evaluate": mode_evaluate,
     "predict": mode_predict,
+    "import": mode_import,
+    "export_weights": mode_export_weights,
     "benchmark": mode_benchmark,
 }
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")

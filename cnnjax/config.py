@@ -25,16 +25,19 @@ def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
 class Data:
     name: str = option(
         "digits",
-        "digits, synthetic, folder:PATH, or a tensorflow-datasets name such as mnist, emnist/letters, cifar10",
+        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH",
     )
     batch_size: int = option(128, "examples per training step, over all devices")
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
     resize: str = option(
         "stretch",
-        "how to reach image_size: stretch, or resize the short side and crop the centre",
-        ("stretch", "crop"),
+        "how to reach image_size: stretch; resize the short side and crop the centre; or fit in and pad with grey, which data with boxes always does",
+        ("stretch", "crop", "letterbox"),
     )
     resize_short: int = option(0, "with resize=crop: the short side before the crop; 0 means image_size")
+    image_width: int = option(0, "with boxes: width of the frame, where it is not image_size too")
+    objects: int = option(4, "shapes and digit_scenes: most objects in an image")
+    split: str = option("", "voc, coco, yolo: the split that is evaluated; empty: test, else val")
     channel_order: str = option("rgb", "order of colour channels that the model expects", ("rgb", "bgr"))
     mean: tuple[float, ...] = option(
         (), "per channel, of values in [0, 1], subtracted; empty: of the training split"
@@ -71,6 +74,14 @@ class Augment:
     elastic_sigma: float = option(4.0, "elastic distortion: smoothness in pixels (sigma)")
     brightness: float = option(0.0, "add up to this share of the full range")
     contrast: float = option(0.0, "change the contrast by a factor from 1 - contrast to 1 + contrast")
+    flip_vertical: bool = option(False, "with boxes: flip top and bottom at random")
+    random_crop: float = option(
+        0.0, "with boxes: enlarge a random window of at least 1 - random_crop of the area"
+    )
+    hue: float = option(0.0, "with boxes: turn the hue by up to this share of the circle")
+    saturation: float = option(0.0, "with boxes: change the saturation by a factor of up to 1 + saturation")
+    exposure: float = option(0.0, "with boxes: change the exposure by a factor of up to 1 + exposure")
+    mosaic: bool = option(False, "with boxes: four images side by side (Bochkovskiy et al. 2020)")
     cutout: int = option(0, "side in pixels of one square set to the mean (DeVries & Taylor 2017)")
     mixup: float = option(0.0, "alpha of mixup (Zhang et al. 2018)")
     cutmix: float = option(0.0, "alpha of CutMix (Yun et al. 2019)")
@@ -85,6 +96,30 @@ class Model:
 @dataclasses.dataclass(frozen=True)
 class Classification:
     label_smoothing: float = option(0.0, "share of the target spread evenly over all classes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Localization:
+    loss: str = option(
+        "logistic",
+        "squared error over all of the target; or logistic, squared and softmax cross-entropy",
+        ("squared", "logistic"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    form: str = option(
+        "logistic",
+        "what a cell's numbers mean and how they are trained: the lecture's with loss A or B, YOLOv1's, or with anchors",
+        ("squared", "logistic", "yolov1", "anchors"),
+    )
+    boxes: int = option(1, "yolov1: boxes that each cell predicts")
+    num_anchors: int = option(5, "anchors: how many shapes k-means finds in the training boxes")
+    anchors: tuple[float, ...] = option((), "anchors: width, height, width, ... in pixels; empty: k-means")
+    score_threshold: float = option(0.05, "what scores less is no detection; in pictures and predictions 0.3")
+    iou_threshold: float = option(0.5, "of two boxes of a class that overlap more, the better stays")
+    max_detections: int = option(100, "most detections in an image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +207,8 @@ class Experiment:
     augment: Augment = Augment()
     model: Model = Model()
     classification: Classification = Classification()
+    localization: Localization = Localization()
+    detection: Detection = Detection()
     optimizer: Optimizer = Optimizer()
     train: Train = Train(epochs=1)
     evaluate: Evaluate = Evaluate()

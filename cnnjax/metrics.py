@@ -8,15 +8,20 @@ from jax import Array
 Sums = dict[str, tuple[Array, Array]]
 
 
-def sums_and_counts(values: Mapping[str, Array], mask: Array) -> Sums:
-    """Sums each per-example value [N, ...] over the examples that `mask` [N] counts."""
+# A value per example, [N], or such values and which of the examples they are defined for, bool [N].
+Values = Mapping[str, Array | tuple[Array, Array]]
 
-    def total(value: Array) -> Array:
-        weight = mask.reshape((-1,) + (1,) * (value.ndim - 1))
-        return jnp.sum(jnp.where(weight, value, jnp.zeros((), value.dtype)), axis=0)
 
-    count = jnp.sum(mask.astype(jnp.float32))
-    return {name: (total(value), count) for name, value in values.items()}
+def sums_and_counts(values: Values, mask: Array) -> Sums:
+    """Sums each value over the examples that `mask` [N] counts and for which it is defined."""
+
+    def total(value: Array, where: Array) -> tuple[Array, Array]:
+        return jnp.sum(jnp.where(where, value, 0.0)), jnp.sum(where.astype(jnp.float32))
+
+    return {
+        name: total(value[0], mask & value[1]) if isinstance(value, tuple) else total(value, mask)
+        for name, value in values.items()
+    }
 
 
 def means(sums: Sums) -> dict[str, float]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from PIL import Image, ImageDraw
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -60,13 +61,79 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Picture:
     )
 
 
+def precision_recall_curves(precision: np.ndarray, classes: Sequence[str]) -> Picture:
+    """Curves of precision [recalls, C] at IoU 0.5; NaN where a class has no object."""
+    figure, axis = plt.subplots(figsize=(6.5, 5))
+    recall = np.linspace(0, 1, len(precision))
+    for index, name in enumerate(classes):
+        if not np.isnan(precision[:, index]).all():
+            label = f"{name}: {np.mean(precision[:, index]):.3f}"
+            axis.plot(recall, precision[:, index], label=label if len(classes) <= 20 else None)
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axis.grid(alpha=0.3)
+    if len(classes) <= 20:
+        axis.legend(title="class: AP50")
+    caption = "COCO's interpolated precision at IoU 0.5; the area under a curve is the class's AP50."
+    return Picture("precision_recall", "Precision and recall", caption, figure)
+
+
+def error_kinds(shares: Mapping[str, float]) -> Picture:
+    """Bars of the kinds of detections (Redmon et al. 2016, section 4.2)."""
+    figure, axis = plt.subplots(figsize=(6.5, 2.6))
+    names = list(shares)[::-1]
+    bars = axis.barh(names, [100 * shares[name] for name in names])
+    axis.bar_label(bars, fmt="%.1f %%", padding=3)
+    axis.set(xlabel="share of the most confident detections [%]", xlim=(0, 110))
+    caption = "Of each class as many detections are looked at, best first, as there are objects of it."
+    return Picture("error_kinds", "What the detections are", caption, figure)
+
+
+@dataclasses.dataclass(frozen=True)
+class Boxes:
+    """What to draw: boxes [n, 4] xyxy pixels, with a label (or "") and a colour each."""
+
+    boxes: np.ndarray
+    labels: Sequence[str]
+    colours: Sequence[str]
+
+    def __add__(self, other: "Boxes") -> "Boxes":
+        boxes = np.concatenate([self.boxes.reshape(-1, 4), other.boxes.reshape(-1, 4)])
+        return Boxes(boxes, [*self.labels, *other.labels], [*self.colours, *other.colours])
+
+
+def draw_boxes(image: np.ndarray, boxes: Boxes) -> np.ndarray:
+    """A copy of the image, uint8 [H, W, C], enlarged if small, with the boxes drawn in."""
+    zoom = max(1, round(320 / max(image.shape[:2])))
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).convert("RGB")
+    picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(picture)
+    scaled = boxes.boxes.astype(np.float64) * zoom
+    for box, label, colour in zip(scaled, boxes.labels, boxes.colours, strict=True):
+        x0, y0, x1, y1 = box.tolist()
+        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=2)
+        if label:
+            place = draw.textbbox((x0 + 2, max(0.0, y0 - 12)), label)
+            draw.rectangle(place, fill="black")
+            draw.text((x0 + 2, max(0.0, y0 - 12)), label, fill=colour)
+    return np.asarray(picture)
+
+
 def image_grid(
-    name: str, title: str, caption: str, images: Sequence[np.ndarray], labels: Sequence[str]
+    name: str,
+    title: str,
+    caption: str,
+    images: Sequence[np.ndarray],
+    labels: Sequence[str],
+    columns: int = 8,
 ) -> Picture:
-    """Images with a line or two of text under each, eight to a row."""
-    columns = min(8, max(1, len(images)))
+    """Images with a line or two of text over each, `columns` to a row."""
+    columns = min(columns, max(1, len(images)))
     rows = max(1, -(-len(images) // columns))
-    figure, axes = plt.subplots(rows, columns, figsize=(1.6 * columns, 2.05 * rows), squeeze=False)
+    width = 12.8 / max(columns, 4)
+    lines = max((label.count("\n") + 1 for label in labels), default=1)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, (width + 0.1 + 0.16 * lines) * rows), squeeze=False
+    )
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, label in zip(axes.flat, images, labels, strict=False):

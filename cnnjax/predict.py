@@ -1,6 +1,5 @@
 """Files and folders in; predictions.json and a contact sheet out."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnnjax.config import ConfigError
+from cnnjax import pictures
+from cnnjax.config import ConfigError, Data
 from cnnjax.data.batches import evaluation_indices
-from cnnjax.data.images import SUFFIXES, read_image
+from cnnjax.data.images import SUFFIXES, read_image, resize
 from cnnjax.evaluate import members
 from cnnjax.run import Restored
 from cnnjax.workdir import write_atomically
 
 _BATCH = 64
+_SHOWN = 100  # images on the contact sheet
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
@@ -47,23 +48,35 @@ def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[i
     Returns how many images were predicted and one line for each file that could not be read.
     """
     data = run.recipe.data
-    if not data.image_size:  # images came in the size of the network; others have to be brought to it
-        data = dataclasses.replace(data, image_size=run.image_shape[0])
-    images, read, problems = [], [], []
+    images, originals, read, problems = [], [], [], []
     for path in paths:
         try:
-            images.append(read_image(path, data, channels=run.image_shape[-1]))
+            original = read_image(path, Data(), channels=run.image_shape[-1])
+            images.append(resize(original, data, run.image_shape))
+            originals.append(original)
             read.append(path)
         except ConfigError as error:
             problems.append(str(error))
     if not images:
         raise ConfigError(f"none of {len(paths)} files could be read; the first: {problems[0]}")
-    stacked = np.stack(images)
-    records = [run.recipe.task.record(one) for one in _rows(_predict(run, stacked))]
+    task = run.recipe.task
+    predictions = _rows(_predict(run, np.stack(images)))
+    records = [task.record(one, image.shape) for one, image in zip(predictions, originals, strict=True)]
     entries = [{"file": str(path), **record} for path, record in zip(read, records, strict=True)]
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "predictions.json", json.dumps(entries, indent=2) + "\n")
-    sheet = run.recipe.task.contact_sheet(stacked, [path.name for path in read], records)
+    drawn = [
+        task.draw(image, path.name, record)
+        for image, path, record in zip(originals[:_SHOWN], read[:_SHOWN], records[:_SHOWN], strict=True)
+    ]
+    sheet = pictures.image_grid(
+        "contact_sheet",
+        "Predictions",
+        "",
+        [image for image, _ in drawn],
+        [text for _, text in drawn],
+        columns=5,
+    )
     sheet.figure.savefig(output / "contact_sheet.png", dpi=100, bbox_inches="tight")
     return len(read), problems
 

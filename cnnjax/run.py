@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import Mesh
 
 from cnnjax import config, platform, report, results, sharding
@@ -18,6 +19,7 @@ from cnnjax.config import RESUMABLE, ConfigError, Experiment
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.sources import load
 from cnnjax.data.statistics import channel_stats
+from cnnjax.detection.anchors import kmeans_anchors
 from cnnjax.evaluate import Evaluation, Evaluator
 from cnnjax.logs import MetricsLog, Progress
 from cnnjax.train import (
@@ -31,6 +33,8 @@ from cnnjax.train import (
     train,
 )
 from cnnjax.workdir import Workdir
+
+_LOOKED_AT = 5000  # training images that may determine initial weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +58,12 @@ def train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, co
 def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, command: str) -> Evaluation:
     dataset = load(experiment.data, data_dir)
     experiment = with_statistics(experiment, dataset)
+    image_shape = dataset.train["image"].shape[1:]
     if workdir.has_run():
         _refuse_another_experiment(workdir, experiment)
     num_steps = config.total_steps(experiment.train, len(dataset.train["image"]), experiment.data.batch_size)
-    recipe = make_recipe(experiment, dataset.classes, num_steps)
+    recipe = make_recipe(experiment, dataset.classes, image_shape, num_steps)
     mesh = sharding.make_mesh(experiment.data.batch_size, experiment.train.data_parallel)
-    image_shape = dataset.train["image"].shape[1:]
     metadata = {
         "experiment": dataclasses.asdict(experiment),
         "classes": list(dataset.classes),
@@ -71,7 +75,7 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
     )
     store = CheckpointStore(workdir.checkpoints, experiment.train.keep_last, experiment.train.keep_best)
     with store, _stop_on_signal() as stopped:
-        start, state = _resume_or_init(store, recipe, experiment, image_shape, mesh)
+        start, state = _resume_or_init(store, recipe, experiment, dataset, mesh)
         if start > num_steps:
             raise ConfigError(
                 f"workdir {workdir.path} has {start:,} steps; the experiment asks for {num_steps:,}"
@@ -88,9 +92,8 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
         def on_metrics(step: int, metrics: dict[str, float]) -> None:
             rate = clock.lap(step) * experiment.data.batch_size * experiment.train.seeds
             log.write(step, "train", {**metrics, "images_per_second": rate, "seconds": clock.seconds})
-            progress.update(
-                step, loss=metrics["loss"], **{recipe.task.headline: metrics[recipe.task.headline]}
-            )
+            shown = {name: metrics[name] for name in ("loss", recipe.task.headline) if name in metrics}
+            progress.update(step, **shown)
 
         def on_evaluate(step: int, state: TrainState) -> float:
             evaluations[:] = [evaluator(state.variables)]
@@ -164,8 +167,8 @@ def restore(workdir: Workdir, checkpoint: str = "last") -> Restored:
             step = int(checkpoint)
         about = store.describe(steps[-1] if step is None else step)
         experiment = config.from_dict(about["experiment"])
-        recipe = make_recipe(experiment, tuple(about["classes"]), num_steps=1)
         shape = tuple(about["image_shape"])
+        recipe = make_recipe(experiment, tuple(about["classes"]), shape, num_steps=1)
         mesh = sharding.make_mesh(1, data_parallel=False)
         abstract = _abstract_state(recipe, experiment, shape, mesh)
         newest = store.restore_newest(abstract) if step is None else None
@@ -187,12 +190,23 @@ def evaluate_run(
 
 
 def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:
-    """Fills data.mean and data.std from the training split where the experiment leaves them empty."""
-    if experiment.data.mean and experiment.data.std:
-        return experiment
-    mean, std = channel_stats(dataset.train["image"])
-    std = tuple(value or 1.0 for value in std)  # a constant channel
-    return config.replace(experiment, {"data.mean": mean, "data.std": std})
+    """Fills from the training split what the experiment leaves empty: data.mean and data.std, and anchors."""
+    changes: dict[str, Any] = {}
+    if not (experiment.data.mean and experiment.data.std):
+        mean, std = channel_stats(dataset.train["image"])
+        changes |= {
+            "data.mean": mean,
+            "data.std": tuple(value or 1.0 for value in std),
+        }  # 0: a constant channel
+    detection = experiment.detection
+    if detection.form == "anchors" and not detection.anchors and "boxes" in dataset.train:
+        boxes = dataset.train["boxes"][dataset.train["valid"]]
+        try:
+            anchors = kmeans_anchors(boxes[:, 2:] - boxes[:, :2], detection.num_anchors)
+        except ValueError as error:
+            raise ConfigError(f"detection.num_anchors={detection.num_anchors}: {error}") from error
+        changes["detection.anchors"] = tuple(side for anchor in anchors for side in anchor)
+    return config.replace(experiment, changes)
 
 
 def describe_metrics(evaluation: Evaluation) -> str:
@@ -221,26 +235,29 @@ def _refuse_another_experiment(workdir: Workdir, experiment: Experiment) -> None
 
 
 def _resume_or_init(
-    store: CheckpointStore, recipe: Recipe, experiment: Experiment, image_shape: tuple[int, ...], mesh: Mesh
+    store: CheckpointStore, recipe: Recipe, experiment: Experiment, dataset: Dataset, mesh: Mesh
 ) -> tuple[int, TrainState]:
+    image_shape = dataset.train["image"].shape[1:]
     found = store.restore_newest(_abstract_state(recipe, experiment, image_shape, mesh))
     if found:
         return found
-    # Runs once, and its many small random draws are slow to optimize: on CPU three times the compile time of a step.
+    # Runs once, and its many random draws are slow to optimize: on CPU longer than a training step is.
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     init = jax.jit(
         functools.partial(_init, recipe, image_shape),
         out_shardings=sharding.replicated(mesh),
         compiler_options=quick if jax.default_backend() == "cpu" else None,
     )
-    return 0, init(_seeds(experiment))
+    return 0, init(_seeds(experiment), dataset.train["image"][:_LOOKED_AT])
 
 
-def _init(recipe: Recipe, image_shape: tuple[int, ...], seeds: jax.Array) -> TrainState:
-    return for_each_seed(lambda seed: init_state(recipe, image_shape, seed), seeds)
+def _init(
+    recipe: Recipe, image_shape: tuple[int, ...], seeds: Array, images: Array | None = None
+) -> TrainState:
+    return for_each_seed(lambda seed: init_state(recipe, image_shape, seed, images), seeds)
 
 
-def _seeds(experiment: Experiment) -> jax.Array:
+def _seeds(experiment: Experiment) -> Array:
     return jnp.arange(experiment.train.seeds, dtype=jnp.int32) + experiment.train.seed
 
 

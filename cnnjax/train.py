@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 
 from cnnjax import config, sharding
 from cnnjax.config import Experiment
-from cnnjax.data import augment, batches
+from cnnjax.data import augment, batches, box_augment
 from cnnjax.data.dataset import Dataset
+from cnnjax.metrics import sums_and_counts
 from cnnjax.models import Model, create_model
 from cnnjax.optimizers import make_optimizer
 from cnnjax.tasks import Batch, Task, make_task
@@ -59,9 +60,11 @@ class Recipe:
     __eq__ = object.__eq__
 
 
-def make_recipe(experiment: Experiment, classes: tuple[str, ...], num_steps: int) -> Recipe:
+def make_recipe(
+    experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...], num_steps: int
+) -> Recipe:
     """Builds model, task and optimizer of an experiment whose data.mean and data.std are filled in."""
-    task = make_task(experiment, classes)
+    task = make_task(experiment, classes, image_shape)
     return Recipe(
         model=create_model(experiment.model.name, task.num_outputs, experiment.model.dtype),
         task=task,
@@ -81,9 +84,16 @@ def normalize(images: Array, data: config.Data) -> Array:
     return (x - mean) / std
 
 
-def init_state(recipe: Recipe, image_shape: tuple[int, ...], seed: Array) -> TrainState:
-    """A fresh state; pure, so `jax.eval_shape` of it costs nothing."""
+def init_state(
+    recipe: Recipe, image_shape: tuple[int, ...], seed: Array, images: Array | None = None
+) -> TrainState:
+    """A fresh state; pure, so `jax.eval_shape` of it costs nothing.
+
+    `images`, uint8 [N, H, W, C] of the training split, are looked at by models that begin with their statistics.
+    """
     variables = recipe.model.init(stream(seed, INIT), jnp.zeros((1, *image_shape), jnp.float32))
+    if images is not None and hasattr(recipe.model, "initialize_from"):
+        variables = recipe.model.initialize_from(variables, normalize(images, recipe.data))
     params = variables.pop("params")
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -119,7 +129,9 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     (loss, (outputs, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {name: jnp.mean(value) for name, value in recipe.task.metrics(outputs, batch).items()}
+    everyone = jnp.ones(len(images), bool)
+    sums = sums_and_counts(recipe.task.metrics(outputs, batch), everyone)
+    metrics = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
     metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     return (
         TrainState(
@@ -142,10 +154,14 @@ def stream(seed: Array, name: int) -> Array:
 def augmented(recipe: Recipe, batch: Batch, root: Array) -> Batch:
     """The batch with its images changed at random, float32 of 0 to 255; each example by a key of its own."""
     index, epoch = batch["index"], batch["epoch"]
+    keys = augment.example_keys(root, epoch, index)
+    batch = {**batch, "image": batch["image"].astype(jnp.float32)}
+    if "boxes" in batch:
+        return box_augment.augment_boxes(recipe.augment, batch, keys)
     return augment.augment_examples(
         recipe.augment,
-        {**batch, "image": batch["image"].astype(jnp.float32)},
-        augment.example_keys(root, epoch, index),
+        batch,
+        keys,
         augment.flip_keys(root, index),
         epoch,
         255 * jnp.asarray(recipe.data.mean, jnp.float32),

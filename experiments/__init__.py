@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from cnnjax.config import Experiment
-from experiments import cifar10, digits, mnist
+from experiments import cifar10, detection, digits, imagenet, mnist
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     function.__name__: function
@@ -11,5 +11,13 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         digits.digits_lenet,
         mnist.mnist_lenet,
         cifar10.cifar10_resnet20,
+        cifar10.cifar10_resnet56,
+        cifar10.cifar10_laptop,
+        cifar10.cifar10_airbench,
+        detection.digits_localization,
+        detection.scenes_grid,
+        detection.bccd_grid,
+        detection.coco128_overfit,
+        *imagenet.EXPERIMENTS,
     )
 }

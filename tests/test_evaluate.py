@@ -27,7 +27,7 @@ def setup():
         "image": rng.integers(0, 256, (COUNT, 12, 12, 1), dtype=np.uint8),
         "label": rng.integers(0, 10, COUNT).astype(np.int32),
     }
-    recipe = make_recipe(experiment, CLASSES, 1)
+    recipe = make_recipe(experiment, CLASSES, (12, 12, 1), 1)
     states = [init_state(recipe, (12, 12, 1), jax.numpy.int32(seed)) for seed in (0, 1, 2)]
     variables = jax.tree.map(lambda *a: jax.numpy.stack(a), *[s.variables for s in states])
     return recipe, split, variables

@@ -39,7 +39,7 @@ SHAPE = (28, 28, 1)
 
 
 def setup(experiment: Experiment):
-    recipe = make_recipe(experiment, CLASSES, num_steps=10)
+    recipe = make_recipe(experiment, CLASSES, SHAPE, num_steps=10)
     return recipe, init_state(recipe, SHAPE, jnp.int32(0))
 
 

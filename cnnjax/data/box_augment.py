@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from cnnjax.config import Augment, ConfigError
 from cnnjax.detection.boxes import area
 
 Example = Mapping[str, Array]
@@ -179,3 +180,58 @@ def _move(example: Example, scale: Array, shift: Array, frame: Array | None = No
     enough = area(cut) >= MIN_VISIBLE * area(whole)
     enough &= jnp.min(cut[:, 2:] - cut[:, :2], axis=1) >= MIN_SIDE
     return {**example, "image": moved, "boxes": cut, "valid": example["valid"] & enough}
+
+
+def augment_boxes(augment: Augment, batch: Example, keys: Array) -> dict[str, Array]:
+    """Applies what `augment` switches on to a batch of examples, each by its own key [N].
+
+    Mosaic takes its other three images from the batch. Boxes have the same room as before: with more objects
+    than that, those of the first image stay. Raises ConfigError for what has no form with boxes.
+    """
+    unfit = [
+        name
+        for name in ("crop", "rotate", "shear", "elastic", "cutout", "mixup", "cutmix")
+        if getattr(augment, name)
+    ]
+    if unfit or augment.flip == "alternating":
+        raise ConfigError(f"augment.{(unfit or ['flip=alternating'])[0]} is not made for images with boxes")
+    targets = {name: batch[name] for name in ("image", "boxes", "classes", "valid")}
+
+    def draw(number: int) -> Array:
+        return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+    if augment.mosaic:
+        room = targets["valid"].shape[1]
+        others = partners(draw(0), len(keys), 3)
+        index = jnp.concatenate([jnp.arange(len(keys), dtype=jnp.int32)[:, None], others], axis=1)
+        groups = {name: value[index] for name, value in targets.items()}
+        joined = jax.vmap(mosaic)(draw(1), groups)
+        # Real boxes first, in their order.
+        order = jnp.argsort(~joined["valid"], axis=1, stable=True)[:, :room]
+        targets = {"image": joined["image"]} | {
+            name: jax.vmap(lambda values, rows: values[rows])(joined[name], order)
+            for name in ("boxes", "classes", "valid")
+        }
+    if augment.random_crop:
+        smallest = 1 - augment.random_crop
+        targets = jax.vmap(lambda key, e: crop(key, e, smallest))(draw(2), targets)
+    if augment.scale or augment.translate:
+        targets = jax.vmap(lambda key, e: scale_translate(key, e, augment.scale, augment.translate))(
+            draw(3), targets
+        )
+    if augment.flip == "random":
+        targets = jax.vmap(flip)(draw(4), targets)
+    if augment.flip_vertical:
+        targets = jax.vmap(flip_vertical)(draw(5), targets)
+    if augment.hue or augment.saturation or augment.exposure:
+        limits = (augment.hue, 1 + augment.saturation, 1 + augment.exposure)
+        targets = jax.vmap(lambda key, e: colour(key, e, *limits))(draw(6), targets)
+    for number, share in ((7, augment.brightness), (8, augment.contrast)):
+        if share:
+            draws = jax.vmap(lambda key, s=share: jax.random.uniform(key, (), minval=-s, maxval=s))(
+                draw(number)
+            )
+            draws = draws[:, None, None, None]
+            image = targets["image"]
+            targets["image"] = image + 255 * draws if number == 7 else 128 + (1 + draws) * (image - 128)
+    return {**batch, **targets}

@@ -1,4 +1,4 @@
-"""What every source of images with one label each gives back."""
+"""What every source of images gives back."""
 
 import dataclasses
 
@@ -18,7 +18,9 @@ class Dataset:
     """
 
     name: str
-    train: Split  # "image": uint8 [N, H, W, C], channels in the order R, G, B; "label": int32 [N]
+    # "image": uint8 [N, H, W, C], channels in the order R, G, B; and either "label": int32 [N], or "boxes": float32
+    # [N, M, 4] xyxy pixels, "classes": int32 [N, M], "valid": bool [N, M] and, if any, "ignored": bool [N, M].
+    train: Split
     test: Split  # the split that is evaluated
     classes: tuple[str, ...]  # names; a label is an index into them
     note: str = ""  # what a reader of results must know, for example where the data came from
@@ -26,16 +28,29 @@ class Dataset:
     def __post_init__(self) -> None:
         for split_name, split in (("train", self.train), ("test", self.test)):
             where = f"{self.name} {split_name}"
-            image, label = split["image"], split["label"]
+            image = split["image"]
             if image.dtype != np.uint8 or image.ndim != 4:
                 raise ValueError(
                     f"{where}: images are {image.dtype}{list(image.shape)}, not uint8 [N, H, W, C]"
                 )
-            if label.dtype != np.int32 or label.shape != image.shape[:1]:
-                raise ValueError(f"{where}: {label.dtype}{list(label.shape)} labels for {len(image)} images")
-            if len(label) == 0:
+            if len(image) == 0:
                 raise ValueError(f"{where} is empty")
-            if label.min() < 0 or label.max() >= len(self.classes):
+            if "boxes" in split:
+                kinds = {"boxes": np.float32, "classes": np.int32, "valid": np.bool_}
+                for name, dtype in kinds.items():
+                    if split[name].dtype != dtype or split[name].shape[:2] != (
+                        len(image),
+                        split["boxes"].shape[1],
+                    ):
+                        raise ValueError(f"{where}: {name} are {split[name].dtype}{list(split[name].shape)}")
+                label = split["classes"][split["valid"]]
+            else:
+                label = split["label"]
+                if label.dtype != np.int32 or label.shape != image.shape[:1]:
+                    raise ValueError(
+                        f"{where}: {label.dtype}{list(label.shape)} labels for {len(image)} images"
+                    )
+            if len(label) and (label.min() < 0 or label.max() >= len(self.classes)):
                 raise ValueError(
                     f"{where}: labels {label.min()} to {label.max()} for {len(self.classes)} classes"
                 )
@@ -43,7 +58,7 @@ class Dataset:
 
 def first(dataset: Dataset, limit: int) -> Dataset:
     """The dataset with the first `limit` examples of each split; all of them for 0."""
-    if not limit or limit >= max(len(dataset.train["label"]), len(dataset.test["label"])):
+    if not limit or limit >= max(len(dataset.train["image"]), len(dataset.test["image"])):
         return dataset
     train, test = (
         {key: values[:limit].copy() for key, values in split.items()}
@@ -60,7 +75,8 @@ def hold_out(dataset: Dataset, share: float) -> Dataset:
     Which examples are held out depends on nothing but the training labels, so all seeds of an experiment
     share them. Raises ConfigError if a class would have none left.
     """
-    labels = dataset.train["label"]
+    # Images with boxes have no class of their own to keep in proportion.
+    labels = dataset.train.get("label", np.zeros(len(dataset.train["image"]), np.int32))
     try:
         kept, held = stratified_split(labels, max(1, round(share * len(labels))))
     except ValueError as error:

@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import images
 from cnnjax.data.annotations import AnnotatedImage, Annotations
 from cnnjax.detection.boxes import box_from_letterbox, box_to_letterbox, letterbox
 from cnnjax.detection.results import Detections
-
-PADDING = 128  # grey around a letterboxed image
 
 
 def load_detection(
@@ -26,6 +23,7 @@ def load_detection(
       image: uint8 [N, height, width, 3].
       boxes: float32 [N, M, 4] xyxy in pixels of the frame; classes: int32 [N, M]; valid: bool [N, M].
         Crowd regions are not objects to learn and not valid; difficult objects are.
+      ignored: bool [N, M], crowd or difficult: neither found nor missed in evaluation.
 
     Raises ConfigError if an image is missing, damaged, or not of the size that its annotation says, and if an
     image has more than `max_boxes` boxes.
@@ -34,7 +32,7 @@ def load_detection(
     count = len(annotations.images)
     boxes = np.zeros((count, room, 4), np.float32)
     classes = np.zeros((count, room), np.int32)
-    valid = np.zeros((count, room), bool)
+    valid, ignored = np.zeros((2, count, room), bool)
     for i, image in enumerate(annotations.images):
         n = len(image.truth.boxes)
         if n > room:
@@ -43,6 +41,7 @@ def load_detection(
         boxes[i, :n] = box_to_letterbox(image.truth.boxes, geometry)
         classes[i, :n] = image.truth.classes
         valid[i, :n] = ~np.asarray(image.truth.crowd)
+        ignored[i, :n] = image.truth.ignored
 
     def read(index: int) -> np.ndarray:
         image = annotations.images[index]
@@ -50,29 +49,10 @@ def load_detection(
         if pixels.shape[:2] != (image.height, image.width):
             found = f"{pixels.shape[1]}x{pixels.shape[0]}"
             raise ConfigError(f"{image.path} is {found}, its annotation says {image.width}x{image.height}")
-        return letterbox_image(pixels, size)
+        return images.letterbox_image(pixels, size)
 
-    if not count:
-        return {
-            "image": np.zeros((0, *size, 3), np.uint8), "boxes": boxes, "classes": classes, "valid": valid
-        }  # fmt: skip
-    return {
-        "image": images.stack(read, count, "reading images"),
-        "boxes": boxes,
-        "classes": classes,
-        "valid": valid,
-    }
-
-
-def letterbox_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] scaled (bilinear, antialiased) and padded to [height, width, 3], as boxes.letterbox says."""
-    geometry = letterbox(image.shape[0], image.shape[1], size)
-    inner = (geometry.inner_width, geometry.inner_height)
-    frame = np.full((*size, 3), PADDING, np.uint8)
-    rows = slice(geometry.top, geometry.top + geometry.inner_height)
-    columns = slice(geometry.left, geometry.left + geometry.inner_width)
-    frame[rows, columns] = np.asarray(Image.fromarray(image).resize(inner, Image.Resampling.BILINEAR))
-    return frame
+    pixels = images.stack(read, count, "reading images") if count else np.zeros((0, *size, 3), np.uint8)
+    return {"image": pixels, "boxes": boxes, "classes": classes, "valid": valid, "ignored": ignored}
 
 
 def to_original(

@@ -4,6 +4,7 @@ Colours are left in the order R, G, B; `data.channel_order` is applied where the
 """
 
 import contextlib
+import dataclasses
 import io
 import os
 import warnings
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from cnnjax.config import ConfigError, Data
+from cnnjax.detection.boxes import letterbox
 
 # Formats are told by content, suffixes only decide which files of a folder are tried. Pillow reads more
 # formats than these; some of those start other programs.
@@ -23,6 +25,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 )
+PADDING = 128  # grey around a letterboxed image
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
@@ -76,6 +79,27 @@ def fit(image: Image.Image, data: Data) -> Image.Image:
     left, top = round((width - size) / 2), round((height - size) / 2)
     scaled = image.resize(_within_limits(width, height), Image.Resampling.BILINEAR)
     return scaled.crop((left, top, left + size, top + size))
+
+
+def resize(image: np.ndarray, data: Data, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 [H, W, C] brought to the frame [height, width, C] of a network, as `data.resize` says."""
+    if data.resize == "letterbox":
+        return letterbox_image(image, (shape[0], shape[1]))
+    if not data.image_size:  # the data came in the size of the network
+        data = dataclasses.replace(data, image_size=shape[0], resize="stretch")
+    resized = np.asarray(fit(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image), data))
+    return resized.reshape(*resized.shape[:2], shape[-1])
+
+
+def letterbox_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] scaled (bilinear, antialiased) and padded to [height, width, 3], as boxes.letterbox says."""
+    geometry = letterbox(image.shape[0], image.shape[1], size)
+    inner = (geometry.inner_width, geometry.inner_height)
+    frame = np.full((*size, 3), PADDING, np.uint8)
+    rows = slice(geometry.top, geometry.top + geometry.inner_height)
+    columns = slice(geometry.left, geometry.left + geometry.inner_width)
+    frame[rows, columns] = np.asarray(Image.fromarray(image).resize(inner, Image.Resampling.BILINEAR))
+    return frame
 
 
 def resize_all(images: np.ndarray, data: Data) -> np.ndarray:

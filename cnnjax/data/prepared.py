@@ -117,7 +117,7 @@ def _check_features(info: Any) -> int:
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise ConfigError(
-            f"data.name={info.full_name!r} is not a dataset of images with one label each: it has {', '.join(features)}"
+            f"data.name={info.full_name!r} is not a dataset of images with one label each: it has {', '.join(sorted(features))}"
         )
     if image.np_dtype != np.uint8:
         raise ConfigError(f"data.name={info.full_name!r} has {image.np_dtype} images, not uint8")

@@ -5,10 +5,28 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import archives, embedded, folders, images, prepared, tfds_builder, tfds_download
+from cnnjax.data import (
+    archives,
+    detection_sources,
+    embedded,
+    folders,
+    images,
+    prepared,
+    tfds_builder,
+    tfds_download,
+)
 from cnnjax.data.dataset import Dataset, first, hold_out
 
-OWN_NAMES = ("digits", "synthetic", "folder:PATH")
+OWN_NAMES = (
+    "digits",
+    "synthetic",
+    "folder:PATH",
+    "shapes",
+    "digit_scenes",
+    "voc:PATH",
+    "coco:PATH",
+    "yolo:PATH",
+)
 MNIST_LIKE = ("mnist", "fashion_mnist", "kmnist")
 CIFAR = ("cifar10", "cifar100")
 
@@ -31,11 +49,25 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
         dataset = _arrays(embedded.digits(), data)
     elif data.name == "synthetic":
         dataset = first(embedded.synthetic(data.image_size), data.limit)
+    elif data.name in detection_sources.SCENES:
+        dataset = detection_sources.read_scenes(data)
+    elif data.name.partition(":")[0] in detection_sources.LAYOUTS and data.name.partition(":")[2]:
+        dataset = detection_sources.read_annotated(data)
     elif data.name.startswith("folder:") and len(data.name) > len("folder:"):
         dataset = folders.read(Path(data.name.removeprefix("folder:")).expanduser(), data)
     else:
         dataset = _tfds(data, tfds_builder.data_folder(data_dir))
     return hold_out(dataset, data.validation) if data.validation else dataset
+
+
+def class_names(data: Data, data_dir: str | None, count: int) -> tuple[str, ...]:
+    """The names of the classes that `data` would have, without reading it; numbers where they are not known."""
+    if data.name not in ("digits", "synthetic", *detection_sources.SCENES) and ":" not in data.name:
+        builder = tfds_builder.builder(data.name, tfds_builder.data_folder(data_dir), OWN_NAMES)
+        names = getattr((builder.info.features or {}).get("label"), "names", None) or ()
+        if len(names) == count:
+            return tuple(names)
+    return tuple(map(str, range(count)))
 
 
 def _tfds(data: Data, data_dir: Path) -> Dataset:

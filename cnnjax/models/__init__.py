@@ -26,7 +26,7 @@ from cnnjax.models.connectivity import OneHiddenLayer
 from cnnjax.models.densenet import DenseNet, cifar_densenet
 from cnnjax.models.dropconnect import DropConnectCNN, DropConnectLocal, DropConnectMLP
 from cnnjax.models.googlenet import GoogLeNet
-from cnnjax.models.grid import SlidingWindow
+from cnnjax.models.grid import GridNet, Localizer, SlidingWindow, YoloV1
 from cnnjax.models.layers import batch_norm
 from cnnjax.models.mcdnn import Column
 from cnnjax.models.preact_resnet import PreActResNet, cifar_preact_resnet
@@ -109,10 +109,18 @@ MODELS: dict[str, Callable[..., Model]] = {
     "resnet44_b": partial(CifarResNet, blocks=7, option="B"),
     "resnet56_b": partial(CifarResNet, blocks=9, option="B"),
     "resnet110_b": partial(CifarResNet, blocks=18, option="B"),
+    "tiny_resnet": partial(CifarResNet, blocks=1),
+    # Networks of the CIFAR-10 speed runs, and one of 66 MFLOP for two CPU cores
+    "airbench_laptop": partial(Airbench, widths=(32, 128, 128)),
     "airbench94": Airbench,
     "airbench95": partial(Airbench, widths=(128, 384, 384)),
     "airbench96": partial(Airbench, widths=(128, 384, 512), convs=3, bn_momentum=0.9),
-    "tiny_resnet": partial(CifarResNet, blocks=1),
+    # Grid detectors, by the pixels per cell, and YOLOv1
+    "grid8": partial(GridNet, widths=(16, 32, 64), blocks=(0, 1, 2)),
+    "grid16": GridNet,
+    "localizer": Localizer,
+    "grid32": partial(GridNet, widths=(16, 32, 64, 128, 256), blocks=(0, 1, 2, 2, 1)),
+    "yolov1": YoloV1,
     # Pre-activation ResNets and wide ResNets
     "preact_resnet18": partial(PreActResNet, stage_sizes=resnet.RESNET18),
     "preact_resnet34": partial(PreActResNet, stage_sizes=resnet.RESNET34),

@@ -95,6 +95,10 @@ class Airbench(nn.Module):
     norm: Norm = batch_norm
     dtype: jnp.dtype = jnp.float32
 
+    def initialize_from(self, variables: Mapping[str, Any], images: Array) -> dict[str, Any]:
+        """The initial variables as the first training images [N, H, W, C], normalized, determine them."""
+        return whiten(variables, images)
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         norm = partial(self.norm, momentum=self.bn_momentum, epsilon=1e-12, use_scale=False)

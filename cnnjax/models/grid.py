@@ -6,7 +6,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cnnjax.models.layers import Activation, Pool, conv, fully_connected, max_pool, stage
+from cnnjax.models.layers import Activation, Pool, batch_norm, conv, flatten, fully_connected, max_pool, stage
+
+leaky_relu = partial(nn.leaky_relu, negative_slope=0.1)
+
+# YOLOv1's convolutions as (features, kernel, stride), a 2x2 pool between groups (Redmon et al. 2016, figure 3).
+YOLOV1 = (
+    ((64, 7, 2),),
+    ((192, 3, 1),),
+    ((128, 1, 1), (256, 3, 1), (256, 1, 1), (512, 3, 1)),
+    (*((256, 1, 1), (512, 3, 1)) * 4, (512, 1, 1), (1024, 3, 1)),
+    (*((512, 1, 1), (1024, 3, 1)) * 2, (1024, 3, 1), (1024, 3, 2), (1024, 3, 1), (1024, 3, 1)),
+)
 
 
 class SlidingWindow(nn.Module):
@@ -30,3 +41,84 @@ class SlidingWindow(nn.Module):
         x = stage(self, "fc1", self.act(fc(x, 400, window=5, name="f1")))
         x = stage(self, "fc2", self.act(fc(x, 400, name="f2")))
         return stage(self, "logits", fc(x, self.num_outputs, name="output"))
+
+
+class GridNet(nn.Module):
+    """A compact detector: [N, H, W, 3] -> [N, H / s, W / s, num_outputs] with s = 2^len(widths).
+
+    Each stage halves the image by a 3x3 convolution of stride 2 and adds residual blocks of a 1x1 and a 3x3
+    convolution, as Darknet-53 does (Redmon & Farhadi 2018); a 3x3 and a 1x1 convolution make the output. Batch
+    norm and leaky ReLU throughout. Stages: down1, block1_1, ..., head, logits.
+    """
+
+    num_outputs: int = 9
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    blocks: tuple[int, ...] = (0, 1, 2, 2)
+    act: Activation = leaky_relu
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        layer = partial(self._layer, train)
+        for i, (width, blocks) in enumerate(zip(self.widths, self.blocks, strict=True), start=1):
+            x = stage(self, f"down{i}", layer(f"down{i}", x, width, 3, 2))
+            for j in range(1, blocks + 1):
+                name = f"block{i}_{j}"
+                inner = layer(f"{name}_a", x, width // 2, 1)
+                x = stage(self, name, x + layer(f"{name}_b", inner, width, 3))
+        x = stage(self, "head", layer("head", x, self.widths[-1], 3))
+        return stage(self, "logits", conv(self.num_outputs, 1, dtype=self.dtype, name="output")(x))
+
+    def _layer(self, train: bool, name: str, x: Array, features: int, kernel: int, stride: int = 1) -> Array:
+        """Convolution, batch norm, activation."""
+        layer = conv(
+            features, kernel, stride, kernel // 2, use_bias=False, dtype=self.dtype, name=f"{name}_conv"
+        )
+        return self.act(batch_norm(train, dtype=self.dtype, name=f"{name}_norm")(layer(x)))
+
+
+class Localizer(nn.Module):
+    """The trunk of `GridNet` and fully connected layers on its map: one vector for the whole image."""
+
+    num_outputs: int = 9
+    features: int = 32
+    act: Activation = leaky_relu
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        x = GridNet(self.features, act=self.act, dtype=self.dtype, name="trunk")(x, train)
+        x = nn.Dense(128, dtype=self.dtype, name="fc1")(flatten(self.act(x)))
+        x = stage(self, "fc1_act", self.act(x))
+        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+
+
+class YoloV1(nn.Module):
+    """YOLO (Redmon et al. 2016, figure 3): 448x448x3 -> 7x7x30. 24 convolutions, 2 fully connected layers, no
+    batch norm, dropout of 0.5 between the latter. 271,703,550 parameters.
+
+    The authors' configuration file is another network: batch norm, a locally connected layer, three predictors.
+    """
+
+    num_outputs: int = 30
+    grid: int = 7
+    act: Activation = leaky_relu
+    pool: Pool = max_pool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        number = 0
+        for i, layers in enumerate(YOLOV1, start=1):
+            for features, kernel, stride in layers:
+                number += 1
+                name = f"conv{number}"
+                x = conv(features, kernel, stride, kernel // 2, dtype=self.dtype, name=name)(x)
+                x = stage(self, name, self.act(stage(self, f"{name}_pre_relu", x)))
+            if i < len(YOLOV1):
+                x = stage(self, f"pool{i}", self.pool(x))
+        x = nn.Dense(4096, dtype=self.dtype, name="fc1")(flatten(x))
+        x = stage(self, "fc1", self.act(stage(self, "fc1_pre_relu", x)))
+        x = nn.Dropout(0.5, deterministic=not train, name="dropout")(x)
+        x = nn.Dense(self.grid**2 * self.num_outputs, dtype=self.dtype, name="output")(x)
+        return stage(self, "logits", x.reshape(-1, self.grid, self.grid, self.num_outputs))

@@ -1,7 +1,7 @@
 """One label per image."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -86,7 +86,7 @@ class Classification:
             ),
         ]
 
-    def record(self, prediction: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def record(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, Any]:
         """The most probable class, and up to five with their probabilities."""
         top = [
             {"class": self.classes[label], "probability": float(p)}
@@ -94,15 +94,8 @@ class Classification:
         ]
         return {"class": top[0]["class"], "top": top}
 
-    def contact_sheet(
-        self, images: np.ndarray, names: Sequence[str], records: Sequence[Mapping[str, Any]]
-    ) -> "Picture":
-        from cnnjax import pictures
-
-        texts = [
-            f"{name[:18]}\n{record['class']}  {100 * record['top'][0]['probability']:.0f} %"
-            for name, record in zip(names, records, strict=True)
-        ]
-        return pictures.image_grid(
-            "contact_sheet", "Predictions", "The most probable class.", list(images), texts
-        )
+    def draw(self, image: np.ndarray, name: str, record: Mapping[str, Any]) -> tuple[np.ndarray, str]:
+        # With many classes the right one is often among the next few.
+        shown = record["top"][: 5 if self.num_outputs > 100 else 1]
+        lines = [f"{100 * entry['probability']:.0f} % {entry['class'][:22]}" for entry in shown]
+        return image, "\n".join([name[:24], *lines])

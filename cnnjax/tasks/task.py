@@ -3,11 +3,13 @@
 A task turns the outputs of a network and a batch into per-example losses, metrics and predictions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from jax import Array
+
+from cnnjax.metrics import Values
 
 if TYPE_CHECKING:  # matplotlib, which takes half a second, is imported when a picture is made
     from cnnjax.pictures import Picture
@@ -33,8 +35,8 @@ class Task(Protocol):
         """What training minimises, [N]."""
         ...
 
-    def metrics(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """Values to be averaged over examples, each [N]."""
+    def metrics(self, outputs: Outputs, batch: Batch) -> Values:
+        """Values to be averaged over examples."""
         ...
 
     def predict(self, outputs: Outputs) -> dict[str, Array]:
@@ -60,12 +62,10 @@ class Task(Protocol):
         """What the report of a run shows of a whole split."""
         ...
 
-    def record(self, prediction: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The prediction for one image as it is written to JSON."""
+    def record(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, Any]:
+        """The prediction for one image, which was [H, W, C] before it was resized, as it is written to JSON."""
         ...
 
-    def contact_sheet(
-        self, images: np.ndarray, names: Sequence[str], records: Sequence[Mapping[str, Any]]
-    ) -> "Picture":
-        """Images beside what `record` says of them."""
+    def draw(self, image: np.ndarray, name: str, record: Mapping[str, Any]) -> tuple[np.ndarray, str]:
+        """An image [H, W, C] as a contact sheet shows it, with what `record` says drawn in or in the caption."""
         ...

@@ -69,12 +69,12 @@ def _tiled_gradient(
     tile_h, tile_w, _ = network.image_shape
     rows, columns = -(-height // tile_h), -(-width // tile_w)
     rolled = np.roll(picture, shift, axis=(0, 1))
-    padded = np.pad(
-        rolled, ((0, rows * tile_h - height), (0, columns * tile_w - width), (0, 0)), mode="wrap"
-    )
+    padded = np.pad(rolled, ((0, rows * tile_h - height), (0, columns * tile_w - width), (0, 0)), mode="wrap")
     tiles = padded.reshape(rows, tile_h, columns, tile_w, channels).swapaxes(1, 2)
     slopes = map_batches(
-        lambda batch: _gradients(network, objective, batch), tiles.reshape(-1, *network.image_shape), batch_size=8
+        lambda batch: _gradients(network, objective, batch),
+        tiles.reshape(-1, *network.image_shape),
+        batch_size=8,
     )
     slope = slopes.reshape(tiles.shape).swapaxes(1, 2).reshape(padded.shape)[:height, :width]
     return np.roll(slope, tuple(-s for s in shift), axis=(0, 1))

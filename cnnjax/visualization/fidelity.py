@@ -38,7 +38,9 @@ def area(curve: np.ndarray) -> np.ndarray:
     return np.mean((curve[..., :-1] + curve[..., 1:]) / 2, axis=-1)
 
 
-def _curve(network: Network, start: Array, end: Array, labels: Any, maps: np.ndarray, steps: int) -> np.ndarray:
+def _curve(
+    network: Network, start: Array, end: Array, labels: Any, maps: np.ndarray, steps: int
+) -> np.ndarray:
     count, height, width, _ = start.shape
     maps = np.asarray(maps)
     importance = maps.mean(axis=-1) if maps.ndim == 4 else maps

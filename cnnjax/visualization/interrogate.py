@@ -20,7 +20,11 @@ from jax import Array
 from cnnjax.config import ConfigError
 from cnnjax.visualization.batches import to_float
 from cnnjax.visualization.network import Network
+from cnnjax.visualization.parameterizations import RECORRELATE
 from cnnjax.visualization.transforms import Affine, Transform
+
+# Larger than for pictures from noise: what must survive them is not just a texture.
+WIDE = Affine(jitter=0.2, scale=0.4, rotate=30.0)
 
 # (logits [N, classes], label) -> [N, classes]
 Delta = Callable[[Array, Any], Array]
@@ -56,10 +60,10 @@ def interrogate(
     *,
     key: Array,
     delta: str = "softmax",
-    steps: Sequence[int] = (0, 16, 64, 256),
+    steps: Sequence[int] = (0, 16, 48, 128),
     step_size: float = 1 / 255,
     decay: float = 1.0,
-    transform: Transform = Affine(),
+    transform: Transform = WIDE,
 ) -> Interrogation:
     """Changes the pixels of an image [H, W, C], uint8 or in [0, 1], until the network sees the label in it.
 
@@ -101,15 +105,18 @@ def _update(
     probability = jax.nn.softmax(network.logits(picture))[0, target]
     logits, pull_back = jax.vjp(lambda picture: network.logits(transform(key, picture, 0.0)), picture)
     (slope,) = pull_back(DELTAS[delta](logits, target))
-    slope = _smooth(slope, decay)
+    slope = _natural(slope, decay)
     slope = slope / (jnp.mean(jnp.abs(slope)) + 1e-12)
     return jnp.clip(picture - step_size * slope, 0.0, 1.0), probability
 
 
-def _smooth(slope: Array, decay: float) -> Array:
-    """Divides the waves of [N, H, W, C] by their frequency to the power of decay."""
+def _natural(slope: Array, decay: float) -> Array:
+    """Divides the waves of [N, H, W, C] by their frequency^decay, and correlates colours as photographs do."""
+    if decay == 0:
+        return slope
     height, width = slope.shape[1:3]
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     scale = np.maximum(frequency, 1.0 / max(height, width)) ** -decay
     spectrum = jnp.fft.rfft2(slope, axes=(1, 2)) * scale.astype(np.complex64)[None, :, :, None]
-    return jnp.fft.irfft2(spectrum, s=(height, width), axes=(1, 2))
+    slope = jnp.fft.irfft2(spectrum, s=(height, width), axes=(1, 2))
+    return jnp.tensordot(slope, RECORRELATE @ RECORRELATE.T, axes=1) if slope.shape[-1] == 3 else slope

@@ -69,8 +69,10 @@ class Objective:
         sign = {_add: " + ", _multiply: " * "}.get(self.function)
         if sign:
             return f"({sign.join(str(operand) for operand in self.operands)})"
-        operands = (str(o) if jnp.ndim(o) == 0 else f"[{jnp.size(o)}]" for o in self.operands)
-        return f"{self.function.__name__.strip('_')}({', '.join((*self.layers, *operands))})"
+        shown = (
+            f"array{o.shape}" if getattr(o, "shape", ()) else str(o) for o in self.operands if o is not None
+        )
+        return f"{self.function.__name__.strip('_')}({', '.join((*self.layers, *shown))})"
 
     def check(self, network: Network) -> "Objective":
         """Returns itself; raises ConfigError if the network lacks a layer, channel or position it names."""
@@ -119,7 +121,7 @@ def layer(layer: str) -> Objective:
 
 def direction(layer: str, vector: Array, power: float = 0.0) -> Objective:
     """Mean over batch and positions of <a, v> max(0.1, cos(a, v))^power. vector: [C]."""
-    return Objective(_direction, (layer,), (jnp.asarray(vector, jnp.float32), power))
+    return Objective(_direction, (layer,), (jnp.asarray(vector, jnp.float32), float(power)))
 
 
 def class_logit(index: int) -> Objective:
@@ -173,16 +175,20 @@ def guided(layer: str, guide: Array) -> Objective:
 def stack(objectives: Sequence[Objective]) -> Objective:
     """One objective whose leaves have a leading axis, for vmap. Raises ConfigError if their forms differ."""
     if len({jax.tree.structure(o) for o in objectives}) != 1:
-        raise ConfigError("objectives that are rendered together must have one form, such as channels of one layer")
+        raise ConfigError(
+            "objectives that are rendered together must have one form, such as channels of one layer"
+        )
     return jax.tree.map(lambda *leaves: jnp.stack([_strong(leaf) for leaf in leaves]), *objectives)
 
 
 def _strong(leaf: Any) -> Array:
-    return jnp.asarray(leaf, jnp.int32 if isinstance(leaf, int) else jnp.float32 if isinstance(leaf, float) else None)
+    return jnp.asarray(
+        leaf, jnp.int32 if isinstance(leaf, int) else jnp.float32 if isinstance(leaf, float) else None
+    )
 
 
-def _value(operand: Any, stages: Stages) -> Any:
-    return operand(stages) if isinstance(operand, Objective) else operand
+def _value(operand: Operand, stages: Stages) -> Array:
+    return operand(stages) if isinstance(operand, Objective) else jnp.asarray(operand, jnp.float32)
 
 
 def _add(stages: Stages, a: Operand, b: Operand) -> Array:
@@ -275,6 +281,7 @@ def _blur(stages: Stages, name: str) -> Array:
 
 def blur3(images: Array) -> Array:
     """Weighted mean of 3x3 neighbours inside the picture: the pixel itself 1, the others 1/2. [N, H, W, C]."""
+
     def window(x: Array) -> Array:
         box = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
         return 0.5 * (box + x)

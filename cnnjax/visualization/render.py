@@ -188,7 +188,8 @@ def _step(
     images, pull_back = jax.vjp(parameterization.image, state.parameters)
     slope = jax.grad(loss)(images)
     (gradient,) = pull_back(slope)
-    updates, optimizer = options.optimizer.update(gradient, state.optimizer, state.parameters)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes floats with int32 counts
+        updates, optimizer = options.optimizer.update(gradient, state.optimizer, state.parameters)
     transparency = state.transparency + jnp.mean(jnp.abs(slope), axis=-1)
     return _State(optax.apply_updates(state.parameters, updates), optimizer, transparency)
 

@@ -12,25 +12,24 @@ from cnnjax.models.airbench import Airbench, dirac_init, unit_init, whiten
 
 
 @pytest.mark.parametrize(
-    "name, parameters",
+    "name, widths, parameters",
     [
         # bias of the whitening, convolutions, biases of the norms, head
-        ("airbench94", 24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * (64 + 512) + 2560),
-        ("airbench95", 24 + 9 * (24 * 128 + 128**2 + 128 * 384 + 3 * 384**2) + 2 * (128 + 768) + 3840),
+        ("airbench94", (64, 256, 256), 24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * (64 + 512) + 2560),
+        ("airbench_laptop", (32, 128, 128), 24 + 9 * (24 * 32 + 32**2 + 32 * 128 + 3 * 128**2) + 2 * (32 + 256) + 1280),
+        ("airbench95", (128, 384, 384), 24 + 9 * (24 * 128 + 128**2 + 128 * 384 + 3 * 384**2) + 2 * (128 + 768) + 3840),
         (
             "airbench96",
+            (128, 384, 512),
             24 + 9 * (24 * 128 + 2 * 128**2 + 128 * 384 + 2 * 384**2 + 384 * 512 + 2 * 512**2)
             + 3 * (128 + 384 + 512) + 5120,
         ),
     ],
 )  # fmt: skip
-def test_parameters_and_stages(name, parameters):
+def test_parameters_and_stages(name, widths, parameters):
     variables, logits, stages = abstract(name, (32, 32, 3))
     assert count(variables["params"]) == parameters
     assert logits.shape == (2, 10)
-    widths = {"airbench94": (64, 256, 256), "airbench95": (128, 384, 384), "airbench96": (128, 384, 512)}[
-        name
-    ]
     assert stages["whiten"].shape == (2, 31, 31, 24)
     for i, (size, width) in enumerate(zip((15, 7, 3), widths, strict=True), start=1):
         assert stages[f"block{i}/pool"].shape == stages[f"stage{i}"].shape == (2, size, size, width)

@@ -1,0 +1,93 @@
+"""Datasets of images with boxes: synthetic scenes, and folders in the layouts of Pascal VOC, COCO and YOLO."""
+
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cnnjax.config import ConfigError, Data
+from cnnjax.data import scenes
+from cnnjax.data.annotations import Annotations, describe_problems
+from cnnjax.data.annotations_coco import read_coco
+from cnnjax.data.annotations_voc import read_voc
+from cnnjax.data.annotations_yolo import read_yolo
+from cnnjax.data.dataset import Dataset, first
+from cnnjax.data.detection import load_detection
+
+SCENES = {"shapes": "shapes", "digit_scenes": "digits"}
+NUM_SCENES = {"train": 4000, "test": 1000}
+SEEDS = {"train": 0, "test": 1}
+LAYOUTS = ("voc", "coco", "yolo")
+log = logging.getLogger(__name__)
+
+
+def read_scenes(data: Data) -> Dataset:
+    """Synthetic scenes with up to data.objects objects, 64 pixels wide unless data.image_size says otherwise."""
+    kind = SCENES[data.name]
+
+    def split(name: str) -> dict[str, np.ndarray]:
+        count = min(NUM_SCENES[name], data.limit or NUM_SCENES[name])
+        # One object may be large, several need room beside each other.
+        scale = (0.25, 0.7) if data.objects == 1 else (0.2, 0.45)
+        drawn = scenes.grid_scenes(
+            jax.random.key(SEEDS[name]), count, data.image_size or 64, data.objects, kind, name, scale
+        )
+        return {key: np.asarray(value) for key, value in drawn.items()}
+
+    return Dataset(data.name, split("train"), split("test"), scenes.KINDS[kind], "synthetic scenes")
+
+
+def read_annotated(data: Data) -> Dataset:
+    """voc:PATH, coco:PATH or yolo:PATH, letterboxed into data.image_size x (data.image_width or image_size).
+
+    voc: Annotations/, JPEGImages/ and ImageSets/Main/*.txt. coco: annotations/instances_<split>*.json and
+    images/<split>*/. yolo: images/<split>*/, labels/<split>*/ and classes.txt. Mistakes in annotations are
+    logged; the note of the dataset counts them.
+    """
+    layout, _, path = data.name.partition(":")
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"data.name={data.name!r}: no folder {folder}")
+    if not data.image_size:
+        raise ConfigError(
+            f"data.name={data.name!r} needs --data.image_size, the height of the frame in pixels"
+        )
+    size = (data.image_size, data.image_width or data.image_size)
+    train = _read(layout, folder, "train")
+    held = _read(layout, folder, data.split or ("test" if _has_split(layout, folder, "test") else "val"))
+    if train.classes != held.classes:
+        raise ConfigError(f"{folder}: the splits have different classes: {train.classes} and {held.classes}")
+    problems = [*train.problems, *held.problems]
+    if problems:
+        log.warning("%s", describe_problems(problems))
+    room = max(len(truth.boxes) for truth in (*train.truths, *held.truths))
+    dataset = Dataset(
+        data.name,
+        load_detection(train, size, room),
+        load_detection(held, size, room),
+        train.classes,
+        f"{len(problems)} mistakes in the annotations" if problems else "",
+    )
+    return first(dataset, data.limit)
+
+
+def _has_split(layout: str, folder: Path, split: str) -> bool:
+    if layout == "voc":
+        return (folder / "ImageSets" / "Main" / f"{split}.txt").exists()
+    return bool(_image_folders(folder, split))
+
+
+def _image_folders(folder: Path, split: str) -> list[Path]:
+    return sorted(path for path in (folder / "images").glob(f"{split}*") if path.is_dir())
+
+
+def _read(layout: str, folder: Path, split: str) -> Annotations:
+    if layout == "voc":
+        return read_voc(folder, split)
+    images = _image_folders(folder, split)
+    if not images:
+        raise ConfigError(f"{folder / 'images'}: no folder whose name begins with {split}")
+    if layout == "coco":
+        return read_coco(folder / "annotations" / f"instances_{images[0].name}.json", images[0])
+    return read_yolo(images[0], folder / "labels" / images[0].name, folder / "classes.txt")

@@ -1,0 +1,192 @@
+"""Several objects per image: the cell of a grid that holds an object's centre answers for it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from cnnjax import config
+from cnnjax.config import ConfigError, Experiment
+from cnnjax.detection.boxes import box_from_letterbox, letterbox
+from cnnjax.detection.coco import coco_evaluate
+from cnnjax.detection.detect import FORMS, detect
+from cnnjax.detection.errors import confusion_matrix, error_analysis
+from cnnjax.detection.grid import Grid, encode
+from cnnjax.detection.results import Detections, Truth, unpad
+from cnnjax.metrics import Values
+from cnnjax.models import create_model
+from cnnjax.tasks.task import Batch
+
+if TYPE_CHECKING:
+    from cnnjax.pictures import Boxes, Picture
+
+SHOWN_SCORE = (
+    0.3  # what pictures and predictions show; average precision looks at everything above score_threshold
+)
+COLOURS = ("lime", "red", "deepskyblue", "orange", "magenta", "yellow", "cyan", "white")
+
+
+@dataclasses.dataclass(frozen=True)
+class GridDetection:
+    """Outputs [N, rows, columns, D]. The batch holds "boxes" [N, M, 4] xyxy pixels, "classes", "valid" [N, M]."""
+
+    classes: tuple[str, ...]
+    grid: Grid
+    settings: config.Detection
+    headline: str = "ap50"
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...]
+    ) -> "GridDetection":
+        """The task with the grid that the experiment's model lays over an image.
+
+        Raises ConfigError if the model's output is no grid.
+        """
+        model = create_model(experiment.model.name, 1)
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        output = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], image)
+        if output.ndim != 4:
+            raise ConfigError(
+                f"model.name={experiment.model.name!r} has no grid as output; grid16 has, for example"
+            )
+        flat = experiment.detection.anchors
+        anchors = (
+            tuple(zip(flat[::2], flat[1::2], strict=True)) if experiment.detection.form == "anchors" else ()
+        )
+        grid = Grid(
+            rows=output.shape[1],
+            columns=output.shape[2],
+            height=image_shape[0],
+            width=image_shape[1],
+            num_classes=len(classes),
+            boxes=experiment.detection.boxes if experiment.detection.form == "yolov1" else 1,
+            anchors=anchors,
+        )
+        return cls(classes, grid, experiment.detection)
+
+    @property
+    def num_outputs(self) -> int:
+        return self.grid.num_outputs
+
+    def loss(self, outputs: Array, batch: Batch) -> Array:
+        targets = encode(self.grid, batch["boxes"], batch["classes"], batch["valid"])
+        return FORMS[self.settings.form].loss(self.grid, outputs.astype(jnp.float32), targets)
+
+    def metrics(self, outputs: Array, batch: Batch) -> Values:
+        """The loss, and how many objects of an image had to be left out because their cell was taken."""
+        targets = encode(self.grid, batch["boxes"], batch["classes"], batch["valid"])
+        loss = FORMS[self.settings.form].loss(self.grid, outputs.astype(jnp.float32), targets)
+        return {"loss": loss, "collisions": targets.collisions.astype(jnp.float32)}
+
+    def predict(self, outputs: Array) -> dict[str, Array]:
+        found = detect(
+            self.grid,
+            outputs.astype(jnp.float32),
+            self.settings.form,
+            self.settings.score_threshold,
+            self.settings.iou_threshold,
+            self.settings.max_detections,
+        )
+        return found._asdict()
+
+    def average(self, outputs: Array, weights: Array) -> Array:
+        raise ConfigError("detection cannot average outputs: set evaluate.augment=none")
+
+    def summarize(
+        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """COCO's average precision, by pycocotools, in pixels of the frame; and AP50 of each class."""
+        result = coco_evaluate(_truths(truth), _detections(predictions), len(self.classes))
+        per_class = {
+            f"ap50/{name}": float(value)
+            for name, value in zip(self.classes, result.class_ap50, strict=True)
+            if not np.isnan(value)
+        }
+        named = {"ap50": result.ap50, "ap": result.ap, "ap75": result.ap75}
+        return {name: 0.0 if np.isnan(value) else float(value) for name, value in named.items()} | (
+            per_class if len(per_class) <= 20 else {}
+        )
+
+    def pictures(
+        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+    ) -> "list[Picture]":
+        """Precision over recall, confusions, kinds of errors, and examples with real and found boxes."""
+        from cnnjax import pictures
+
+        truths, found = _truths(truth), _detections(predictions)
+        result = coco_evaluate(truths, found, len(self.classes))
+        matrix = confusion_matrix(truths, found, len(self.classes), score_threshold=SHOWN_SCORE)
+        analysis = error_analysis(truths, found, len(self.classes))
+        images, texts = [], []
+        for i in range(min(12, len(truths))):
+            record = self.record(
+                {name: values[i] for name, values in predictions.items()}, truth["image"][i].shape
+            )
+            boxes = truths[i].boxes
+            drawn = self._drawing(record)
+            drawn = pictures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
+            images.append(pictures.draw_boxes(truth["image"][i], drawn))
+            texts.append(f"{len(boxes)} objects, {len(record['detections'])} found")
+        caption = f"White: real boxes. Colour: boxes found with a score above {SHOWN_SCORE}."
+        return [
+            pictures.precision_recall_curves(result.precision[0], self.classes),
+            pictures.confusion_matrix(matrix, (*self.classes, "background")),
+            pictures.error_kinds(analysis.shares),
+            pictures.image_grid("examples", "Examples", caption, images, texts, columns=4),
+        ]
+
+    def record(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, Any]:
+        """Detections in COCO's form: bbox is x, y, width, height in pixels of the original image."""
+        geometry = letterbox(shape[0], shape[1], (self.grid.height, self.grid.width))
+        count = int(prediction["counts"])
+        boxes = box_from_letterbox(prediction["boxes"][:count], geometry)
+        limit = np.array([[shape[1], shape[0], shape[1], shape[0]]])
+        detections = [
+            {
+                "category_id": int(index),
+                "category": self.classes[int(index)],
+                "score": float(score),
+                "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
+            }
+            for (x0, y0, x1, y1), score, index in zip(
+                np.clip(boxes, 0, limit),
+                prediction["scores"][:count],
+                prediction["classes"][:count],
+                strict=True,
+            )
+            if score > SHOWN_SCORE
+        ]
+        return {"width": shape[1], "height": shape[0], "detections": detections}
+
+    def draw(self, image: np.ndarray, name: str, record: Mapping[str, Any]) -> tuple[np.ndarray, str]:
+        from cnnjax import pictures
+
+        return pictures.draw_boxes(image, self._drawing(record)), f"{name}\n{len(record['detections'])} found"
+
+    def _drawing(self, record: Mapping[str, Any]) -> "Boxes":
+        from cnnjax import pictures
+
+        found = record["detections"]
+        boxes = np.array([d["bbox"] for d in found], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = [f"{d['category']} {100 * d['score']:.0f}" for d in found]
+        return pictures.Boxes(boxes, labels, [COLOURS[d["category_id"] % len(COLOURS)] for d in found])
+
+
+def _truths(truth: Mapping[str, np.ndarray]) -> list[Truth]:
+    """The objects of each image, from padded arrays; "ignored" marks difficult and crowd ones."""
+    ignored = truth.get("ignored", np.zeros_like(truth["valid"]))
+    real = truth["valid"] | ignored
+    return [
+        Truth(boxes[keep], classes[keep], difficult=skip[keep])
+        for boxes, classes, keep, skip in zip(truth["boxes"], truth["classes"], real, ignored, strict=True)
+    ]
+
+
+def _detections(predictions: Mapping[str, np.ndarray]) -> list[Detections]:
+    return unpad(predictions["boxes"], predictions["scores"], predictions["classes"], predictions["counts"])

@@ -1,0 +1,109 @@
+"""What the pages of a gallery are made from."""
+
+import dataclasses
+import shlex
+
+import jax
+import numpy as np
+from jax import Array
+
+from cnnjax.config import ConfigError, option
+from cnnjax.visualization.network import LOGITS, PROBABILITY, Network
+
+PAGE_NAMES = (
+    "predictions", "filters", "maps", "channels", "objectives", "classes",
+    "deepdream", "toward", "attribution", "deconvnet", "embeddings",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Visualize:
+    """What to visualize; every field is a flag."""
+
+    pages: tuple[str, ...] = option((), f"which pictures to make, of {', '.join(PAGE_NAMES)}; empty: all")
+    layer: tuple[str, ...] = option(
+        (), "layer, layer:channel, layer:channel@y,x, logits:class or probability:class; empty: a choice"
+    )
+    steps: tuple[int, ...] = option((0, 4, 48, 512), "updates after which a rendered picture is kept")
+    channels: int = option(8, "channels that are shown of each layer")
+    images: int = option(6, "example images that are explained")
+    toward: str = option("", "class that a photograph is pulled toward; empty: the next one")
+    size: int = option(0, "height and width of rendered pictures; 0: those of the images")
+    seed: int = option(0, "of noise and transformations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A network with the images to look at, and the options of a run.
+
+    images: uint8 [N, H, W, C]. labels: [N] integers. command: what started the run, repeated under each picture.
+    """
+
+    network: Network
+    images: np.ndarray
+    labels: np.ndarray
+    options: Visualize
+    command: str = ""
+
+    @property
+    def key(self) -> Array:
+        return jax.random.key(self.options.seed)
+
+    def canvas(self) -> Network:
+        """The network at the size of rendered pictures."""
+        size = self.options.size
+        return self.network.at_size(size, size) if size else self.network
+
+    def examples(self) -> np.ndarray:
+        """Indices of a few images: the first of each class, then the second of each."""
+        order = np.argsort(_occurrence(self.labels), kind="stable")
+        return order[: self.options.images]
+
+    def spatial_layers(self, count: int) -> list[str]:
+        """Layers with positions: those asked for, or so many of all, from the first to the last."""
+        layers = self.network.layers()
+        if self.options.layer:
+            asked = dict.fromkeys(self.network.address(address).layer for address in self.options.layer)
+            found = [name for name in asked if len(layers.get(name, ())) == 3]
+            if not found:
+                raise ConfigError(f"{', '.join(asked)}: this needs a layer with height and width")
+            return found
+        return _spread([name for name in _main(layers) if len(layers[name]) == 3], count)
+
+    def hidden_layers(self, count: int) -> list[str]:
+        """Layers before the logits: those asked for, or so many of all."""
+        layers = self.network.layers()
+        if self.options.layer:
+            asked = dict.fromkeys(self.network.address(address).layer for address in self.options.layer)
+            return [name for name in asked if name not in (LOGITS, PROBABILITY)]
+        return _spread([name for name in _main(layers) if name != LOGITS], count)
+
+    def command_for(self, page: str, layer: str = "") -> str:
+        """The command that makes one picture again."""
+        if not self.command:
+            return ""
+        asked = f" --visualize.layer={shlex.quote(layer)}" if layer else ""
+        return f"{self.command} --visualize.pages={page}{asked}"
+
+
+def _occurrence(labels: np.ndarray) -> np.ndarray:
+    """How many earlier labels are the same: [0, 0, 1] of [5, 3, 5]."""
+    seen: dict[int, int] = {}
+    result = np.zeros(len(labels), np.int64)
+    for i, label in enumerate(np.asarray(labels).tolist()):
+        result[i] = seen.get(label, 0)
+        seen[label] = result[i] + 1
+    return result
+
+
+def _main(layers: dict[str, tuple[int, ...]]) -> list[str]:
+    """The model's own stages: not those inside blocks, not pooled or pre-activation copies."""
+    own = [n for n in layers if "/" not in n and "pool" not in n and not n.endswith("pre_relu")]
+    return own or list(layers)
+
+
+def _spread(names: list[str], count: int) -> list[str]:
+    """At most so many of a list, from the first to the last."""
+    if len(names) <= count:
+        return names
+    return [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]
