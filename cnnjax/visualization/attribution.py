@@ -56,9 +56,7 @@ def smooth_grad(
     images, labels = to_float(images), _labels(labels)
     total = jnp.zeros_like(images)
     for sample_key in jax.random.split(key, samples):
-        total += _gradient(
-            network, images + deviation * jax.random.normal(sample_key, images.shape), labels
-        )
+        total += _gradient(network, images + deviation * jax.random.normal(sample_key, images.shape), labels)
     return np.asarray(total / samples)
 
 
@@ -90,7 +88,11 @@ def occlusion(
     The fall is averaged over the squares that cover the pixel. patch, stride: of the square, in pixels.
     """
     images, labels = to_float(images), _labels(labels)
-    corners = [(y, x) for y in _starts(images.shape[1], patch, stride) for x in _starts(images.shape[2], patch, stride)]
+    corners = [
+        (y, x)
+        for y in _starts(images.shape[1], patch, stride)
+        for x in _starts(images.shape[2], patch, stride)
+    ]
     masks = np.ones((len(corners), *images.shape[1:3]), bool)
     for mask, (y, x) in zip(masks, corners, strict=True):
         mask[y : y + patch, x : x + patch] = False
@@ -104,7 +106,13 @@ def occlusion(
 
 
 def rise(
-    network: Network, images: Any, labels: Any, key: Array, masks: int = 4000, cells: int = 7, keep: float = 0.5
+    network: Network,
+    images: Any,
+    labels: Any,
+    key: Array,
+    masks: int = 4000,
+    cells: int = 7,
+    keep: float = 0.5,
 ) -> np.ndarray:
     """The mean of random masks weighted by the probability of what they leave (RISE, Petsiuk et al. 2018). [N, H, W].
 
@@ -167,7 +175,9 @@ def _starts(length: int, patch: int, stride: int) -> list[int]:
     return sorted({*range(0, last, stride), last})
 
 
-def _masked_scores(network: Network, image: Array, label: Array, masks: np.ndarray, value: float) -> np.ndarray:
+def _masked_scores(
+    network: Network, image: Array, label: Array, masks: np.ndarray, value: float
+) -> np.ndarray:
     """Probabilities of the class where [M, H, W] masks blend the picture with a uniform value."""
 
     def scores(batch: Array) -> Array:
@@ -191,4 +201,6 @@ def _random_masks(key: Array, count: int, cells: int, keep: float, size: tuple[i
     shape = (count, (cells + 1) * height, (cells + 1) * width)
     smooth = jnp.clip(jax.image.resize(grid, shape, "bilinear"), 0, 1)
     shifts = jax.random.randint(shift_key, (count, 2), 0, jnp.asarray([height, width])[None])
-    return jax.vmap(lambda mask, shift: jax.lax.dynamic_slice(mask, (shift[0], shift[1]), size))(smooth, shifts)
+    return jax.vmap(lambda mask, shift: jax.lax.dynamic_slice(mask, (shift[0], shift[1]), size))(
+        smooth, shifts
+    )

@@ -42,7 +42,7 @@ def deepdream(
         picture = base + _resize(detail, size)
         for _ in range(iterations):
             shift = tuple(int(generator.integers(length)) for length in size)
-            slope = _tiled_gradient(network, objective, picture, shift)
+            slope = tiled_gradient(network, objective, picture, shift)
             picture = np.clip(picture + step_size * slope / (np.abs(slope).mean() + 1e-12), 0, 1)
         detail = picture - base
         pictures.append(picture)
@@ -62,19 +62,19 @@ def _resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.asarray(jax.image.resize(jnp.asarray(image), (*size, image.shape[2]), "bilinear"))
 
 
-def _tiled_gradient(
+def tiled_gradient(
     network: Network, objective: Objective, picture: np.ndarray, shift: tuple[int, ...]
 ) -> np.ndarray:
     height, width, channels = picture.shape
     tile_h, tile_w, _ = network.image_shape
     rows, columns = -(-height // tile_h), -(-width // tile_w)
     rolled = np.roll(picture, shift, axis=(0, 1))
-    padded = np.pad(
-        rolled, ((0, rows * tile_h - height), (0, columns * tile_w - width), (0, 0)), mode="wrap"
-    )
+    padded = np.pad(rolled, ((0, rows * tile_h - height), (0, columns * tile_w - width), (0, 0)), mode="wrap")
     tiles = padded.reshape(rows, tile_h, columns, tile_w, channels).swapaxes(1, 2)
     slopes = map_batches(
-        lambda batch: _gradients(network, objective, batch), tiles.reshape(-1, *network.image_shape), batch_size=8
+        lambda batch: _gradients(network, objective, batch),
+        tiles.reshape(-1, *network.image_shape),
+        batch_size=8,
     )
     slope = slopes.reshape(tiles.shape).swapaxes(1, 2).reshape(padded.shape)[:height, :width]
     return np.roll(slope, tuple(-s for s in shift), axis=(0, 1))

@@ -61,7 +61,9 @@ def tsne(vectors: np.ndarray) -> np.ndarray:
     if len(vectors) < 4:
         raise ConfigError(f"t-SNE needs at least 4 images, not {len(vectors)}")
     perplexity = min(30.0, (len(vectors) - 1) / 3)
-    with threadpool_limits(1):  # on a busy machine its threads wait for each other ten times as long as they work
+    with threadpool_limits(
+        1
+    ):  # on a busy machine its threads wait for each other ten times as long as they work
         return TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(vectors)
 
 
@@ -71,7 +73,9 @@ def neighbours_picture(images: np.ndarray, queries: Sequence[int], found: np.nda
     return grid(images[order.ravel()], columns=order.shape[1], side=56)
 
 
-def scatter_picture(points: np.ndarray, images: np.ndarray, size: int = 900, thumbnail: int = 28) -> np.ndarray:
+def scatter_picture(
+    points: np.ndarray, images: np.ndarray, size: int = 900, thumbnail: int = 28
+) -> np.ndarray:
     """Small images at their places [N, 2]: uint8 [size, size, 3]. Earlier images lie over later ones."""
     canvas = np.full((size, size, 3), 255, np.uint8)
     low, high = points.min(axis=0), points.max(axis=0)
@@ -130,4 +134,6 @@ def write_projector(
 def _thumbnails(images: np.ndarray, side: int) -> np.ndarray:
     """uint8 [N, side, side, 3]."""
     pictures = to_uint8(images)
-    return np.stack([np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BILINEAR)) for p in pictures])
+    return np.stack(
+        [np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BILINEAR)) for p in pictures]
+    )

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from cnnjax.visualization import attribution as maps_of
 from cnnjax.visualization import embeddings as vectors_of
-from cnnjax.visualization.batches import map_batches, to_float
+from cnnjax.visualization.batches import to_float
 from cnnjax.visualization.deconvnet import patches, project, strongest_activations
 from cnnjax.visualization.fidelity import area, deletion_curve, insertion_curve
 from cnnjax.visualization.network import LOGITS, Network, activations
@@ -42,7 +42,9 @@ def attribution(subject: Subject) -> list[Picture]:
     cells, titles = [], []
     for i in range(len(chosen)):
         cells += [to_uint8(images[i])] + [shown[i] for _, shown in methods.values()]
-        titles += [network.class_name(int(labels[i])), *methods] if i == 0 else [network.class_name(int(labels[i]))]
+        titles += (
+            [network.class_name(int(labels[i])), *methods] if i == 0 else [network.class_name(int(labels[i]))]
+        )
         titles += [] if i == 0 else [""] * len(methods)
     caption = "What speaks for the label. Signed maps: grey is 0; heat maps: from their lowest to their highest value."
     image = grid(cells, len(methods) + 1, titles=titles, side=80)
@@ -77,7 +79,9 @@ def deconvnet(subject: Subject) -> list[Picture]:
                 "to pixels by a deconvnet, and the patch that the neuron sees. White lies outside the image."
             )
             image = grid(cells, 4, titles=labels, side=1)
-            result.append(Picture(f"deconvnet {name}", image, caption, name, subject.command_for("deconvnet", name)))
+            result.append(
+                Picture(f"deconvnet {name}", image, caption, name, subject.command_for("deconvnet", name))
+            )
     return result
 
 
@@ -92,7 +96,9 @@ def embeddings(subject: Subject) -> list[Picture]:
     logits = vectors_of.features(network, images[:1], LOGITS)[0]
     found = vectors_of.nearest(vectors, list(chosen), min(8, len(images) - 1))
     return [
-        Picture("vector logits", vectors_of.vector_picture(logits), "The logits of one image.", LOGITS, command),
+        Picture(
+            "vector logits", vectors_of.vector_picture(logits), "The logits of one image.", LOGITS, command
+        ),
         Picture(
             f"vector {name}", vectors_of.vector_picture(vectors[0]), f"One image in {name}.", name, command
         ),
@@ -127,17 +133,17 @@ def _attribution_maps(
     """For each method its maps and how they are shown, uint8 [N, H, W, 3]."""
     layer = subject.spatial_layers(3)[-1]
     patch = max(2, network.image_shape[0] // 6)
-    key = subject.key
+    noise_key, mask_key = jax.random.split(subject.key)
     raw = {"gradient": maps_of.gradient(network, images, labels)}
     if network.relus()[0] and not network.relus()[1]:
         raw["guided"] = maps_of.guided_backprop(network, images, labels)
     raw |= {
         "integrated": maps_of.integrated_gradients(network, images, labels, steps=20),
-        "SmoothGrad": maps_of.smooth_grad(network, images, labels, key, samples=20),
+        "SmoothGrad": maps_of.smooth_grad(network, images, labels, noise_key, samples=20),
         "Grad-CAM": maps_of.grad_cam(network, images, labels, layer),
         "Grad-CAM++": maps_of.grad_cam_plus_plus(network, images, labels, layer),
         "occlusion": maps_of.occlusion(network, images, labels, patch, max(1, patch // 2)),
-        "RISE": maps_of.rise(network, images, labels, key, masks=512),
+        "RISE": maps_of.rise(network, images, labels, mask_key, masks=512),
     }
     return {name: (m, to_uint8(signed(m)) if m.ndim == 4 else heat(m)) for name, m in raw.items()}
 

@@ -54,4 +54,3 @@ def apply_filter(image: Any, kernel: np.ndarray = VERTICAL_EDGES) -> np.ndarray:
         grey, weights, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     return np.asarray(result[0, :, :, 0])
-

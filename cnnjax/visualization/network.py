@@ -243,7 +243,9 @@ def _layers(model: Any, structure: Any, image_shape: tuple[int, int, int]) -> tu
 def _relus(model: Any, structure: Any, image_shape: tuple[int, int, int]) -> tuple[int, int]:
     def count(model: Any) -> int:
         images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        return count_relus(lambda v, x: Network(model, v, image_shape).logits(x), _abstract(structure), images)
+        return count_relus(
+            lambda v, x: Network(model, v, image_shape).logits(x), _abstract(structure), images
+        )
 
     total = count(model)
     if not is_relu(getattr(model, "act", None)):

@@ -69,7 +69,9 @@ class Objective:
         sign = {_add: " + ", _multiply: " * "}.get(self.function)
         if sign:
             return f"({sign.join(str(operand) for operand in self.operands)})"
-        shown = (f"array{o.shape}" if getattr(o, "shape", ()) else str(o) for o in self.operands if o is not None)
+        shown = (
+            f"array{o.shape}" if getattr(o, "shape", ()) else str(o) for o in self.operands if o is not None
+        )
         return f"{self.function.__name__.strip('_')}({', '.join((*self.layers, *shown))})"
 
     def check(self, network: Network) -> "Objective":
@@ -173,12 +175,16 @@ def guided(layer: str, guide: Array) -> Objective:
 def stack(objectives: Sequence[Objective]) -> Objective:
     """One objective whose leaves have a leading axis, for vmap. Raises ConfigError if their forms differ."""
     if len({jax.tree.structure(o) for o in objectives}) != 1:
-        raise ConfigError("objectives that are rendered together must have one form, such as channels of one layer")
+        raise ConfigError(
+            "objectives that are rendered together must have one form, such as channels of one layer"
+        )
     return jax.tree.map(lambda *leaves: jnp.stack([_strong(leaf) for leaf in leaves]), *objectives)
 
 
 def _strong(leaf: Any) -> Array:
-    return jnp.asarray(leaf, jnp.int32 if isinstance(leaf, int) else jnp.float32 if isinstance(leaf, float) else None)
+    return jnp.asarray(
+        leaf, jnp.int32 if isinstance(leaf, int) else jnp.float32 if isinstance(leaf, float) else None
+    )
 
 
 def _value(operand: Operand, stages: Stages) -> Array:
@@ -275,6 +281,7 @@ def _blur(stages: Stages, name: str) -> Array:
 
 def blur3(images: Array) -> Array:
     """Weighted mean of 3x3 neighbours inside the picture: the pixel itself 1, the others 1/2. [N, H, W, C]."""
+
     def window(x: Array) -> Array:
         box = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
         return 0.5 * (box + x)

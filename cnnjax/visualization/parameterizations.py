@@ -22,8 +22,6 @@ RECORRELATE = COLOR_CORRELATION / np.linalg.norm(COLOR_CORRELATION, axis=0).max(
 
 
 class Parameterization(Protocol):
-    shape: tuple[int, int, int]
-
     def init(self, key: Array, batch: int) -> Any: ...
 
     def image(self, parameters: Any) -> Array: ...
@@ -153,7 +151,9 @@ def magnitude_template(images: np.ndarray, shape: tuple[int, int, int], decorrel
     images: [N, H, W, C] in [0, 1], of the height, width and channels of `shape`.
     """
     if images.shape[1:] != shape:
-        raise ConfigError(f"photographs of {images.shape[1:]} cannot give the magnitudes of pictures of {shape}")
+        raise ConfigError(
+            f"photographs of {images.shape[1:]} cannot give the magnitudes of pictures of {shape}"
+        )
     x = jnp.asarray(images, jnp.float32)
     x = from_color(x) if decorrelate and shape[2] == 3 else x
     magnitude = jnp.mean(jnp.abs(jnp.fft.rfft2(jnp.moveaxis(x, -1, 1))), axis=0)

@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from cnnjax.config import ConfigError
 from cnnjax.visualization.deepdream import deepdream
 from cnnjax.visualization.filters import apply_filter, feature_maps, first_filters
 from cnnjax.visualization.interrogate import DELTAS, interrogate
@@ -13,6 +10,7 @@ from cnnjax.visualization.objectives import Objective, channel, class_logit, cla
 from cnnjax.visualization.pictures import Picture, enlarge, grid, signed, to_uint8
 from cnnjax.visualization.render import Rendering, render_each
 from cnnjax.visualization.subject import Subject
+from cnnjax.visualization.transforms import STANDARD, for_objects
 
 DREAM_SIDE = 160  # small images are enlarged to about this before a dream
 
@@ -82,7 +80,9 @@ def objectives(subject: Subject) -> list[Picture]:
     ]
     image = grid([r.images[0] for r in made], len(made), titles=list(asked), side=128)
     class_name = subject.network.class_name(label)
-    caption = f"Five objectives: the centre of {name}:0, all of it, all of {name} squared, class {class_name}."
+    caption = (
+        f"Five objectives: the centre of {name}:0, all of it, all of {name} squared, class {class_name}."
+    )
     return [Picture("objectives", image, caption, name, subject.command_for("objectives"))]
 
 
@@ -90,7 +90,9 @@ def classes(subject: Subject) -> list[Picture]:
     asked = [a for a in subject.options.layer if a.startswith((LOGITS, PROBABILITY)) and ":" in a]
     canvas = subject.canvas()
     if asked:
-        return [p for address in asked for p in _steps_picture(subject, [address], address, address, "classes")]
+        return [
+            p for address in asked for p in _steps_picture(subject, [address], address, address, "classes")
+        ]
     count = min(canvas.layers()[LOGITS][-1], 10)
     shown = list(dict.fromkeys(subject.labels[subject.examples()].tolist() + list(range(count))))[:count]
     made = [class_logit(index) for index in sorted(shown)]
@@ -106,7 +108,9 @@ def deepdreams(subject: Subject) -> list[Picture]:
         pictures = deepdream(subject.network, enlarged, name, key=subject.key)
         image = grid([enlarged, pictures[-1]], 2, titles=("image", name), side=256)
         caption = f"DeepDream: a picture climbs the mean square of {name}, from coarse to fine."
-        result.append(Picture(f"deepdream {name}", image, caption, name, subject.command_for("deepdream", name)))
+        result.append(
+            Picture(f"deepdream {name}", image, caption, name, subject.command_for("deepdream", name))
+        )
     return result
 
 
@@ -140,12 +144,16 @@ def _steps_picture(
 ) -> list[Picture]:
     """The last frames of several renderings as a grid, all frames as its animation; one rendering as a row."""
     steps = sorted(set(subject.options.steps))
-    made = render_each(subject.canvas(), wanted, key=subject.key, steps=steps)
+    canvas = subject.canvas()
+    transform = for_objects(canvas.image_shape) if page == "classes" else STANDARD
+    made = render_each(canvas, wanted, key=subject.key, steps=steps, transform=transform)
     labels = list(names) or [str(i) for i in range(len(made))]
     if len(made) == 1:
         titles = [f"{step}: {made[0].values[step]:.3g}" for step in steps]
         image = grid([made[0].frames[step][0] for step in steps], len(steps), titles=titles, side=160)
-        caption = f"Noise changed to excite {address}: updates and value of the objective." + _dead(made, labels)
+        caption = f"Noise changed to excite {address}: updates and value of the objective." + _dead(
+            made, labels
+        )
         return [Picture(name, image, caption, address, subject.command_for(page, address))]
     frames = [grid([r.frames[step][0] for r in made], titles=labels, side=112) for step in steps]
     caption = f"Noise changed to excite {address}, after {steps[-1]} updates." + _dead(made, labels)
@@ -156,9 +164,3 @@ def _steps_picture(
 def _dead(made: Sequence[Rendering], labels: Sequence[str]) -> str:
     dead = [label for r, label in zip(made, labels, strict=True) if not r.alive]
     return f" No gradient reaches the picture from {', '.join(dead)}: it stays noise." if dead else ""
-
-
-def check_pages(names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"unknown page {name!r}: choose of {', '.join(known)}")

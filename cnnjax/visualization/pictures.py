@@ -34,7 +34,9 @@ def to_uint8(images: Any) -> np.ndarray:
     """[..., H, W, 1 or 3] uint8 or floats in [0, 1] -> uint8 [..., H, W, 3]. NaN is white."""
     images = np.asarray(images)
     if images.dtype != np.uint8:
-        images = np.round(np.clip(np.nan_to_num(images.astype(np.float32), nan=1.0), 0, 1) * 255).astype(np.uint8)
+        images = np.round(np.clip(np.nan_to_num(images.astype(np.float32), nan=1.0), 0, 1) * 255).astype(
+            np.uint8
+        )
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images[..., :3]
 
 

@@ -44,7 +44,9 @@ class Linear(nn.Module):
 def tiny():
     model = Tiny()
     variables = model.init(jax.random.key(1), jnp.zeros((1, 16, 16, 3)))
-    return Network(model, variables, (16, 16, 3), (0.5,), (0.25,), classes=("ant", "bee", "cat", "dog", "elk"))
+    return Network(
+        model, variables, (16, 16, 3), (0.5,), (0.25,), classes=("ant", "bee", "cat", "dog", "elk")
+    )
 
 
 @pytest.fixture(scope="session")

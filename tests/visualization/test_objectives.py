@@ -115,9 +115,7 @@ def test_diversity_sums_over_pairs_of_gram_matrices():
 
 def test_alignment_compares_neighbours_in_the_batch():
     a = activation()
-    expected = -sum(
-        ((a[i] - a[i + d]) ** 2).mean() / 2**d for d in range(1, 5) for i in range(6 - d)
-    )
+    expected = -sum(((a[i] - a[i + d]) ** 2).mean() / 2**d for d in range(1, 5) for i in range(6 - d))
     np.testing.assert_allclose(value(o.alignment("layer"), a), expected, rtol=1e-5)
 
 
