@@ -42,7 +42,7 @@ def deepdream(
         picture = base + _resize(detail, size)
         for _ in range(iterations):
             shift = tuple(int(generator.integers(length)) for length in size)
-            slope = _tiled_gradient(network, objective, picture, shift)
+            slope = tiled_gradient(network, objective, picture, shift)
             picture = np.clip(picture + step_size * slope / (np.abs(slope).mean() + 1e-12), 0, 1)
         detail = picture - base
         pictures.append(picture)
@@ -62,7 +62,7 @@ def _resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.asarray(jax.image.resize(jnp.asarray(image), (*size, image.shape[2]), "bilinear"))
 
 
-def _tiled_gradient(
+def tiled_gradient(
     network: Network, objective: Objective, picture: np.ndarray, shift: tuple[int, ...]
 ) -> np.ndarray:
     height, width, channels = picture.shape

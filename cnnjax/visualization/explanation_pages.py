@@ -133,17 +133,17 @@ def _attribution_maps(
     """For each method its maps and how they are shown, uint8 [N, H, W, 3]."""
     layer = subject.spatial_layers(3)[-1]
     patch = max(2, network.image_shape[0] // 6)
-    key = subject.key
+    noise_key, mask_key = jax.random.split(subject.key)
     raw = {"gradient": maps_of.gradient(network, images, labels)}
     if network.relus()[0] and not network.relus()[1]:
         raw["guided"] = maps_of.guided_backprop(network, images, labels)
     raw |= {
         "integrated": maps_of.integrated_gradients(network, images, labels, steps=20),
-        "SmoothGrad": maps_of.smooth_grad(network, images, labels, key, samples=20),
+        "SmoothGrad": maps_of.smooth_grad(network, images, labels, noise_key, samples=20),
         "Grad-CAM": maps_of.grad_cam(network, images, labels, layer),
         "Grad-CAM++": maps_of.grad_cam_plus_plus(network, images, labels, layer),
         "occlusion": maps_of.occlusion(network, images, labels, patch, max(1, patch // 2)),
-        "RISE": maps_of.rise(network, images, labels, key, masks=512),
+        "RISE": maps_of.rise(network, images, labels, mask_key, masks=512),
     }
     return {name: (m, to_uint8(signed(m)) if m.ndim == 4 else heat(m)) for name, m in raw.items()}
 

@@ -45,10 +45,10 @@ def _curve(
     maps = np.asarray(maps)
     importance = maps.mean(axis=-1) if maps.ndim == 4 else maps
     rank = np.argsort(np.argsort(-importance.reshape(count, -1), axis=1, kind="stable"), axis=1)
-    rank = jnp.asarray(rank.reshape(count, height, width, 1))
+    ranks = jnp.asarray(rank.reshape(count, height, width, 1))
     labels = jnp.atleast_1d(jnp.asarray(labels)).astype(jnp.int32)
     limits = np.linspace(0, height * width, steps + 1).astype(np.int32)
-    scores = [_score(network, jnp.where(rank < limit, end, start), labels) for limit in limits]
+    scores = [_score(network, jnp.where(ranks < limit, end, start), labels) for limit in limits]
     return np.stack([np.asarray(score) for score in scores], axis=1)
 
 

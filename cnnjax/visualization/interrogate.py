@@ -21,24 +21,25 @@ from cnnjax.config import ConfigError
 from cnnjax.visualization.batches import to_float
 from cnnjax.visualization.network import Network
 from cnnjax.visualization.parameterizations import RECORRELATE
-from cnnjax.visualization.transforms import Affine, Transform
-
-# Larger than for pictures from noise: what must survive them is not just a texture.
-WIDE = Affine(jitter=0.2, scale=0.4, rotate=30.0)
+from cnnjax.visualization.transforms import Transform, for_objects
 
 # (logits [N, classes], label) -> [N, classes]
 Delta = Callable[[Array, Any], Array]
 
 
 def logits_delta(logits: Array, label: Any) -> Array:
-    return logits - jax.nn.one_hot(label, logits.shape[-1])
+    return logits - _onehot(logits, label)
 
 
 def softmax_delta(logits: Array, label: Any) -> Array:
-    return jax.nn.softmax(logits) - jax.nn.one_hot(label, logits.shape[-1])
+    return jax.nn.softmax(logits) - _onehot(logits, label)
 
 
 DELTAS: dict[str, Delta] = {"logits": logits_delta, "softmax": softmax_delta}
+
+
+def _onehot(logits: Array, label: Any) -> Array:
+    return jax.nn.one_hot(label, logits.shape[-1])[None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def interrogate(
     steps: Sequence[int] = (0, 16, 48, 128),
     step_size: float = 1 / 255,
     decay: float = 1.0,
-    transform: Transform = WIDE,
+    transform: Transform | None = None,
 ) -> Interrogation:
     """Changes the pixels of an image [H, W, C], uint8 or in [0, 1], until the network sees the label in it.
 
@@ -71,6 +72,7 @@ def interrogate(
     steps: numbers of updates after which a frame is kept.
     step_size: mean change of a pixel per step. decay: the change is divided by frequency^decay, so that shapes
     appear rather than noise that only the network sees; 0 is the plain gradient.
+    transform: random changes before each step; by default those of `for_objects`.
     """
     if delta not in DELTAS:
         raise ConfigError(f"delta={delta!r}: choose one of {', '.join(DELTAS)}")
@@ -78,6 +80,7 @@ def interrogate(
     picture = to_float(image)[None]
     if picture.shape[1:] != network.image_shape:
         raise ConfigError(f"the image is {picture.shape[1:]}, the network takes {network.image_shape}")
+    transform = transform or for_objects(network.image_shape)
     frames, probabilities = {}, []
     for step in range(max(steps) + 1):
         if step in steps:

@@ -22,8 +22,6 @@ RECORRELATE = COLOR_CORRELATION / np.linalg.norm(COLOR_CORRELATION, axis=0).max(
 
 
 class Parameterization(Protocol):
-    shape: tuple[int, int, int]
-
     def init(self, key: Array, batch: int) -> Any: ...
 
     def image(self, parameters: Any) -> Array: ...

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from cnnjax.config import ConfigError
 from cnnjax.visualization.deepdream import deepdream
 from cnnjax.visualization.filters import apply_filter, feature_maps, first_filters
 from cnnjax.visualization.interrogate import DELTAS, interrogate
@@ -11,6 +10,7 @@ from cnnjax.visualization.objectives import Objective, channel, class_logit, cla
 from cnnjax.visualization.pictures import Picture, enlarge, grid, signed, to_uint8
 from cnnjax.visualization.render import Rendering, render_each
 from cnnjax.visualization.subject import Subject
+from cnnjax.visualization.transforms import STANDARD, for_objects
 
 DREAM_SIDE = 160  # small images are enlarged to about this before a dream
 
@@ -144,7 +144,9 @@ def _steps_picture(
 ) -> list[Picture]:
     """The last frames of several renderings as a grid, all frames as its animation; one rendering as a row."""
     steps = sorted(set(subject.options.steps))
-    made = render_each(subject.canvas(), wanted, key=subject.key, steps=steps)
+    canvas = subject.canvas()
+    transform = for_objects(canvas.image_shape) if page == "classes" else STANDARD
+    made = render_each(canvas, wanted, key=subject.key, steps=steps, transform=transform)
     labels = list(names) or [str(i) for i in range(len(made))]
     if len(made) == 1:
         titles = [f"{step}: {made[0].values[step]:.3g}" for step in steps]
@@ -162,9 +164,3 @@ def _steps_picture(
 def _dead(made: Sequence[Rendering], labels: Sequence[str]) -> str:
     dead = [label for r, label in zip(made, labels, strict=True) if not r.alive]
     return f" No gradient reaches the picture from {', '.join(dead)}: it stays noise." if dead else ""
-
-
-def check_pages(names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"unknown page {name!r}: choose of {', '.join(known)}")

@@ -35,11 +35,11 @@ def receptive_fields(network: Network, layer: str, positions: np.ndarray) -> np.
             model = model.clone(act=open_)
         blank = Network(model, zeros, network.image_shape)
         seen = np.asarray(_seen(blank, layer, jnp.asarray(probes, jnp.int32)))
-    vertical, horizontal = _extent(seen.any(axis=2)), _extent(seen.any(axis=1))
+    vertical, horizontal = (_extent(np.any(seen, axis=axis)) for axis in (2, 1))
     return np.stack([horizontal[x, 0], vertical[y, 0], horizontal[x, 1], vertical[y, 1]], axis=1)
 
 
-def _extent(seen: np.ndarray) -> np.ndarray:
+def _extent(seen: Any) -> np.ndarray:
     """First and one past the last of the true entries of each row: [K, 2]."""
     return np.stack([seen.argmax(axis=1), seen.shape[1] - seen[:, ::-1].argmax(axis=1)], axis=1)
 

@@ -1,0 +1,83 @@
+"""The default gallery of a trained classifier."""
+
+import dataclasses
+
+import flax.linen as nn
+import numpy as np
+import pytest
+
+from cnnjax.config import ConfigError
+from cnnjax.visualization.subject import PAGE_NAMES, Subject, Visualize
+from cnnjax.visualization.visualize import PAGES, visualize
+
+QUICK = Visualize(steps=(0, 2), channels=2, images=2)
+
+
+def test_the_options_name_all_pages():
+    assert tuple(PAGES) == PAGE_NAMES
+
+
+@pytest.mark.full
+def test_a_gallery_of_everything(lenet, digits, tmp_path):
+    images, labels = digits[0][1400:1500], digits[1][1400:1500]
+    pictures = visualize(lenet, images, labels, QUICK, tmp_path, "python launch.py --mode=visualize")
+    names = {picture.name for picture in pictures}
+    assert {
+        "predictions", "filters", "edges", "maps conv1", "channels conv1", "channels conv2", "channels fc2",
+        "objectives", "classes", "deepdream conv2", "toward", "attribution", "fidelity", "deconvnet conv2",
+        "vector logits", "neighbours fc2", "t-SNE fc2", "PCA fc2", "SVM",
+    } <= names  # fmt: skip
+    for picture in pictures:
+        assert picture.image.dtype == np.uint8 and picture.image.shape[2] == 3
+        assert picture.image.std() > 1, picture.name
+        assert picture.command.startswith("python launch.py --mode=visualize --visualize.pages=")
+        assert picture.caption
+    text = (tmp_path / "gallery.html").read_text(encoding="utf-8")
+    assert text.count("<figure") == len(pictures)
+    assert (tmp_path / "projector" / "vectors.tsv").exists()
+    assert (tmp_path / "channels-conv2.gif").exists()
+
+
+def test_only_what_is_asked_for(lenet, digits, tmp_path):
+    options = dataclasses.replace(QUICK, pages=("channels", "classes"), layer=("conv2:3", "logits:7"))
+    pictures = visualize(lenet, digits[0][:20], digits[1][:20], options, tmp_path, "run")
+    assert [(p.name, p.layer) for p in pictures] == [("conv2:3", "conv2:3"), ("logits:7", "logits:7")]
+    assert pictures[0].command == "run --visualize.pages=channels --visualize.layer=conv2:3"
+    assert not (tmp_path / "projector").exists()
+
+
+def test_mistakes_are_told_before_any_work(lenet, digits, tmp_path):
+    arguments = (lenet, digits[0][:5], digits[1][:5])
+    with pytest.raises(ConfigError, match="unknown page 'filter': choose of predictions, filters"):
+        visualize(*arguments, Visualize(pages=("filter",)), tmp_path)
+    with pytest.raises(ConfigError, match="did you mean conv2"):
+        visualize(*arguments, Visualize(layer=("convv2",)), tmp_path)
+    with pytest.raises(ConfigError, match="no images"):
+        visualize(lenet, digits[0][:0], digits[1][:0], Visualize(), tmp_path)
+    with pytest.raises(ConfigError, match="LeNet5 cannot be run on 64x64 images"):
+        visualize(*arguments, Visualize(pages=("channels",), size=64), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_that_a_network_cannot_have_is_an_error_only_if_asked_for(lenet, digits, tmp_path):
+    tanh = dataclasses.replace(lenet, model=lenet.model.clone(act=nn.tanh))
+    with pytest.raises(ConfigError, match="0 ReLUs replaced"):
+        visualize(tanh, digits[0][:5], digits[1][:5], Visualize(pages=("deconvnet",)), tmp_path)
+
+
+def test_examples_come_from_different_classes(lenet):
+    labels = np.asarray([4, 4, 4, 1, 4, 2, 1])
+    subject = Subject(lenet, np.zeros((7, 28, 28, 1), np.uint8), labels, Visualize(images=5))
+    np.testing.assert_array_equal(subject.examples(), [0, 3, 5, 1, 6])
+
+
+def test_layers_are_chosen_from_first_to_last(lenet):
+    def subject(**options):
+        return Subject(lenet, np.zeros((1, 28, 28, 1), np.uint8), np.zeros(1, int), Visualize(**options))
+
+    assert subject().spatial_layers(5) == ["conv1", "conv2"]
+    assert subject().hidden_layers(3) == ["conv1", "fc1", "fc2"]
+    assert subject(layer=("conv2:1", "fc1", "logits:3")).hidden_layers(9) == ["conv2", "fc1"]
+    assert subject(layer=("pool2:1", "fc1")).spatial_layers(9) == ["pool2"]
+    with pytest.raises(ConfigError, match="needs a layer with height and width"):
+        subject(layer=("fc1",)).spatial_layers(9)
