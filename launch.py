@@ -5,6 +5,10 @@
   python launch.py --experiment=NAME --workdir=DIR    trains, or goes on with what is in DIR
   python launch.py --mode=evaluate --workdir=DIR      evaluates what was trained there
   python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
+  python launch.py --mode=visualize --workdir=DIR     pictures of what the network learned, gallery.html
+  python launch.py --mode=layers --workdir=DIR        names and shapes of its layers
+  python launch.py --mode=summarize --experiment=NAME per-layer shapes, parameters, memory, multiply-adds
+  python launch.py --mode=preview --experiment=NAME   the first training batch after augmentation
   python launch.py --mode=import --experiment=NAME --weights=FILE --workdir=DIR     published weights as a run
   python launch.py --mode=export_weights --workdir=DIR --output=FILE.safetensors
   python launch.py --mode=benchmark --experiment=NAME records its result in RESULTS.md
@@ -25,7 +29,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from cnnjax import config, platform
-from cnnjax.config import ConfigError, Experiment
+from cnnjax.config import ConfigError, Experiment, Visualize
 
 platform.configure()  # before anything imports jax
 
@@ -39,11 +43,11 @@ flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<experime
 flags.DEFINE_string(
     "data_dir", None, "Where datasets are. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."
 )
-flags.DEFINE_list("inputs", [], "mode=predict: image files and folders.")
+flags.DEFINE_list("inputs", [], "mode=predict and visualize: image files and folders.")
 flags.DEFINE_string(
     "output",
     None,
-    "mode=predict: folder for the results (default: <workdir>/predictions); mode=export_weights: the file.",
+    "mode=predict and visualize: folder for the results, default <workdir>/predictions or gallery; other modes: the file to write.",
 )
 flags.DEFINE_string(
     "weights", None, "mode=import: file of published weights (.safetensors, .pth, .th, .h5, .npz)."
@@ -51,11 +55,14 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "classes", None, "mode=import: file with a class name per line. Default: those of the dataset."
 )
-flags.DEFINE_string("checkpoint", "last", "mode=evaluate and predict: last, best or a step.")
+flags.DEFINE_string("checkpoint", "last", "Which checkpoint of --workdir to use: last, best or a step.")
 flags.DEFINE_string(
     "benchmark.output", None, "mode=benchmark: file of records. Default: results.jsonl of the project."
 )
 flags.DEFINE_string("benchmark.note", None, "mode=benchmark: what a reader of the result must know.")
+flags.DEFINE_bool(
+    "compiler", False, "mode=summarize: also compile the model and show what the compiler counts."
+)
 flags.DEFINE_bool("list", False, "List all experiments and exit.")
 
 
@@ -67,10 +74,10 @@ DEFINE: dict[Any, Callable[..., Any]] = {
 }
 
 
-def define_experiment_flags() -> None:
-    """One typed flag for each field of an experiment, such as --optimizer.learning_rate; unset by default."""
-    for name, field, _ in config.fields(Experiment()):
-        if name in ("name",):
+def define_flags(options: Any, prefix: str = "") -> None:
+    """One typed flag for each field of a dataclass, such as --optimizer.learning_rate; unset by default."""
+    for name, field, _ in config.fields(options, prefix):
+        if name == "name":
             continue
         text, choices = field.metadata.get("help", name), field.metadata.get("choices", ())
         if isinstance(field.type, types.GenericAlias):
@@ -81,10 +88,10 @@ def define_experiment_flags() -> None:
             DEFINE[field.type](name, None, text)
 
 
-def flag_changes() -> dict[str, Any]:
-    """The fields of the experiment that the command line sets, with values of the right type."""
+def flag_changes(options: Any, prefix: str = "") -> dict[str, Any]:
+    """The fields of a dataclass that the command line sets, with values of the right type."""
     changes: dict[str, Any] = {}
-    for name, field, _ in config.fields(Experiment()):
+    for name, field, _ in config.fields(options, prefix):
         value = FLAGS[name].value if name in FLAGS else None
         if value is None:
             continue
@@ -96,7 +103,7 @@ def flag_changes() -> dict[str, Any]:
                 raise ConfigError(
                     f"--{name}={','.join(value)}: expected numbers separated by commas"
                 ) from error
-        changes[name] = value
+        changes[name.removeprefix(prefix)] = value
     return changes
 
 
@@ -113,7 +120,7 @@ def chosen_experiment(workdir: Any) -> Experiment:
             hint = f"did you mean {' or '.join(close)}?" if close else "--list shows all"
             raise ConfigError(f"unknown experiment {name!r}: {hint}")
         experiment = EXPERIMENTS[name]()
-    changes = flag_changes()
+    changes = flag_changes(Experiment())
     lengths = ("train.epochs", "train.steps", "train.examples")
     if any(name in changes for name in lengths):
         # A length given in one unit replaces the one that the experiment gives in another.
@@ -125,7 +132,7 @@ def mode_train() -> None:
     from cnnjax import run
     from cnnjax.workdir import Workdir
 
-    workdir = Workdir(FLAGS.workdir) if FLAGS.workdir else None
+    workdir = optional_workdir()
     experiment = chosen_experiment(workdir)
     workdir = workdir or Workdir(Path("runs") / experiment.name)
     evaluation = run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
@@ -137,7 +144,7 @@ def mode_evaluate() -> None:
     from cnnjax import run
 
     workdir = existing_workdir()
-    changes = flag_changes()
+    changes = flag_changes(Experiment())
     refused = [name for name in changes if not name.startswith("evaluate.")]
     if refused:
         raise ConfigError(f"--{refused[0]} cannot be changed by mode=evaluate: the checkpoint decides it")
@@ -154,6 +161,42 @@ def mode_predict() -> None:
     print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}")
     for line in problems:
         print(f"not read: {line}", file=sys.stderr)
+
+
+def mode_summarize() -> None:
+    from cnnjax import look
+
+    print(
+        look.summarize_experiment(
+            chosen_experiment(optional_workdir()), FLAGS.data_dir, FLAGS.compiler, FLAGS.output
+        )
+    )
+
+
+def mode_preview() -> None:
+    from cnnjax import look
+
+    experiment = chosen_experiment(optional_workdir())
+    path = FLAGS.output or f"preview_{experiment.name}.png"
+    look.preview(experiment, FLAGS.data_dir, path)
+    print(f"the first training batch after augmentation: {path}")
+
+
+def mode_layers() -> None:
+    from cnnjax import look, run
+
+    print(look.list_layers(look.network_of(run.restore(existing_workdir(), FLAGS.checkpoint))))
+
+
+def mode_visualize() -> None:
+    from cnnjax import look, run
+
+    workdir = existing_workdir()
+    options = config.replace(Visualize(), flag_changes(Visualize(), "visualize."))
+    folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "gallery"
+    restored = run.restore(workdir, FLAGS.checkpoint)
+    count = look.make_gallery(restored, FLAGS.inputs, FLAGS.data_dir, options, folder, command_line())
+    print(f"{count} pictures: {folder / 'gallery.html'}")
 
 
 def mode_import() -> None:
@@ -201,12 +244,23 @@ MODES: dict[str, Callable[[], None]] = {
     "train": mode_train,
     "evaluate": mode_evaluate,
     "predict": mode_predict,
+    "summarize": mode_summarize,
+    "preview": mode_preview,
+    "layers": mode_layers,
+    "visualize": mode_visualize,
     "import": mode_import,
     "export_weights": mode_export_weights,
     "benchmark": mode_benchmark,
 }
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
-define_experiment_flags()
+define_flags(Experiment())
+define_flags(Visualize(), "visualize.")
+
+
+def optional_workdir() -> Any:
+    from cnnjax.workdir import Workdir
+
+    return Workdir(FLAGS.workdir) if FLAGS.workdir else None
 
 
 def existing_workdir() -> Any:

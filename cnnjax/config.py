@@ -214,6 +214,28 @@ class Experiment:
     evaluate: Evaluate = Evaluate()
 
 
+PAGE_NAMES = (
+    "predictions", "filters", "maps", "channels", "objectives", "classes",
+    "deepdream", "toward", "attribution", "deconvnet", "embeddings",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Visualize:
+    """What to visualize; every field is a flag."""
+
+    pages: tuple[str, ...] = option((), f"which pictures to make, of {', '.join(PAGE_NAMES)}; empty: all")
+    layer: tuple[str, ...] = option(
+        (), "layer, layer:channel, layer:channel@y,x, logits:class or probability:class; empty: a choice"
+    )
+    steps: tuple[int, ...] = option((0, 4, 48, 512), "updates after which a rendered picture is kept")
+    channels: int = option(8, "channels that are shown of each layer")
+    images: int = option(6, "example images that are explained")
+    toward: str = option("", "class that a photograph is pulled toward; empty: the next one")
+    size: int = option(0, "height and width of rendered pictures; 0: those of the images")
+    seed: int = option(0, "of noise and transformations")
+
+
 # Fields that may differ when a run is resumed: how long, how often, how much is written.
 RESUMABLE = frozenset(
     {"train.epochs", "train.steps", "train.examples", "train.evaluate_every", "train.checkpoint_every", "train.keep_last",

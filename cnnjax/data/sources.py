@@ -70,6 +70,27 @@ def class_names(data: Data, data_dir: str | None, count: int) -> tuple[str, ...]
     return tuple(map(str, range(count)))
 
 
+def image_shape(data: Data, data_dir: str | None) -> tuple[int, int, int]:
+    """Height, width and channels of the images that `data` would have, without reading it.
+
+    Raises ConfigError where only the data could tell.
+    """
+    native: Any = {
+        "digits": (8, 8, 1),
+        "synthetic": (32, 32, 3),
+        "shapes": (64, 64, 3),
+        "digit_scenes": (64, 64, 3),
+    }.get(data.name, (0, 0, 3))
+    if native[0] == 0 and ":" not in data.name:
+        builder = tfds_builder.builder(data.name, tfds_builder.data_folder(data_dir), OWN_NAMES)
+        native = getattr((builder.info.features or {}).get("image"), "shape", None) or native
+    height = data.image_size or native[0]
+    width = (data.image_width or data.image_size) or native[1]
+    if not height or not width:
+        raise ConfigError(f"the images of {data.name} have no size in common: give --data.image_size")
+    return height, width, native[2] or 3
+
+
 def _tfds(data: Data, data_dir: Path) -> Dataset:
     builder = tfds_builder.builder(data.name, data_dir, OWN_NAMES)
     if prepared.is_prepared(builder):

@@ -7,29 +7,8 @@ import jax
 import numpy as np
 from jax import Array
 
-from cnnjax.config import ConfigError, option
+from cnnjax.config import ConfigError, Visualize
 from cnnjax.visualization.network import LOGITS, PROBABILITY, Network
-
-PAGE_NAMES = (
-    "predictions", "filters", "maps", "channels", "objectives", "classes",
-    "deepdream", "toward", "attribution", "deconvnet", "embeddings",
-)  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Visualize:
-    """What to visualize; every field is a flag."""
-
-    pages: tuple[str, ...] = option((), f"which pictures to make, of {', '.join(PAGE_NAMES)}; empty: all")
-    layer: tuple[str, ...] = option(
-        (), "layer, layer:channel, layer:channel@y,x, logits:class or probability:class; empty: a choice"
-    )
-    steps: tuple[int, ...] = option((0, 4, 48, 512), "updates after which a rendered picture is kept")
-    channels: int = option(8, "channels that are shown of each layer")
-    images: int = option(6, "example images that are explained")
-    toward: str = option("", "class that a photograph is pulled toward; empty: the next one")
-    size: int = option(0, "height and width of rendered pictures; 0: those of the images")
-    seed: int = option(0, "of noise and transformations")
 
 
 @dataclasses.dataclass(frozen=True)

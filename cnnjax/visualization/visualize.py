@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from cnnjax.config import ConfigError
+from cnnjax.config import PAGE_NAMES, ConfigError, Visualize
 from cnnjax.visualization import explanation_pages, picture_pages
 from cnnjax.visualization.embeddings import features, write_projector
 from cnnjax.visualization.gallery import write_gallery
 from cnnjax.visualization.network import Network
 from cnnjax.visualization.pictures import Picture
-from cnnjax.visualization.subject import PAGE_NAMES, Subject, Visualize
+from cnnjax.visualization.subject import Subject
 
 # In the order of the gallery.
 PAGES: dict[str, Callable[[Subject], list[Picture]]] = {

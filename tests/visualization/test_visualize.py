@@ -6,8 +6,8 @@ import flax.linen as nn
 import numpy as np
 import pytest
 
-from cnnjax.config import ConfigError
-from cnnjax.visualization.subject import PAGE_NAMES, Subject, Visualize
+from cnnjax.config import PAGE_NAMES, ConfigError, Visualize
+from cnnjax.visualization.subject import Subject
 from cnnjax.visualization.visualize import PAGES, visualize
 
 QUICK = Visualize(steps=(0, 2), channels=2, images=2)

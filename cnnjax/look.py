@@ -1,0 +1,116 @@
+"""What the launcher shows without training: a model's costs and layers, a training batch, a gallery."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax import config, pictures, summary
+from cnnjax.config import ConfigError, Experiment, Visualize
+from cnnjax.data import batches, sources
+from cnnjax.data.images import read_image, resize
+from cnnjax.evaluate import members
+from cnnjax.models import create_model
+from cnnjax.predict import find_images
+from cnnjax.run import Restored, with_statistics
+from cnnjax.train import AUGMENT, augmented, make_recipe, stream
+from cnnjax.visualization.network import Network
+from cnnjax.visualization.visualize import visualize
+
+_PREVIEWED = 24
+
+
+def summarize_experiment(
+    experiment: Experiment, data_dir: str | None, ask_compiler: bool, picture: str | None
+) -> str:
+    """The table of an experiment's model on one image, as text; `picture` names a file for its bars."""
+    shape = sources.image_shape(experiment.data, data_dir)
+    model = create_model(experiment.model.name, dtype=experiment.model.dtype)
+    costs = summary.summarize(model, shape)
+    text = summary.text_table(costs)
+    if ask_compiler:
+        found = summary.compiler_costs(model, shape)
+        lines = [f"  {name:<16}{value:>20,.0f}" for name, value in found.items()]
+        text += "\n".join(["", f"the compiler on {jax.default_backend()}, for one image:", *lines])
+    if picture:
+        _save(summary.bar_figure(costs, experiment.model.name), picture)
+    return text
+
+
+def preview(experiment: Experiment, data_dir: str | None, path: str) -> None:
+    """Draws the first training batch after augmentation, with its labels or boxes."""
+    dataset = sources.load(experiment.data, data_dir)
+    experiment = with_statistics(experiment, dataset)
+    recipe = make_recipe(experiment, dataset.classes, dataset.train["image"].shape[1:], num_steps=1)
+    count = min(_PREVIEWED, experiment.data.batch_size, len(dataset.train["image"]))
+    index, epoch = batches.train_indices(experiment.train.seed, 0, len(dataset.train["image"]), count)
+    batch = {name: jnp.asarray(values[index]) for name, values in dataset.train.items()}
+    batch |= {"index": jnp.asarray(index), "epoch": jnp.asarray(epoch)}
+    seed = jnp.int32(experiment.train.seed)
+    changed = jax.jit(lambda b: augmented(recipe, b, stream(seed, AUGMENT)))(batch)
+    images = np.clip(np.asarray(changed["image"]), 0, 255).astype(np.uint8)
+    shown, texts = [], []
+    for i, image in enumerate(images):
+        if "boxes" in changed:
+            real = np.asarray(changed["valid"][i])
+            names = [dataset.classes[c] for c in np.asarray(changed["classes"][i])[real]]
+            boxes = pictures.Boxes(np.asarray(changed["boxes"][i])[real], names, ["lime"] * len(names))
+            shown.append(pictures.draw_boxes(image, boxes))
+            texts.append(f"{len(names)} objects")
+        else:
+            shown.append(image)
+            texts.append(dataset.classes[int(changed["label"][i])])
+    grid = pictures.image_grid("preview", "", "", shown, texts, columns=6)
+    _save(grid.figure, path)
+
+
+def network_of(run: Restored) -> Network:
+    """The first seed of a trained classifier, for visualization."""
+    data = run.experiment.data
+    height, width, channels = run.image_shape
+    return Network(
+        run.recipe.model,
+        jax.tree.map(lambda a: a[0], run.state.variables),
+        (height, width, channels),
+        data.mean,
+        data.std,
+        data.channel_order,
+        run.classes,
+    )
+
+
+def list_layers(network: Network) -> str:
+    """Names and shapes of all stages, a line each."""
+    layers = network.layers()
+    width = max(map(len, layers))
+    return "\n".join(f"{name:<{width}}  {'x'.join(map(str, shape))}" for name, shape in layers.items())
+
+
+def make_gallery(
+    run: Restored, inputs: Sequence[str], data_dir: str | None, options: Visualize, folder: Path, command: str
+) -> int:
+    """Writes the gallery of a trained classifier; returns the number of pictures.
+
+    It looks at the files and folders `inputs`, labelled by the network itself, or else at the evaluated split.
+    """
+    if run.experiment.task != "classification":
+        raise ConfigError(f"mode=visualize looks at classifiers; this run's task is {run.experiment.task}")
+    if inputs:
+        originals = [read_image(path, config.Data(), run.image_shape[-1]) for path in find_images(inputs)]
+        images = np.stack([resize(image, run.recipe.data, run.image_shape) for image in originals])
+        outputs = members(run.recipe, run.state.variables, jnp.asarray(images))[0]
+        labels = np.asarray(jnp.argmax(outputs, axis=-1), np.int32)
+    else:
+        split = sources.load(run.experiment.data, data_dir).test
+        images, labels = split["image"], split["label"]
+    return len(visualize(network_of(run), images, labels, options, folder, command))
+
+
+def _save(figure: pictures.Figure, path: str | Path) -> None:
+    try:
+        figure.savefig(path, dpi=100, bbox_inches="tight")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: the picture cannot be written: {error}") from error
+    pictures.plt.close(figure)
