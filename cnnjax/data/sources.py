@@ -63,8 +63,7 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
 def class_names(data: Data, data_dir: str | None, count: int) -> tuple[str, ...]:
     """The names of the classes that `data` would have, without reading it; numbers where they are not known."""
     if data.name not in ("digits", "synthetic", *detection_sources.SCENES) and ":" not in data.name:
-        builder = tfds_builder.builder(data.name, tfds_builder.data_folder(data_dir), OWN_NAMES)
-        names = getattr((builder.info.features or {}).get("label"), "names", None) or ()
+        names = getattr(_features(data, data_dir).get("label"), "names", None) or ()
         if len(names) == count:
             return tuple(names)
     return tuple(map(str, range(count)))
@@ -82,13 +81,19 @@ def image_shape(data: Data, data_dir: str | None) -> tuple[int, int, int]:
         "digit_scenes": (64, 64, 3),
     }.get(data.name, (0, 0, 3))
     if native[0] == 0 and ":" not in data.name:
-        builder = tfds_builder.builder(data.name, tfds_builder.data_folder(data_dir), OWN_NAMES)
-        native = getattr((builder.info.features or {}).get("image"), "shape", None) or native
+        native = getattr(_features(data, data_dir).get("image"), "shape", None) or native
     height = data.image_size or native[0]
     width = (data.image_width or data.image_size) or native[1]
     if not height or not width:
         raise ConfigError(f"the images of {data.name} have no size in common: give --data.image_size")
     return height, width, native[2] or 3
+
+
+def _features(data: Data, data_dir: str | None) -> dict[str, Any]:
+    """What tensorflow-datasets says of the entries of its dataset; {} where that is no dictionary."""
+    builder = tfds_builder.builder(data.name, tfds_builder.data_folder(data_dir), OWN_NAMES)
+    features = builder.info.features
+    return dict(features.items()) if hasattr(features, "items") else {}
 
 
 def _tfds(data: Data, data_dir: Path) -> Dataset:
