@@ -1,4 +1,4 @@
-"""What a model computes between its named stages, read from its traced program: nothing is run or allocated."""
+"""What a model computes between its named stages, from its traced program: nothing is run or allocated."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from cnnjax.models import Model
 
-# An axis over positions of the image: position i sees the pixels from i * stride + first to i * stride + last.
+# An axis over positions of the image: position i sees pixels i * stride + first to i * stride + last.
 Field = tuple[int, int, int]  # first, last, stride
 Fields = Mapping[int, Field]
 
@@ -20,7 +20,8 @@ Fields = Mapping[int, Field]
 class Flow:
     """How a value depends on the image and the parameters.
 
-    `fields` belong to axes of the value; `whole`: it sees the whole image, as after a global mean. `origin` is the step of the program that made it, or below zero -1 - i for input i of the program.
+    `fields` belong to axes of the value; `whole`: it sees the whole image, as after a global mean. `origin`
+    is the step of the program that made it, or below zero -1 - i for input i of the program.
     """
 
     of_image: bool = False
@@ -34,7 +35,8 @@ class Flow:
 class Stage:
     """One named stage for one image, and what is used and computed for it since the stage before.
 
-    receptive_field and stride are in pixels, the larger of height and width; None where the whole image is seen.
+    receptive_field and stride are in pixels, the larger of height and width; None where the whole image is
+    seen.
     """
 
     name: str
@@ -47,10 +49,10 @@ class Stage:
 
 
 def trace_stages(model: Model, input_shape: tuple[int, int, int]) -> list[Stage]:
-    """The named stages of a model in the order in which they are computed, for evaluation of one image [H, W, C].
+    """The named stages of a model in the order of computation, for evaluation of one image [H, W, C].
 
-    A parameter and a multiplication count for the first stage that is complete after their use. Multiply-adds are
-    those of convolutions and matrix products with parameters. Values before an activation function
+    A parameter and a multiplication count for the first stage that is complete after their use. Multiply-adds
+    are those of convolutions and matrix products with parameters. Values before an activation function
     (..._pre_relu) are no stages of their own; a value of two names is one stage, under the shorter path.
     """
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
@@ -96,7 +98,7 @@ def trace_stages(model: Model, input_shape: tuple[int, int, int]) -> list[Stage]
 
 
 class _Walk:
-    """Follows a program equation by equation, into called programs, and notes what is used and computed when."""
+    """Follows a program step by step, into called programs, and notes what is used and computed when."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -131,7 +133,7 @@ class _Walk:
 
 
 def _called_program(equation: Any) -> Jaxpr | None:
-    """The program inside jit, custom_jvp and the like, which runs once on the same inputs; not that of loops."""
+    """The program inside jit, custom_jvp and the like, run once on the same inputs; not that of loops."""
     if equation.primitive.name in ("scan", "while", "cond"):
         return None
     for value in equation.params.values():
@@ -232,7 +234,7 @@ def _transpose(equation: Any, index: int, fields: Fields, shape: tuple[int, ...]
 
 
 def _reshape(equation: Any, index: int, fields: Fields, shape: tuple[int, ...]) -> Fields:
-    """An axis that is kept, or split into windows (as for pooling), keeps its number of elements before it."""
+    """An axis that is kept, or split into windows (for pooling), has as many elements before it as ever."""
     before, result = equation.invars[0].aval.shape, {}
     for axis, field in fields.items():
         for place, size in enumerate(shape):
@@ -244,7 +246,7 @@ def _reshape(equation: Any, index: int, fields: Fields, shape: tuple[int, ...]) 
 
 
 def _product(equation: Any, index: int, fields: Fields, shape: tuple[int, ...]) -> Fields:
-    """The axes of a matrix product: those of the batch, then the others of the left and of the right factor."""
+    """The axes of a matrix product: those of the batch, then the free ones of the left and right factor."""
     contracted, batch = equation.params["dimension_numbers"]
     kept = list(batch[index])
     for side in range(index + 1):

@@ -1,4 +1,4 @@
-"""What a model costs, layer by layer: shapes, parameters, activation memory, multiply-adds, receptive fields."""
+"""What a model costs, layer by layer: shapes, parameters, memory, multiply-adds, receptive fields."""
 
 import dataclasses
 import math
@@ -93,7 +93,7 @@ def text_table(summary: Summary) -> str:
 
 
 def bar_figure(summary: Summary, title: str = "") -> Figure:
-    """Activation memory and parameters of each layer side by side: where a network's memory is, and its weights.
+    """Activation memory and parameters of each layer side by side: where its memory is, and its weights.
 
     With more than 60 rows, the layers inside a block are added up.
     """
@@ -119,7 +119,7 @@ def bar_figure(summary: Summary, title: str = "") -> Figure:
 
 
 def compiler_costs(model: Model, input_shape: tuple[int, int, int], batch_size: int = 1) -> dict[str, float]:
-    """What XLA says of the compiled evaluation of a batch on the default device. Compiles, which takes seconds.
+    """What XLA says of the compiled evaluation of a batch on the default device. Compiling takes seconds.
 
     flops: arithmetic operations, a multiply-add being two; bytes_accessed: memory traffic. bytes of arguments
     (weights and images), output and temporaries (activations alive together). What a backend does not report

@@ -1,4 +1,4 @@
-"""Reads the formats of published weights into named numpy arrays. No reader runs code that a file contains."""
+"""Reads the formats of published weights into named numpy arrays. No reader runs code from a file."""
 
 import os
 import re
@@ -30,10 +30,10 @@ def convention(path: str | os.PathLike) -> str:
 def read_tensors(path: str | os.PathLike) -> Tensors:
     """All tensors of a file as float32, by name.
 
-    safetensors; torch checkpoints (needs torch, which is told to refuse anything but tensors); Keras .h5 (needs
-    h5py), named layer.leaf; .npz without pickled objects. A checkpoint's {"state_dict": ...} and the prefix
-    "module." of parallel training are taken off. Raises ConfigError if the file cannot be read or holds
-    something else.
+    safetensors; torch checkpoints (needs torch, which is told to refuse anything but tensors); Keras .h5
+    (needs h5py), named layer.leaf; .npz without pickled objects. A checkpoint's {"state_dict": ...} and the
+    prefix "module." of parallel training are taken off. Raises ConfigError if the file cannot be read or
+    holds something else.
     """
     path = Path(path)
     kind = convention(path)

@@ -40,8 +40,8 @@ KERAS_EPSILON = 1.001e-5  # of keras.applications' ResNets; the models here have
 class Preprocessing:
     """How images must be prepared for published weights: as much a part of them as the numbers.
 
-    The short side is resized to `resize_short`, the central `image_size` square is cut out, and its values, in
-    [0, 1], become (value - mean) / std. `mean` and `std` are in the order of channels that the model sees.
+    The short side is resized to `resize_short`, the central `image_size` square is cut out, and its values,
+    in [0, 1], become (value - mean) / std. `mean` and `std` are in the order of channels that the model sees.
     """
 
     mean: tuple[float, float, float]
@@ -86,8 +86,8 @@ def load_weights(path: str | os.PathLike, model_name: str, variables: Variables)
 
     `variables` gives the structure, as arrays or shapes. The file's names are torchvision's or timm's
     (.safetensors, .pth, .pt, .th), Keras's (.h5: VGG16, VGG19, and ResNets as resnet50_v1) or Caffe's (.npz:
-    squeezenet1_0_caffe). Counters of batches and the auxiliary heads of a GoogLeNet that has none here are passed
-    over. Raises ConfigError naming a tensor that is missing, superfluous or of the wrong shape.
+    squeezenet1_0_caffe). Counters of batches and the auxiliary heads of a GoogLeNet that has none here are
+    passed over. Raises ConfigError naming a tensor that is missing, superfluous or of the wrong shape.
     """
     model = create_model(model_name)
     kind = convention(path)
@@ -115,7 +115,7 @@ def load_weights(path: str | os.PathLike, model_name: str, variables: Variables)
 
 
 def save_torchvision(path: str | os.PathLike, model_name: str, variables: Variables) -> None:
-    """Writes the variables as safetensors with torchvision's names and layout, for `load_state_dict` in torch.
+    """Writes safetensors with torchvision's names and layout, for `load_state_dict` in torch.
 
     Raises ConfigError if torch knows no such model, or the file cannot be written.
     """

@@ -27,7 +27,8 @@ class AlexNet(nn.Module):
     """AlexNet on 227x227 images: 60,965,224 parameters.
 
     conv2, conv4 and conv5 see half of the channels each (`groups`), as the two GPUs of 2012 made necessary;
-    with groups=1 it has 62,378,344. Normalization comes before pooling, dropout of one half after fc6 and fc7.
+    with groups=1 it has 62,378,344. Normalization comes before pooling, dropout of one half after fc6 and
+    fc7.
     """
 
     num_outputs: int = 1000
@@ -59,7 +60,7 @@ class AlexNet(nn.Module):
 
 
 class AlexNetOneTower(nn.Module):
-    """AlexNet in one tower (Krizhevsky 2014, "One weird trick"), in torchvision's form: 61,100,840 parameters.
+    """AlexNet in one tower (Krizhevsky 2014, "One weird trick") as torchvision has it: 61,100,840 parameters.
 
     No normalization; the last map is averaged to 6x6, so that images of any size fit.
     """

@@ -1,4 +1,4 @@
-"""Networks without fully connected layers: Network in Network (Lin et al. 2014), All-CNN (Springenberg 2015)."""
+"""No fully connected layers: Network in Network (Lin et al. 2014), All-CNN (Springenberg et al. 2015)."""
 
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from cnnjax.models.layers import (
     stage,
 )
 
-# Each stage: kernel, stride and padding of its spatial convolution, then the channels of it and of its 1x1 layers.
+# Each stage: kernel, stride, padding of its first convolution, then the channels of it and its 1x1 layers.
 NIN_CIFAR = ((5, 1, 2, (192, 160, 96)), (5, 1, 2, (192, 192, 192)), (3, 1, 1, (192, 192)))
 TINY_NIN = ((5, 1, 2, (6, 5, 4)), (3, 1, 1, (6, 6, 6)), (3, 1, 1, (6, 6)))
 NIN_IMAGENET: dict[str, Any] = {

@@ -46,7 +46,7 @@ class MLP(nn.Module):
 
 
 class LocalNet(nn.Module):
-    """One locally connected layer, that is a convolution with its own filters at every place, then classes."""
+    """One locally connected layer, a convolution with its own filters at every place, then classes."""
 
     num_outputs: int = 10
     features: int = 8
@@ -73,8 +73,8 @@ class LocalNet(nn.Module):
 class LeNet5(nn.Module):
     """LeNet-5 as it is built today (LeCun et al. 1998): dense C3, max pooling, ReLU. 61,706 parameters.
 
-    Takes 28x28x1 (padded by two, as LeCun did) or 32x32x1 images. With `dense` it takes larger images, unpadded,
-    and gives the outputs of every 32x32 window at stride 4 (see ops/dense.py).
+    Takes 28x28x1 (padded by two, as LeCun did) or 32x32x1 images. With `dense` it takes larger images,
+    unpadded, and gives the outputs of every 32x32 window at stride 4 (see ops/dense.py).
     """
 
     num_outputs: int = 10
@@ -100,7 +100,7 @@ class LeNet5(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """The building block of the lecture, repeated: convolutions and a pool; fully connected layers at the end.
+    """The building block of the lecture, repeated: convolutions, a pool; fully connected layers at the end.
 
     `convs` gives each stage's convolutions as (features, kernel). They are padded by (kernel - 1) / 2, which
     keeps the size, and a pool halves it. Stages are conv1, pool1, conv2, ... or, where a stage has several

@@ -1,4 +1,4 @@
-"""One hidden layer, connected in three ways: everything to everything, locally, and locally with shared weights."""
+"""One hidden layer, connected in three ways: all to all, locally, and locally with shared weights."""
 
 from typing import Any
 

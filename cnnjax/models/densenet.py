@@ -29,7 +29,7 @@ DENSENET161 = (6, 12, 36, 24)
 
 
 class DenseLayer(nn.Module):
-    """Returns `growth` new channels, through a 1x1 convolution to 4 * `growth` if `bottleneck` (the paper's B)."""
+    """Returns `growth` new channels, by way of a 1x1 convolution to four times as many if `bottleneck` (B)."""
 
     growth: int
     bottleneck: bool
@@ -50,7 +50,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Blocks of layers that each see all earlier feature maps of the block. DenseNet-121 has 7,978,856 parameters.
+    """Blocks of layers that see all earlier maps of their block. DenseNet-121 has 7,978,856 parameters.
 
     `compression` is the share of channels that a transition keeps (the paper's C: one half). With
     `small_images`, for CIFAR, the first convolution is 3x3 with stride 1, without normalization and pool0.
@@ -110,7 +110,8 @@ def cifar_densenet(
 ) -> DenseNet:
     """Three blocks of `layers` for 32x32 images: depth 6 * layers + 4 with bottleneck and compression (`bc`).
 
-    Without, the depth is 3 * layers + 4 and the stem has 16 channels. DenseNet-BC-100-12 has 769,162 parameters.
+    Without, the depth is 3 * layers + 4 and the stem has 16 channels. DenseNet-BC-100-12 has 769,162
+    parameters.
     """
     return DenseNet(
         num_outputs=num_outputs,

@@ -44,7 +44,7 @@ INCEPTION5H = INCEPTION | {"4a": (192, 96, 204, 16, 48, 64), "5a": (256, 160, 32
 caffe_lrn = partial(local_response_norm, radius=2, bias=1.0, alpha=2e-5, beta=0.75)
 inception5h_lrn = partial(local_response_norm, radius=5, bias=2.0, alpha=1e-4, beta=0.5)
 
-# What differs from the defaults in torchvision's form, in Google's graph, and in a form small enough for tests.
+# What differs from the defaults in torchvision's form, in Google's graph, and in one small enough for tests.
 TORCHVISION: dict[str, Any] = {
     "norm": partial(batch_norm, epsilon=1e-3),
     "lrn": None,
@@ -116,12 +116,12 @@ class GoogLeNet(nn.Module):
 
     The defaults are the paper's network. With `norm` it is torchvision's: batch normalization, no biases, no
     local response normalization, 3x3 filters in the 5x5 branch (`kernel5`) and a 2x2 maxpool10; 6,624,904
-    parameters. With `same_padding`, INCEPTION5H and its constants it is the graph "inception5h" that lucid shows,
-    7,066,380 parameters and 1008 outputs; its strided layers pad as TensorFlow does.
+    parameters. With `same_padding`, INCEPTION5H and its constants it is the graph "inception5h" that lucid
+    shows, 7,066,380 parameters and 1008 outputs; its strided layers pad as TensorFlow does.
 
-    With `aux`, the class scores of the auxiliary heads are the stages "aux1" (after mixed4a) and "aux2" (after
-    mixed4d). The model returns the logits only; a loss that wants 0.3 of each auxiliary loss, as the paper has
-    it, reads them with mutable=["stages"].
+    With `aux`, the class scores of the auxiliary heads are the stages "aux1" (after mixed4a) and "aux2"
+    (after mixed4d). The model returns the logits only; a loss that wants 0.3 of each auxiliary loss, as the
+    paper has it, reads them with mutable=["stages"].
     """
 
     num_outputs: int = 1000

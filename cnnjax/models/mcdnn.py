@@ -1,9 +1,9 @@
 """The columns of multi-column deep neural networks (Ciresan et al. 2012, arXiv 1202.2745).
 
-A multi-column network is the average of the probabilities of several such columns, each trained on images that
-were preprocessed differently. The column for MNIST and all sizes of the traffic-sign column are confirmed by
-text or several ports; the columns for CIFAR-10 and Chinese characters are written after secondary descriptions
-that could not be checked against the paper.
+A multi-column network is the average of the probabilities of several such columns, each trained on images
+that were preprocessed differently. The column for MNIST and all sizes of the traffic-sign column are
+confirmed by text or several ports; the columns for CIFAR-10 and Chinese characters are written after
+secondary descriptions that could not be checked against the paper.
 """
 
 import flax.linen as nn
@@ -22,8 +22,8 @@ CHINESE = ((100, 3, 2), (200, 2, 2), (300, 2, 2), (400, 2, 2))
 class Column(nn.Module):
     """One column: unpadded convolutions with max pooling, tanh, fully connected layers.
 
-    `convs` holds (feature maps, kernel, pool) of each stage. Pools keep incomplete windows, which only matters
-    for the CIFAR-10 column: 30, 15, 14, 7, 5, 3, 2, 1 pixels. MNIST, 29x29 images: 76,040 parameters.
+    `convs` holds (feature maps, kernel, pool) of each stage. Pools keep incomplete windows, which only
+    matters for the CIFAR-10 column: 30, 15, 14, 7, 5, 3, 2, 1 pixels. MNIST, 29x29 images: 76,040 parameters.
     Stages: conv1, pool1, conv2, ..., fc1, (fc2), logits.
     """
 

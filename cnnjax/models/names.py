@@ -1,8 +1,9 @@
 """What published weight files call the layers of each family.
 
-Each function takes a model and returns a table from the path of a layer here, "block1_1/conv1", to its name in
-the file, "layer1.0.conv1". Torch's names are torchvision's, or those of the authors where torchvision has no
-such model: akamaster/pytorch_resnet_cifar10 for the CIFAR ResNets, Cadene (in timm, "legacy_se...") for SENets.
+Each function takes a model and returns a table from the path of a layer here, "block1_1/conv1", to its name
+in the file, "layer1.0.conv1". Torch's names are torchvision's, or those of the authors where torchvision has
+no such model: akamaster/pytorch_resnet_cifar10 for the CIFAR ResNets, Cadene (in timm, "legacy_se...") for
+SENets.
 """
 
 import re
@@ -68,7 +69,8 @@ def caffe_names(model: nn.Module, layers: Iterable[str]) -> Names | None:
 def flattened_grids(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Height and width of the map that each of these fully connected layers sees flattened.
 
-    Torch flattens channels first and this project channels last, so the rows of their weights differ in order.
+    Torch flattens channels first and this project channels last, so the rows of their weights differ in
+    order.
     """
     if isinstance(model, AlexNetOneTower):
         return {"fc6": (6, 6)}

@@ -1,4 +1,4 @@
-"""Residual networks with pre-activation (He et al. 2016, "Identity mappings") and wide ones (Zagoruyko 2016)."""
+"""Residual networks with pre-activation (He et al. 2016, "Identity mappings"); wide ones (Zagoruyko 2016)."""
 
 from functools import partial
 from typing import Any
@@ -59,7 +59,7 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Residual stages of `features` channels (four times as many with `bottleneck`), normalized before each layer.
+    """Residual stages of `features` channels, four times as many with `bottleneck`; layers normalize first.
 
     Stages: conv1, (pool1), stage1, stage2, ..., relu (the last activation), avg_pool, logits, and inside each
     block relu1, relu2, (relu3), sum. The sums, and so the stages, are not rectified. With `small_images`, for

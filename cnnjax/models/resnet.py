@@ -27,7 +27,7 @@ RESNET152 = (3, 8, 36, 3)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; the shortcut is projected by a 1x1 convolution where the shape changes (option B)."""
+    """Two 3x3 convolutions; where the shape changes, a 1x1 convolution projects the shortcut (option B)."""
 
     features: int
     stride: int
@@ -83,9 +83,9 @@ BottleneckV1 = partial(Bottleneck, stride_first=True)
 class ResNet(nn.Module):
     """ResNet-18 to 152; ResNet-50 has 25,557,032 parameters.
 
-    Stages: conv1, pool1, stage1 to stage4 (conv2_x to conv5_x of the paper), avg_pool, logits, and inside each
-    block relu1, relu2 and sum: block3_1/sum is the first block of stage 3. With `small_images`, for CIFAR, the
-    first convolution is 3x3 with stride 1 and there is no pool1.
+    Stages: conv1, pool1, stage1 to stage4 (conv2_x to conv5_x of the paper), avg_pool, logits, and inside
+    each block relu1, relu2 and sum: block3_1/sum is the first block of stage 3. With `small_images`, for
+    CIFAR, the first convolution is 3x3 with stride 1 and there is no pool1.
     """
 
     num_outputs: int = 1000

@@ -41,8 +41,9 @@ class SqueezeExcite(nn.Module):
 class SEBottleneck(nn.Module):
     """A bottleneck whose last convolution is gated before the sum.
 
-    Plain, it is that of the first ResNet, stride in the first 1x1 convolution. `wide` is SENet-154's: 64 groups,
-    twice the channels inside, stride in the 3x3 convolution, and a 3x3 shortcut where it has a stride.
+    Plain, it is that of the first ResNet, stride in the first 1x1 convolution. `wide` is SENet-154's: 64
+    groups, twice the channels inside, stride in the 3x3 convolution, and a 3x3 shortcut where it has a
+    stride.
     """
 
     features: int
@@ -76,9 +77,9 @@ class SEBottleneck(nn.Module):
 class SENet(nn.Module):
     """SE-ResNet-50 (28,088,024 parameters), 101, 152 and, if `wide`, SENet-154 (115,088,984).
 
-    SENet-154 also begins with three 3x3 convolutions and drops out a fifth of the features at the end. Stages:
-    conv1, pool1, stage1 to stage4, avg_pool, logits; in each block relu1, relu2, sum and se/squeeze, se/reduce,
-    se/gate.
+    SENet-154 also begins with three 3x3 convolutions and drops out a fifth of the features at the end.
+    Stages: conv1, pool1, stage1 to stage4, avg_pool, logits; in each block relu1, relu2, sum and se/squeeze,
+    se/reduce, se/gate.
     """
 
     num_outputs: int = 1000

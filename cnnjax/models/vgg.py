@@ -27,9 +27,9 @@ VGG19 = (2, 2, 4, 4, 4)
 class VGG(nn.Module):
     """3x3 convolutions and pools, then fc6 and fc7. VGG16 has 138,357,544 parameters.
 
-    `norm` adds batch normalization before each ReLU of the convolutions. The last map is averaged to
-    `grid` x `grid`, which changes nothing for the paper's 224x224 images and lets other sizes fit. The form for
-    CIFAR has no hidden fully connected layers and grid=1.
+    `norm` adds batch normalization before each ReLU of the convolutions. The last map is averaged to `grid` x
+    `grid`, which changes nothing for the paper's 224x224 images and lets other sizes fit. The form for CIFAR
+    has no hidden fully connected layers and grid=1.
     """
 
     num_outputs: int = 1000

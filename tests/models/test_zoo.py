@@ -146,7 +146,8 @@ PUBLISHED = {
 LONG_TO_TRACE = {"densenet264", "densenet100_12", "densenet_bc250_24", "densenet_bc190_40"}
 TESTED_ELSEWHERE = {
     "softmax_regression", "mlp", "local", "lenet5", "two_stage", "toy_cnn", "worked_example", "mnist_cnn",
-    "sliding_window", "airbench94", "airbench95", "airbench96",
+    "sliding_window", "airbench_laptop", "airbench94", "airbench95", "airbench96",
+    "grid8", "grid16", "grid32", "localizer", "yolov1",
 }  # fmt: skip
 
 # The smallest images that pass through: small enough for gradients on any machine.
@@ -172,6 +173,9 @@ TINY = {
     "tiny_mcdnn": (29, 29, 1),
     "tiny_dropconnect": (16, 16, 3),
 }
+SIBLINGS = {
+    "tiny_alexnet_one_tower", "tiny_vgg", "tiny_googlenet", "tiny_resnet18", "tiny_preact_resnet", "tiny_se_resnet",
+}  # fmt: skip
 WITH_DROPOUT = {
     "tiny_alexnet", "tiny_alexnet_one_tower", "tiny_zfnet", "tiny_vgg", "tiny_vgg_bn", "tiny_googlenet",
     "tiny_googlenet_bn", "tiny_wrn", "tiny_densenet", "tiny_senet", "tiny_squeezenet", "tiny_nin", "tiny_all_cnn",
@@ -311,7 +315,9 @@ def test_other_image_sizes_and_classes(name, shape):
     assert jax.eval_shape(model.init_with_output, jax.random.key(0), x)[0].shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.full) if n in SIBLINGS else n for n in TINY]
+)
 def test_gradients_dropout_and_norm(name):
     model = create_model(name, num_outputs=5).clone(act=nn.leaky_relu)  # no unit is dead
     x = jax.random.normal(jax.random.key(0), (4, *TINY[name]))
