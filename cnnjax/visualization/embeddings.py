@@ -70,7 +70,7 @@ def tsne(vectors: np.ndarray) -> np.ndarray:
 def neighbours_picture(images: np.ndarray, queries: Sequence[int], found: np.ndarray) -> np.ndarray:
     """Queries on the left, their nearest neighbours to the right: uint8 [H, W, 3]."""
     order = np.concatenate([np.asarray(queries)[:, None], found], axis=1)
-    return grid(images[order.ravel()], columns=order.shape[1], side=56)
+    return grid(images[order.ravel()], columns=order.shape[1], titles=("image",), side=56)
 
 
 def scatter_picture(
@@ -97,7 +97,7 @@ def vector_picture(vector: np.ndarray, title: str = "") -> np.ndarray:
     folded = np.full(-(-len(vector) // columns) * columns, np.nan)
     folded[: len(vector)] = vector
     shown = right.imshow(folded.reshape(-1, columns), cmap="viridis")
-    right.set(xticks=[], yticks=[], title=f"the same {len(vector)} values as an image")
+    right.set(xticks=[], yticks=[], title=f"{len(vector)} values as an image")
     figure.colorbar(shown, ax=right)
     return plot(figure)
 

@@ -76,7 +76,7 @@ def deconvnet(subject: Subject) -> list[Picture]:
         if cells:
             caption = (
                 f"The nine images of {len(images)} that excite a map of {name} most: the activation projected back "
-                "to pixels by a deconvnet, and the patch that the neuron sees. White lies outside the image."
+                "to pixels by a deconvnet, and the patch that the neuron sees. Light blue lies outside the image."
             )
             image = grid(cells, 4, titles=labels, side=1)
             result.append(

@@ -7,19 +7,19 @@ from cnnjax.visualization.filters import apply_filter, feature_maps, first_filte
 from cnnjax.visualization.interrogate import DELTAS, interrogate
 from cnnjax.visualization.network import LOGITS, PROBABILITY
 from cnnjax.visualization.objectives import Objective, channel, class_logit, class_probability, layer, neuron
-from cnnjax.visualization.pictures import Picture, enlarge, grid, signed, to_uint8
+from cnnjax.visualization.pictures import Picture, grid, resize, signed, to_uint8
 from cnnjax.visualization.render import Rendering, render_each
 from cnnjax.visualization.subject import Subject
 from cnnjax.visualization.transforms import STANDARD, for_objects
 
-DREAM_SIDE = 160  # small images are enlarged to about this before a dream
+DREAM_SIDE = 96  # smaller images are enlarged to about this before a dream
 
 
 def filters(subject: Subject) -> list[Picture]:
     pictures = first_filters(subject.network)
     count, height, width, channels = pictures.shape
     caption = f"The {count} filters of the first convolution, {height}x{width}x{channels}; grey is 0."
-    image = grid(pictures, side=48)
+    image = grid(pictures, side=64)
     return [Picture("filters", image, caption, command=subject.command_for("filters"))]
 
 
@@ -102,7 +102,8 @@ def classes(subject: Subject) -> list[Picture]:
 
 def deepdreams(subject: Subject) -> list[Picture]:
     example = subject.images[subject.examples()[0]]
-    enlarged = enlarge(example, DREAM_SIDE)
+    factor = max(1, round(DREAM_SIDE / min(example.shape[:2])))
+    enlarged = resize(example, factor * example.shape[0], factor * example.shape[1])
     result = []
     for name in subject.spatial_layers(3)[-2:]:
         pictures = deepdream(subject.network, enlarged, name, key=subject.key)
@@ -163,4 +164,4 @@ def _steps_picture(
 
 def _dead(made: Sequence[Rendering], labels: Sequence[str]) -> str:
     dead = [label for r, label in zip(made, labels, strict=True) if not r.alive]
-    return f" No gradient reaches the picture from {', '.join(dead)}: it stays noise." if dead else ""
+    return f" No gradient comes from {', '.join(dead)}: dead here, the picture shows nothing." if dead else ""

@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+NOTHING = (205, 220, 240)  # light blue, where a picture has no pixels
+
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
@@ -31,13 +33,21 @@ class Picture:
 
 
 def to_uint8(images: Any) -> np.ndarray:
-    """[..., H, W, 1 or 3] uint8 or floats in [0, 1] -> uint8 [..., H, W, 3]. NaN is white."""
+    """[..., H, W, 1 or 3] uint8 or floats in [0, 1] -> uint8 [..., H, W, 3]. NaN has the colour NOTHING."""
     images = np.asarray(images)
-    if images.dtype != np.uint8:
-        images = np.round(np.clip(np.nan_to_num(images.astype(np.float32), nan=1.0), 0, 1) * 255).astype(
-            np.uint8
-        )
-    return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images[..., :3]
+    if images.shape[-1] == 1:
+        images = np.repeat(images, 3, axis=-1)
+    if images.dtype == np.uint8:
+        return images
+    missing = np.isnan(images)
+    numbers = np.round(np.clip(np.where(missing, 0, images), 0, 1) * 255).astype(np.uint8)
+    return np.where(missing, np.asarray(NOTHING, np.uint8), numbers)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [H, W, 1 or 3] -> [height, width, same], smoothly."""
+    resized = Image.fromarray(to_uint8(image)).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized)[..., : image.shape[2]]
 
 
 def enlarge(images: np.ndarray, side: int) -> np.ndarray:

@@ -22,6 +22,8 @@ from cnnjax.visualization.transforms import STANDARD, Transform
 # whatever the size of the objective, and those whose gradients only fluctuate fade.
 ADAM = optax.adamw(0.05, weight_decay=0.3)
 
+PATIENCE = 8  # steps without a gradient after which a unit counts as dead; one view may miss it
+
 
 @dataclasses.dataclass(frozen=True)
 class Rendering:
@@ -30,7 +32,8 @@ class Rendering:
     frames: after so many updates, [N, H, W, C] floats in [0, 1]; 0 is the start.
     values: the objective of each frame, without transformations.
     transparency: [N, H, W], the gradient's size summed over all steps: what the objective cared about.
-    alive: whether any gradient reached the picture; if not, it is still noise.
+    alive: whether a gradient still reached the picture in one of the last steps. If not, the unit does not respond
+      to anything near the picture, which shows nothing.
     """
 
     frames: dict[int, np.ndarray]
@@ -48,6 +51,7 @@ class _State(NamedTuple):
     parameters: Any
     optimizer: Any
     transparency: Array
+    silent: Array  # steps since the last gradient
 
 
 def render(network: Network, objective: Objective | str, **options: Any) -> Rendering:
@@ -140,13 +144,13 @@ def _optimize(
         done = target
         images, values = jax.device_get(_look(network, objectives, parameterization, state))
         frames.append(_Frame(done, images, values))
-    transparency = jax.device_get(state.transparency)
+    transparency, silent = jax.device_get((state.transparency, state.silent))
     return [
         Rendering(
             frames={frame.steps: frame.images[i] for frame in frames},
             values={frame.steps: float(frame.values[i]) for frame in frames},
             transparency=transparency[i],
-            alive=done == 0 or bool(np.any(transparency[i] > 0)),
+            alive=done == 0 or int(silent[i]) < min(done, PATIENCE),
         )
         for i in range(count)
     ]
@@ -165,7 +169,7 @@ def _spread(objectives: Any) -> Any:
 @functools.partial(jax.jit, static_argnames=("options", "count"))
 def _begin(parameterization: Parameterization, options: _Options, start: Any, count: int) -> _State:
     shape = jax.eval_shape(parameterization.image, start).shape
-    state = _State(start, options.optimizer.init(start), jnp.zeros(shape[:3]))
+    state = _State(start, options.optimizer.init(start), jnp.zeros(shape[:3]), jnp.int32(0))
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), state)
 
 
@@ -193,7 +197,8 @@ def _step(
     with jax.numpy_dtype_promotion("standard"):  # optax mixes floats with int32 counts
         updates, optimizer = options.optimizer.update(gradient, state.optimizer, state.parameters)
     transparency = state.transparency + jnp.mean(jnp.abs(slope), axis=-1)
-    return _State(optax.apply_updates(state.parameters, updates), optimizer, transparency)
+    silent = jnp.where(jnp.any(slope != 0), 0, state.silent + 1)
+    return _State(optax.apply_updates(state.parameters, updates), optimizer, transparency, silent)
 
 
 @functools.partial(jax.jit, static_argnames="options", donate_argnames="state")

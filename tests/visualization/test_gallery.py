@@ -11,7 +11,7 @@ from PIL import Image
 
 from cnnjax.config import ConfigError
 from cnnjax.visualization.gallery import write_gallery
-from cnnjax.visualization.pictures import Picture, enlarge, grid, heat, signed, to_uint8, write_gif
+from cnnjax.visualization.pictures import NOTHING, Picture, enlarge, grid, heat, signed, to_uint8, write_gif
 
 
 def picture(name, **fields):
@@ -87,8 +87,9 @@ def test_animations(tmp_path):
 
 def test_numbers_become_colours():
     np.testing.assert_array_equal(
-        to_uint8(np.asarray([0, 0.5, 1, 2, -1, np.nan]).reshape(1, 6, 1))[0, :, 0], [0, 128, 255, 255, 0, 255]
+        to_uint8(np.asarray([0, 0.5, 1, 2, -1]).reshape(1, 5, 1))[0, :, 0], [0, 128, 255, 255, 0]
     )
+    np.testing.assert_array_equal(to_uint8(np.full((1, 1, 1), np.nan))[0, 0], NOTHING)
     assert to_uint8(np.zeros((2, 3, 1))).shape == (2, 3, 3)
     values = signed(np.asarray([-2.0, 0, 2, np.nan]).reshape(1, 2, 2, 1))[0, :, :, 0]
     np.testing.assert_allclose(values, [[0, 0.5], [1, np.nan]], atol=0.01)
