@@ -74,7 +74,7 @@ def check_dense_equivalence(
     Rounding is near 1e-6 of the outputs' size; more means that the model sees the border of its window.
     """
     dense, dense_variables, windows = to_dense(model, variables, window)
-    once = dense.apply(dense_variables, image[None])[0]
+    once = jax.jit(dense.apply)(dense_variables, image[None])[0]
     worst = 0.0
     apply = jax.jit(model.apply)
     for i in range(once.shape[0]):

@@ -17,7 +17,15 @@ def image(height, width, channels=3):
 
 
 def variables_of(model, window):
-    return model.init(jax.random.key(0), jnp.zeros((1, *window)))
+    """Random weights, without the time it takes to compile `init`."""
+    rng = np.random.default_rng(1)
+
+    def draw(leaf):
+        if leaf.ndim == 1:  # biases, and means and variances of batch norm
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+        return jnp.asarray(rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape), jnp.float32)
+
+    return jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *window))))
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +54,15 @@ def test_64_windows_in_one_pass_equal_64_crops(lecture):
     model, variables = lecture
     dense, converted, windows = to_dense(model, variables, (14, 14, 3))
     picture = image(28, 28)
-    once = dense.apply(converted, picture[None])[0]
+    once = jax.jit(dense.apply)(converted, picture[None])[0]
     boxes = windows.boxes(8, 8)
     alone = jax.jit(model.apply)
     for i in range(8):
         for j in range(8):
             x1, y1, x2, y2 = (int(v) for v in boxes[i, j])
-            assert_allclose(alone(variables, picture[None, y1:y2, x1:x2])[0], once[i, j], atol=1e-6)
+            assert_allclose(alone(variables, picture[None, y1:y2, x1:x2])[0], once[i, j], atol=3e-6)
     assert (x2, y2) == (28, 28)
-    assert check_dense_equivalence(model, variables, picture, (14, 14, 3)) < 1e-6
+    assert check_dense_equivalence(model, variables, picture, (14, 14, 3)) < 3e-6
 
 
 def test_conversion_only_reshapes(lecture):
@@ -71,8 +79,9 @@ def test_lenet5_on_a_rectangle():
     variables = variables_of(model, (32, 32, 1))
     dense, converted, windows = to_dense(model, variables, (32, 32, 1))
     assert windows == ((32, 32), (4, 4))
-    assert dense.apply(converted, image(40, 52, 1)[None]).shape == (1, 3, 6, 10)
-    assert check_dense_equivalence(model, variables, image(40, 52, 1), (32, 32, 1)) < 1e-5
+    shape = jax.eval_shape(dense.apply, converted, image(40, 44, 1)[None]).shape
+    assert shape == (1, 3, 4, 10)
+    assert check_dense_equivalence(model, variables, image(40, 44, 1), (32, 32, 1)) < 1e-5
 
 
 def test_lenet5_trained_on_padded_images_of_28():
@@ -83,7 +92,7 @@ def test_lenet5_trained_on_padded_images_of_28():
     picture = image(28, 28, 1)
     padded = jnp.pad(picture, ((2, 2), (2, 2), (0, 0)))
     assert_allclose(
-        dense.apply(converted, padded[None])[0, 0, 0], model.apply(variables, picture[None])[0], atol=1e-6
+        dense.apply(converted, padded[None])[0, 0, 0], model.apply(variables, picture[None])[0], atol=1e-5
     )
 
 
@@ -106,7 +115,7 @@ def test_padding_is_found_out():
     dense, converted, windows = to_dense(Padded(), variables, (16, 16, 3))
     assert windows.stride == (4, 4)
     # One window alone is exact, with its padding; the windows of a larger image see their neighbours.
-    assert check_dense_equivalence(Padded(), variables, image(16, 16), (16, 16, 3)) < 1e-6
+    assert check_dense_equivalence(Padded(), variables, image(16, 16), (16, 16, 3)) < 3e-6
     assert check_dense_equivalence(Padded(), variables, image(24, 24), (16, 16, 3)) > 1e-3
     assert converted["batch_stats"] == variables["batch_stats"]
 
