@@ -185,7 +185,7 @@ def mode_preview() -> None:
 def mode_layers() -> None:
     from cnnjax import look, run
 
-    print(look.list_layers(look.network_of(run.restore(existing_workdir(), FLAGS.checkpoint))))
+    print(look.list_layers(run.restore(existing_workdir(), FLAGS.checkpoint)))
 
 
 def mode_visualize() -> None:

@@ -14,6 +14,7 @@ from cnnjax.data.images import read_image, resize
 from cnnjax.evaluate import members
 from cnnjax.models import create_model
 from cnnjax.predict import find_images
+from cnnjax.report import network_of
 from cnnjax.run import Restored, with_statistics
 from cnnjax.train import AUGMENT, augmented, make_recipe, stream
 from cnnjax.visualization.network import Network
@@ -66,24 +67,14 @@ def preview(experiment: Experiment, data_dir: str | None, path: str) -> None:
     _save(grid.figure, path)
 
 
-def network_of(run: Restored) -> Network:
+def network(run: Restored) -> Network:
     """The first seed of a trained classifier, for visualization."""
-    data = run.experiment.data
-    height, width, channels = run.image_shape
-    return Network(
-        run.recipe.model,
-        jax.tree.map(lambda a: a[0], run.state.variables),
-        (height, width, channels),
-        data.mean,
-        data.std,
-        data.channel_order,
-        run.classes,
-    )
+    return network_of(run.recipe, run.state.variables, run.image_shape, run.classes)
 
 
-def list_layers(network: Network) -> str:
+def list_layers(run: Restored) -> str:
     """Names and shapes of all stages, a line each."""
-    layers = network.layers()
+    layers = network(run).layers()
     width = max(map(len, layers))
     return "\n".join(f"{name:<{width}}  {'x'.join(map(str, shape))}" for name, shape in layers.items())
 
@@ -105,7 +96,7 @@ def make_gallery(
     else:
         split = sources.load(run.experiment.data, data_dir).test
         images, labels = split["image"], split["label"]
-    return len(visualize(network_of(run), images, labels, options, folder, command))
+    return len(visualize(network(run), images, labels, options, folder, command))
 
 
 def _save(figure: pictures.Figure, path: str | Path) -> None:

@@ -4,16 +4,20 @@ import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from matplotlib import pyplot as plt
 
 from cnnjax import config, platform
-from cnnjax.config import Experiment
+from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.dataset import Dataset
 from cnnjax.evaluate import Evaluation
-from cnnjax.pictures import Picture, learning_curves
+from cnnjax.pictures import Picture, image_grid, learning_curves
 from cnnjax.train import Recipe
+from cnnjax.visualization import filters as filter_pictures
+from cnnjax.visualization.network import Network
 from cnnjax.workdir import Workdir, write_atomically
 
 
@@ -22,12 +26,15 @@ def write(
     experiment: Experiment,
     dataset: Dataset,
     recipe: Recipe,
+    variables: Any,
     evaluation: Evaluation,
     command: str,
 ) -> None:
-    """Writes plots/*.png and report.html of a trained network."""
+    """Writes plots/*.png and report.html of trained networks; `variables` have a leading axis of seeds."""
     pictures = [learning_curves(workdir.read_metrics(), recipe.task.headline)]
     pictures += recipe.task.pictures(evaluation.predictions, dataset.test)
+    image = dataset.test["image"][0]
+    pictures += _filters_and_maps(network_of(recipe, variables, image.shape, dataset.classes), image)
     pages = []
     for picture in pictures:
         path = workdir.plots / f"{picture.name}.png"
@@ -35,6 +42,44 @@ def write(
         plt.close(picture.figure)
         pages.append(_section(picture, path))
     write_atomically(workdir.path / "report.html", _page(experiment, dataset, evaluation, command, pages))
+
+
+def network_of(
+    recipe: Recipe, variables: Any, image_shape: tuple[int, ...], classes: tuple[str, ...]
+) -> Network:
+    """The first seed of trained networks, as visualization looks at it."""
+    height, width, channels = image_shape
+    first = jax.tree.map(lambda a: a[0], variables)
+    data = recipe.data
+    return Network(
+        recipe.model, first, (height, width, channels), data.mean, data.std, data.channel_order, classes
+    )
+
+
+def _filters_and_maps(network: Network, image: np.ndarray) -> list[Picture]:
+    """The learned filters of the first convolution and what the first layer makes of one image, if it has any."""
+    layer = next((name for name, shape in network.layers().items() if len(shape) == 3), None)
+    try:
+        filters = filter_pictures.first_filters(network)
+    except ConfigError:
+        return []
+    shown = [(255 * one).astype(np.uint8) for one in filters[:32]]
+    height, width, channels = filters.shape[1:]
+    pictures = [
+        image_grid(
+            "filters",
+            "Learned filters",
+            f"The filters of the first convolution, {height}x{width}x{channels}; grey is 0.",
+            shown,
+            [str(i) for i in range(len(shown))],
+        )
+    ]
+    if layer:
+        maps = [(255 * one).astype(np.uint8) for one in filter_pictures.feature_maps(network, image, layer)]
+        titles = ["image", *(str(i) for i in range(len(maps)))]
+        caption = f"The image, and the channels of {layer} on one scale from black to white."
+        pictures.append(image_grid("feature_maps", "Feature maps", caption, [image, *maps], titles))
+    return pictures
 
 
 def _section(picture: Picture, path: Path) -> str:

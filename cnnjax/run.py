@@ -126,7 +126,7 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
         if stopped.is_set():
             raise ConfigError(f"stopped by a signal; launch again with --workdir={workdir.path} to go on")
     evaluation = evaluations[0] if evaluations else evaluator(state.variables)
-    report.write(workdir, experiment, dataset, recipe, evaluation, command)
+    report.write(workdir, experiment, dataset, recipe, state.variables, evaluation, command)
     return evaluation
 
 

@@ -36,14 +36,15 @@ def setup():
 def evaluate(setup, batch_size=50, devices=1, seeds=slice(0, 1), views="none"):
     recipe, split, variables = setup
     variables = jax.tree.map(lambda a: a[seeds], variables)
-    mesh = sharding.make_mesh(2 * devices, data_parallel=devices > 1)
+    mesh = sharding.make_mesh(devices, data_parallel=devices > 1)
+    assert mesh.size == devices
     return Evaluator(recipe, split, batch_size, mesh, views)(
         jax.device_put(variables, sharding.replicated(mesh))
     )
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 10_000])
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, 2, 4])
 def test_result_does_not_depend_on_batch_size_or_devices(setup, batch_size, devices):
     one = evaluate(setup)
     other = evaluate(setup, batch_size, devices)

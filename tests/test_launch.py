@@ -60,6 +60,41 @@ def test_predict_reads_what_it_can_and_names_the_rest(trained, tmp_path, launch)
         assert sheet.size[0] > 100
 
 
+def test_looking_at_a_network_with_convolutions(launch, tmp_path):
+    """Filters and feature maps in the report; layers and TensorBoard events on request."""
+    flags = ("--data.limit=20", "--data.batch_size=10", "--train.steps=2", "--train.tensorboard=true")
+    result = launch(*flags, f"--workdir={tmp_path}")
+    assert result.code == 0, result.err
+    assert {"filters.png", "feature_maps.png"} <= {path.name for path in (tmp_path / "plots").iterdir()}
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    layers = launch("--mode=layers", f"--workdir={tmp_path}")
+    assert layers.code == 0 and "conv1" in layers.out and "28x28x6" in layers.out
+    gallery = launch(
+        "--mode=visualize", f"--workdir={tmp_path}", "--visualize.pages=predictions,filters,maps"
+    )
+    assert gallery.code == 0, gallery.err
+    assert "filters" in (tmp_path / "gallery" / "gallery.html").read_text()
+    for arguments, message in [
+        (("--visualize.layer=conv9",), "conv9"),
+        (("--visualize.layer=conv1:99",), "99"),
+        (("--visualize.pages=nothing",), "nothing"),
+        (("--inputs=/nonexistent.png",), "/nonexistent.png"),
+    ]:
+        wrong = launch("--mode=visualize", f"--workdir={tmp_path}", *arguments)
+        assert wrong.code == 1 and message in wrong.err and len(wrong.err.strip().splitlines()) == 1
+
+
+def test_summarize_and_preview(launch, tmp_path):
+    result = launch("--mode=summarize", "--experiment=imagenet_vgg16", f"--output={tmp_path / 'bars.png'}")
+    assert result.code == 0, result.err
+    assert "138,357,544" in result.out and "15,470,264,320" in result.out and "60.95 MB" in result.out
+    assert (tmp_path / "bars.png").stat().st_size > 10_000
+    result = launch("--mode=preview", "--data.limit=30", f"--output={tmp_path / 'batch.png'}")
+    assert result.code == 0 and (tmp_path / "batch.png").stat().st_size > 10_000, result.err
+    wrong = launch("--mode=summarize", "--experiment=imagenet_vgg16", "--data.image_size=16")
+    assert wrong.code == 1 and "too small for this model" in wrong.err
+
+
 def test_list_shows_every_experiment(launch):
     from experiments import EXPERIMENTS
 
