@@ -123,7 +123,7 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
         finally:
             progress.close()
             log.close()
-        if stopped.is_set():
+        if stopped.is_set() and int(state.step[0]) < num_steps:
             raise ConfigError(f"stopped by a signal; launch again with --workdir={workdir.path} to go on")
     evaluation = evaluations[0] if evaluations else evaluator(state.variables)
     report.write(workdir, experiment, dataset, recipe, state.variables, evaluation, command)

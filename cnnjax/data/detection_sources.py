@@ -1,5 +1,6 @@
 """Datasets of images with boxes: synthetic scenes, and folders in the layouts of Pascal VOC, COCO and YOLO."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -15,16 +16,15 @@ from cnnjax.data.annotations_yolo import read_yolo
 from cnnjax.data.dataset import Dataset, first
 from cnnjax.data.detection import load_detection
 
-SCENES = {"shapes": "shapes", "digit_scenes": "digits"}
+KINDS = {"shapes": "shapes", "digit_scenes": "digits"}
 NUM_SCENES = {"train": 4000, "test": 1000}
 SEEDS = {"train": 0, "test": 1}
-LAYOUTS = ("voc", "coco", "yolo")
 log = logging.getLogger(__name__)
 
 
 def read_scenes(data: Data) -> Dataset:
     """Synthetic scenes with up to data.objects objects, 64 pixels wide unless data.image_size says otherwise."""
-    kind = SCENES[data.name]
+    kind = KINDS[data.name]
 
     def split(name: str) -> dict[str, np.ndarray]:
         count = min(NUM_SCENES[name], data.limit or NUM_SCENES[name])
@@ -89,5 +89,8 @@ def _read(layout: str, folder: Path, split: str) -> Annotations:
     if not images:
         raise ConfigError(f"{folder / 'images'}: no folder whose name begins with {split}")
     if layout == "coco":
-        return read_coco(folder / "annotations" / f"instances_{images[0].name}.json", images[0])
+        found = read_coco(folder / "annotations" / f"instances_{images[0].name}.json", images[0])
+        # Some files give names below the whole set's folder, not below the split's.
+        inside = all((found.folder / image.path).exists() for image in found.images[:1])
+        return found if inside else dataclasses.replace(found, folder=folder)
     return read_yolo(images[0], folder / "labels" / images[0].name, folder / "classes.txt")

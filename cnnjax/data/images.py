@@ -17,7 +17,6 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.detection.boxes import letterbox
 
 # Formats are told by content, suffixes only decide which files of a folder are tried. Pillow reads more
 # formats than these; some of those start other programs.
@@ -93,6 +92,8 @@ def resize(image: np.ndarray, data: Data, shape: tuple[int, ...]) -> np.ndarray:
 
 def letterbox_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 [H, W, 3] scaled (bilinear, antialiased) and padded to [height, width, 3], as boxes.letterbox says."""
+    from cnnjax.detection.boxes import letterbox  # imports jax, which reading other images does without
+
     geometry = letterbox(image.shape[0], image.shape[1], size)
     inner = (geometry.inner_width, geometry.inner_height)
     frame = np.full((*size, 3), PADDING, np.uint8)

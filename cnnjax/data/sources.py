@@ -7,7 +7,6 @@ from typing import Any
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import (
     archives,
-    detection_sources,
     embedded,
     folders,
     images,
@@ -27,6 +26,8 @@ OWN_NAMES = (
     "coco:PATH",
     "yolo:PATH",
 )
+SCENES = ("shapes", "digit_scenes")
+LAYOUTS = ("voc", "coco", "yolo")
 MNIST_LIKE = ("mnist", "fashion_mnist", "kmnist")
 CIFAR = ("cifar10", "cifar100")
 
@@ -49,10 +50,11 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
         dataset = _arrays(embedded.digits(), data)
     elif data.name == "synthetic":
         dataset = first(embedded.synthetic(data.image_size), data.limit)
-    elif data.name in detection_sources.SCENES:
-        dataset = detection_sources.read_scenes(data)
-    elif data.name.partition(":")[0] in detection_sources.LAYOUTS and data.name.partition(":")[2]:
-        dataset = detection_sources.read_annotated(data)
+    elif data.name in SCENES or (data.name.partition(":")[0] in LAYOUTS and data.name.partition(":")[2]):
+        from cnnjax.data import detection_sources  # imports jax, which other sources do without
+
+        read = detection_sources.read_scenes if data.name in SCENES else detection_sources.read_annotated
+        dataset = read(data)
     elif data.name.startswith("folder:") and len(data.name) > len("folder:"):
         dataset = folders.read(Path(data.name.removeprefix("folder:")).expanduser(), data)
     else:
@@ -62,7 +64,7 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
 
 def class_names(data: Data, data_dir: str | None, count: int) -> tuple[str, ...]:
     """The names of the classes that `data` would have, without reading it; numbers where they are not known."""
-    if data.name not in ("digits", "synthetic", *detection_sources.SCENES) and ":" not in data.name:
+    if data.name not in ("digits", "synthetic", *SCENES) and ":" not in data.name:
         names = getattr(_features(data, data_dir).get("label"), "names", None) or ()
         if len(names) == count:
             return tuple(names)

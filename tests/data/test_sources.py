@@ -69,7 +69,10 @@ def test_validation_replaces_the_test_split():
         ("minst", "unknown; did you mean .*mnist"),
         ("digit", r"did you mean digits\b"),
         ("cifar-10", "did you mean cifar10"),
-        ("Xyzzy/q:1.0.0", "choose digits, synthetic, folder:PATH or a name of tensorflow-datasets"),
+        (
+            "Xyzzy/q:1.0.0",
+            "choose digits, synthetic, folder:PATH, .*yolo:PATH or a name of tensorflow-datasets",
+        ),
         ("", "unknown; choose digits"),
         ("folder:", "did you mean folder:PATH"),
         ("../../etc", "unknown"),
