@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from cnnjax.config import Experiment
-from experiments import cifar10, detection, digits, imagenet, mnist
+from experiments import cifar10, detection, digits, imagenet, mnist, visualize
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     function.__name__: function
@@ -19,5 +19,8 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         detection.bccd_grid,
         detection.coco128_overfit,
         *imagenet.EXPERIMENTS,
+        visualize.visualize_digits,
+        visualize.visualize_cifar10,
+        visualize.visualize_squeezenet,
     )
 }
