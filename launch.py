@@ -13,6 +13,7 @@
   python launch.py --mode=import --experiment=NAME --weights=FILE --workdir=DIR     published weights as a run
   python launch.py --mode=export_weights --workdir=DIR --output=FILE.safetensors
   python launch.py --mode=benchmark --experiment=NAME records its result in RESULTS.md
+  python launch.py --mode=benchmark --benchmark.name=cpu   speed against peers, recorded too; --list shows the names
 
 Every field of an experiment is a flag: see --helpshort.
 """
@@ -23,7 +24,7 @@ import os
 import shlex
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,22 @@ flags.DEFINE_string("checkpoint", "last", "Which checkpoint of --workdir to use:
 flags.DEFINE_string(
     "benchmark.output", None, "mode=benchmark: file of records. Default: results.jsonl of the project."
 )
+flags.DEFINE_list(
+    "benchmark.name",
+    [],
+    "mode=benchmark: measurements of speed, by name or group (--mode=benchmark --list); else the experiment's result.",
+)
+flags.DEFINE_integer("benchmark.repetitions", 10, "Turns of each contestant, A B A B.", lower_bound=1)
+flags.DEFINE_integer("benchmark.seeds", 50, "Runs of the benchmarks that measure whole runs.", lower_bound=1)
+flags.DEFINE_string(
+    "benchmark.airbench", None, "A peer: airbench94_muon.py of KellerJordan/cifar10-airbench."
+)
+flags.DEFINE_string("benchmark.hiverge", None, "A peer: cifar10_speedrun.py of hiverge/cifar10-speedrun.")
 flags.DEFINE_string("benchmark.note", None, "mode=benchmark: what a reader of the result must know.")
 flags.DEFINE_bool(
     "compiler", False, "mode=summarize: also compile the model and show what the compiler counts."
 )
-flags.DEFINE_bool("list", False, "List all experiments and exit.")
+flags.DEFINE_bool("list", False, "List all experiments, or with mode=benchmark all benchmarks, and exit.")
 
 
 DEFINE: dict[Any, Callable[..., Any]] = {
@@ -262,13 +274,44 @@ def mode_benchmark() -> None:
     from cnnjax import results, run
     from cnnjax.workdir import Workdir
 
+    output = Path(FLAGS["benchmark.output"].value or results.RECORDS)
+    if FLAGS["benchmark.name"].value:
+        benchmark_speed(output)
+        return
     experiment = chosen_experiment(None)
     workdir = Workdir(FLAGS.workdir or Path("runs") / f"benchmark_{experiment.name}")
-    output = Path(FLAGS["benchmark.output"].value or results.RECORDS)
     record = run.benchmark_accuracy(
         experiment, workdir, FLAGS.data_dir, command_line(), FLAGS["benchmark.note"].value or ""
     )
     results.append(record, output)
+    print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
+
+
+def benchmark_speed(output: Path) -> None:
+    from cnnjax import benchmarks, results
+
+    def flag(name: str) -> Any:
+        return FLAGS[f"benchmark.{name}"].value
+
+    options = benchmarks.Options(
+        repetitions=flag("repetitions"),
+        seeds=flag("seeds"),
+        data_dir=FLAGS.data_dir,
+        airbench=flag("airbench"),
+        hiverge=flag("hiverge"),
+    )
+    note = flag("note") or ""
+    for function in benchmarks.chosen(flag("name")).values():
+        for found in function(options):
+            if found.skipped:
+                print(f"skipped: {found.benchmark}, {found.subject}: {found.skipped}")
+                continue
+            notes = " ".join(text for text in (found.note, note) if text)
+            record = results.make_record(
+                found.benchmark, found.subject, found.values, command_line(), note=notes, peers=found.peers
+            )
+            results.append(record, output)
+            print(results.describe(record))
     print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
 
 
@@ -317,11 +360,23 @@ def print_table(evaluation: Any) -> None:
         )
 
 
-def print_experiments() -> None:
-    from experiments import EXPERIMENTS
+def print_names() -> None:
+    """Experiments, or with mode=benchmark the measurements of speed, with their docstrings."""
+    if FLAGS.mode == "benchmark":
+        from cnnjax.benchmarks import BENCHMARKS, GROUPS
 
-    width = max(map(len, EXPERIMENTS))
-    for name, function in EXPERIMENTS.items():
+        for name, members in GROUPS.items():
+            print(f"{name}: {', '.join(members)}")
+        print_table_of(BENCHMARKS)
+    else:
+        from experiments import EXPERIMENTS
+
+        print_table_of(EXPERIMENTS)
+
+
+def print_table_of(functions: Mapping[str, Callable[..., Any]]) -> None:
+    width = max(map(len, functions))
+    for name, function in functions.items():
         title, *rest = [line.strip() for line in (function.__doc__ or "").splitlines() if line.strip()]
         expected = " ".join(line for line in rest if not line.startswith("python "))
         print(f"{name:<{width}}  {title} {expected}")
@@ -333,7 +388,7 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
-        print_experiments() if FLAGS.list else MODES[FLAGS.mode]()
+        print_names() if FLAGS.list else MODES[FLAGS.mode]()
     except ConfigError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

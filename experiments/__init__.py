@@ -10,10 +10,12 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     for function in (
         digits.digits_lenet,
         mnist.mnist_lenet,
+        mnist.mnist_speedrun,
         cifar10.cifar10_resnet20,
         cifar10.cifar10_resnet56,
         cifar10.cifar10_laptop,
         cifar10.cifar10_airbench,
+        cifar10.cifar10_airbench96,
         detection.digits_localization,
         detection.scenes_grid,
         detection.bccd_grid,
