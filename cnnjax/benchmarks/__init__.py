@@ -7,6 +7,7 @@ from cnnjax.benchmarks.detection import grid_detection
 from cnnjax.benchmarks.inputs import against_grain, input_share
 from cnnjax.benchmarks.networks import cpu_networks, gpu_throughput, steps_per_call
 from cnnjax.benchmarks.options import Measured, Options
+from cnnjax.benchmarks.rendering import feature_visualization
 from cnnjax.benchmarks.speed_run import cifar10_94, mnist_99
 from cnnjax.benchmarks.startup import compilation, first_step
 from cnnjax.config import ConfigError
@@ -19,6 +20,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "compilation": compilation,
     "networks": cpu_networks,
     "detection": grid_detection,
+    "rendering": feature_visualization,
     "input_share": input_share,
     "input_grain": against_grain,
     "throughput": gpu_throughput,
@@ -27,8 +29,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "cifar10_94": cifar10_94,
 }
 GROUPS = {
-    "cpu": ("first_step", "compilation", "networks", "detection", "input_share", "input_grain"),
-    "accelerator": ("throughput", "steps_per_call", "input_share", "mnist_99", "cifar10_94"),
+    "cpu": ("first_step", "compilation", "networks", "detection", "rendering", "input_share", "input_grain"),
+    "accelerator": ("throughput", "rendering", "steps_per_call", "input_share", "mnist_99", "cifar10_94"),
 }
 
 

@@ -62,18 +62,18 @@ def deconvnet(subject: Subject) -> list[Picture]:
     images = subject.images[:SEARCHED]
     result = []
     for name in subject.spatial_layers(3):
-        count = min(subject.options.channels, subject.network.layers()[name][-1])
-        best = strongest_activations(subject.network, images, name, range(count))
-        active = [c for c in range(count) if best.values[c, 0] > 0]  # of the others nothing can be projected
-        if not active:
+        channels = subject.channels(name)
+        best = strongest_activations(subject.network, images, name, channels)
+        active = np.flatnonzero(best.values[:, 0] > 0)  # of the others nothing can be projected
+        if not len(active):
             continue
         positions = np.stack([best.y[active], best.x[active]], axis=-1)  # [channels, 9, 2]
         boxes = receptive_fields(subject.network, name, positions.reshape(-1, 2)).reshape(
             *positions.shape[:2], 4
         )
         cells, labels = [], []
-        for c, places, seen in zip(active, positions, boxes, strict=True):
-            pictures = images[best.images[c]]
+        for i, places, seen in zip(active, positions, boxes, strict=True):
+            pictures, c = images[best.images[i]], channels[i]
             projections = project(subject.network, pictures, name, [c] * len(pictures), places)
             for shown in (signed(patches(projections, seen)), patches(to_float(pictures), seen)):
                 cells.append(grid(shown, 3, side=48, largest=72, space=2))
@@ -100,7 +100,7 @@ def evolution(subject: Subject) -> list[Picture]:
     titles = [f"step {step}" for step, _ in history]
     result = []
     for name in subject.spatial_layers(2):
-        chosen = range(min(subject.options.channels, subject.network.layers()[name][-1]))
+        chosen = subject.channels(name)
         found = deconvnet_of.evolution([network for _, network in history], images, name, chosen)
         cells = signed(found.swapaxes(0, 1).reshape(-1, *found.shape[2:]))  # a row for each channel
         image = grid(

@@ -57,8 +57,8 @@ def channels(subject: Subject) -> list[Picture]:
         if subject.options.layer and name not in whole:
             continue
         count = min(subject.options.channels, canvas.layers()[name][-1])
-        objectives = [channel(name, c) for c in range(count)]
-        result += _steps_picture(subject, objectives, f"channels {name}", name)
+        made = [channel(name, c) for c in range(count)]
+        result += _steps_picture(subject, made, f"channels {name}", name)
     return result
 
 

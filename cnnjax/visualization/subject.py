@@ -89,6 +89,13 @@ class Subject:
             return [name for name in asked if name not in (LOGITS, PROBABILITY)]
         return _spread([name for name in _main(layers) if name != LOGITS], count)
 
+    def channels(self, layer: str) -> list[int]:
+        """The channels of a layer that were asked for, or the first few."""
+        asked = [self.network.address(address) for address in self.options.layer]
+        named = [a.channel for a in asked if a.layer == layer and a.channel is not None]
+        total = self.network.layers()[layer][-1]
+        return list(dict.fromkeys(named)) or list(range(min(self.options.channels, total)))
+
     def command_for(self, page: str, layer: str = "") -> str:
         """The command that makes one picture again."""
         if not self.command:

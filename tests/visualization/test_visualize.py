@@ -110,5 +110,7 @@ def test_layers_are_chosen_from_first_to_last(lenet):
     assert subject().hidden_layers(3) == ["conv1", "fc1", "fc2"]
     assert subject(layer=("conv2:1", "fc1", "logits:3")).hidden_layers(9) == ["conv2", "fc1"]
     assert subject(layer=("pool2:1", "fc1")).spatial_layers(9) == ["pool2"]
+    assert subject(layer=("conv2:7", "conv2:3@1,1", "conv1")).channels("conv2") == [7, 3]
+    assert subject(channels=9).channels("conv1") == [0, 1, 2, 3, 4, 5]
     with pytest.raises(ConfigError, match="needs a layer with height and width"):
         subject(layer=("fc1",)).spatial_layers(9)
