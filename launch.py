@@ -4,6 +4,7 @@
   python launch.py --list                             shows every experiment
   python launch.py --experiment=NAME --workdir=DIR    trains, or goes on with what is in DIR
   python launch.py --mode=evaluate --workdir=DIR      evaluates what was trained there
+  python launch.py --mode=evaluate --workdir=DIR --data.name=folder:PHOTOS --evaluate.augment=ten_crop
   python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
   python launch.py --mode=visualize --workdir=DIR     pictures of what the network learned, gallery.html
   python launch.py --mode=layers --workdir=DIR        names and shapes of its layers
@@ -50,7 +51,7 @@ flags.DEFINE_string(
     "mode=predict and visualize: folder for the results, default <workdir>/predictions or gallery; other modes: the file to write.",
 )
 flags.DEFINE_string(
-    "weights", None, "mode=import: file of published weights (.safetensors, .pth, .th, .h5, .npz)."
+    "weights", None, "mode=import: file of published weights (.safetensors, .pth, .th, .h5, .npz, .pb)."
 )
 flags.DEFINE_string(
     "classes", None, "mode=import: file with a class name per line. Default: those of the dataset."
@@ -145,7 +146,7 @@ def mode_evaluate() -> None:
 
     workdir = existing_workdir()
     changes = flag_changes(Experiment())
-    refused = [name for name in changes if not name.startswith("evaluate.")]
+    refused = [name for name in changes if not name.startswith("evaluate.") and name != "data.name"]
     if refused:
         raise ConfigError(f"--{refused[0]} cannot be changed by mode=evaluate: the checkpoint decides it")
     print_table(run.evaluate_run(workdir, FLAGS.data_dir, FLAGS.checkpoint, changes))

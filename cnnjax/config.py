@@ -189,11 +189,13 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    batch_size: int = option(500, "examples per evaluation step; no influence on the result")
+    batch_size: int = option(
+        500, "images that the network sees at once in evaluation; no influence on the result"
+    )
     augment: str = option(
         "none",
-        "test-time augmentation: average over mirrored, or mirrored and shifted, views",
-        ("none", "flip", "flip_shift"),
+        "test-time augmentation: average over mirrored views; over mirrored and shifted ones; or (mode=evaluate) over ten crops of a larger image",
+        ("none", "flip", "flip_shift", "ten_crop"),
     )
 
 

@@ -58,9 +58,9 @@ MODELS: dict[str, Callable[..., Model]] = {
     "alexnet_one_tower": AlexNetOneTower,
     "zfnet": ZFNet,
     "zfnet_wide": partial(ZFNet, features=(96, 256, 512, 1024, 512)),
-    "tiny_alexnet": partial(AlexNet, features=(4, 8, 8, 8, 6), hidden=12),
+    "tiny_alexnet": partial(AlexNet, features=(4, 8, 8, 8, 6), hidden=12, grid=1),
     "tiny_alexnet_one_tower": partial(AlexNetOneTower, features=(4, 8, 8, 8, 6), hidden=12),
-    "tiny_zfnet": partial(ZFNet, features=(4, 8, 8, 8, 6), hidden=12),
+    "tiny_zfnet": partial(ZFNet, features=(4, 8, 8, 8, 6), hidden=12, grid=1),
     # VGG
     "vgg11": partial(VGG, convs=vgg.VGG11),
     "vgg13": partial(VGG, convs=vgg.VGG13),
