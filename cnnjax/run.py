@@ -29,8 +29,8 @@ from cnnjax.train import (
     Diverged,
     Recipe,
     TrainState,
-    for_each_seed,
-    init_state,
+    compile_init,
+    init_states,
     make_recipe,
     train,
 )
@@ -262,20 +262,8 @@ def _resume_or_init(
     found = store.restore_newest(_abstract_state(recipe, experiment, image_shape, mesh))
     if found:
         return found
-    # Runs once, and its many random draws are slow to optimize: on CPU longer than a training step is.
-    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    init = jax.jit(
-        functools.partial(_init, recipe, image_shape),
-        out_shardings=sharding.replicated(mesh),
-        compiler_options=quick if jax.default_backend() == "cpu" else None,
-    )
+    init = compile_init(recipe, image_shape, mesh)
     return 0, init(_seeds(experiment), dataset.train["image"][:_LOOKED_AT])
-
-
-def _init(
-    recipe: Recipe, image_shape: tuple[int, ...], seeds: Array, images: Array | None = None
-) -> TrainState:
-    return for_each_seed(lambda seed: init_state(recipe, image_shape, seed, images), seeds)
 
 
 def _seeds(experiment: Experiment) -> Array:
@@ -285,7 +273,7 @@ def _seeds(experiment: Experiment) -> Array:
 def _abstract_state(
     recipe: Recipe, experiment: Experiment, image_shape: tuple[int, ...], mesh: Mesh
 ) -> TrainState:
-    shapes = jax.eval_shape(functools.partial(_init, recipe, image_shape), _seeds(experiment))
+    shapes = jax.eval_shape(functools.partial(init_states, recipe, image_shape), _seeds(experiment))
     place = sharding.replicated(mesh)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes)
 
