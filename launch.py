@@ -9,6 +9,7 @@
   python launch.py --mode=visualize --workdir=DIR     pictures of what the network learned, gallery.html
   python launch.py --mode=visualize --experiment=NAME --weights=FILE --inputs=FOLDER    of published weights
   python launch.py --mode=layers --workdir=DIR        names and shapes of its layers
+  python launch.py --mode=slide                       a classifier slides over a large image in one pass
   python launch.py --mode=summarize --experiment=NAME per-layer shapes, parameters, memory, multiply-adds
   python launch.py --mode=preview --experiment=NAME   the first training batch after augmentation
   python launch.py --mode=import --experiment=NAME --weights=FILE --workdir=DIR     published weights as a run
@@ -50,7 +51,7 @@ flags.DEFINE_list("inputs", [], "mode=predict and visualize: image files and fol
 flags.DEFINE_string(
     "output",
     None,
-    "mode=predict and visualize: folder for the results, default <workdir>/predictions or gallery; other modes: the file to write.",
+    "mode=predict, visualize and slide: folder for the results, default <workdir>/predictions, gallery or slide; other modes: the file to write.",
 )
 flags.DEFINE_string(
     "weights",
@@ -240,6 +241,22 @@ def mode_visualize() -> None:
     print(f"{count} pictures: {folder / 'gallery.html'}")
 
 
+def mode_slide() -> None:
+    """Slides the classifier in --workdir over a large canvas; without one, trains digits_sliding first."""
+    from cnnjax import look, run
+    from cnnjax.workdir import Workdir
+
+    workdir = optional_workdir()
+    if workdir is None:
+        FLAGS.experiment = FLAGS.experiment or "digits_sliding"
+        experiment = chosen_experiment(None)
+        workdir = Workdir(Path("runs") / experiment.name)
+        run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+    folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "slide"
+    print(look.slide_over_canvas(run.restore(workdir, FLAGS.checkpoint), FLAGS.data_dir, folder))
+    print(f"heat maps: {folder / 'slide.png'}")
+
+
 def mode_import() -> None:
     from cnnjax.workdir import Workdir
 
@@ -323,6 +340,7 @@ MODES: dict[str, Callable[[], None]] = {
     "summarize": mode_summarize,
     "preview": mode_preview,
     "layers": mode_layers,
+    "slide": mode_slide,
     "visualize": mode_visualize,
     "import": mode_import,
     "export_weights": mode_export_weights,
