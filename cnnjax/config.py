@@ -105,6 +105,7 @@ class Localization:
         "squared error over all of the target; or logistic, squared and softmax cross-entropy",
         ("squared", "logistic"),
     )
+    box_weight: float = option(1.0, "factor of the squared error of the box, which is in shares of the image")
 
 
 @dataclasses.dataclass(frozen=True)
