@@ -135,14 +135,14 @@ def only_changes(*allowed: str) -> dict[str, Any]:
     return changes
 
 
-def chosen_experiment(workdir: Any) -> Experiment:
-    """The experiment of the flags: the named one, else that of the workdir, else digits_lenet, then the changes."""
+def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment:
+    """The experiment of the flags: the named one, else that of the workdir, else the default, then the changes."""
     from experiments import EXPERIMENTS
 
     if FLAGS.experiment is None and workdir is not None and workdir.has_run():
         experiment = workdir.read_config()
     else:
-        name = FLAGS.experiment or "digits_lenet"
+        name = FLAGS.experiment or default
         if name not in EXPERIMENTS:
             close = difflib.get_close_matches(name, EXPERIMENTS, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else "--list shows all"
@@ -248,8 +248,7 @@ def mode_slide() -> None:
 
     workdir = optional_workdir()
     if workdir is None:
-        FLAGS.experiment = FLAGS.experiment or "digits_sliding"
-        experiment = chosen_experiment(None)
+        experiment = chosen_experiment(None, default="digits_sliding")
         workdir = Workdir(Path("runs") / experiment.name)
         run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
     folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "slide"
