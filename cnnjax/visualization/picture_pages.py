@@ -122,7 +122,7 @@ def toward(subject: Subject) -> list[Picture]:
     network, index = subject.network, int(subject.examples()[0])
     count = network.layers()[LOGITS][-1]
     label = network.class_index(subject.options.toward or (int(subject.labels[index]) + 1) % count)
-    steps = (0, 4, 16, 64)
+    steps = sorted(set(subject.options.steps))
     rows = [
         interrogate(network, subject.images[index], label, key=subject.key, delta=delta, steps=steps)
         for delta in DELTAS

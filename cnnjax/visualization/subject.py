@@ -76,7 +76,10 @@ class Subject:
             if not found:
                 raise ConfigError(f"{', '.join(asked)}: this needs a layer with height and width")
             return found
-        return _spread([name for name in _main(layers) if len(layers[name]) == 3], count)
+        found = [name for name in _main(layers) if len(layers[name]) == 3]
+        if not found:
+            raise ConfigError("this needs a layer with height and width, and the network has none")
+        return _spread(found, count)
 
     def hidden_layers(self, count: int) -> list[str]:
         """Layers before the logits: those asked for, or so many of all."""
