@@ -83,7 +83,9 @@ class Augment:
     exposure: float = option(0.0, "with boxes: change the exposure by a factor of up to 1 + exposure")
     mosaic: bool = option(False, "with boxes: four images side by side (Bochkovskiy et al. 2020)")
     cutout: int = option(0, "side in pixels of one square set to the mean (DeVries & Taylor 2017)")
-    mixup: float = option(0.0, "alpha of mixup (Zhang et al. 2018)")
+    mixup: float = option(
+        0.0, "alpha of mixup (Zhang et al. 2018); with boxes those of both images count (Zhang et al. 2019)"
+    )
     cutmix: float = option(0.0, "alpha of CutMix (Yun et al. 2019)")
 
 

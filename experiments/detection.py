@@ -55,7 +55,7 @@ def bccd_grid() -> Experiment:
         optimizer=Optimizer(
             name="adamw", learning_rate=2e-3, weight_decay=1e-2, warmup=0.05, clip_norm=10.0, ema=0.99
         ),
-        train=Train(epochs=60, evaluate_every=20, checkpoint_every=10),
+        train=Train(epochs=40, evaluate_every=20, checkpoint_every=10),
         evaluate=Evaluate(batch_size=8),
     )
 
