@@ -4,10 +4,12 @@
   python launch.py --list                             shows every experiment
   python launch.py --experiment=NAME --workdir=DIR    trains, or goes on with what is in DIR
   python launch.py --mode=evaluate --workdir=DIR      evaluates what was trained there
+  python launch.py --mode=evaluate --workdir=DIR --data.name=folder:PHOTOS --evaluate.augment=ten_crop
   python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
   python launch.py --mode=visualize --workdir=DIR     pictures of what the network learned, gallery.html
   python launch.py --mode=visualize --experiment=NAME --weights=FILE --inputs=FOLDER    of published weights
   python launch.py --mode=layers --workdir=DIR        names and shapes of its layers
+  python launch.py --mode=slide                       a classifier slides over a large image in one pass
   python launch.py --mode=summarize --experiment=NAME per-layer shapes, parameters, memory, multiply-adds
   python launch.py --mode=preview --experiment=NAME   the first training batch after augmentation
   python launch.py --mode=import --experiment=NAME --weights=FILE --workdir=DIR     published weights as a run
@@ -49,12 +51,12 @@ flags.DEFINE_list("inputs", [], "mode=predict and visualize: image files and fol
 flags.DEFINE_string(
     "output",
     None,
-    "mode=predict and visualize: folder for the results, default <workdir>/predictions or gallery; other modes: the file to write.",
+    "mode=predict, visualize and slide: folder for the results, default <workdir>/predictions, gallery or slide; other modes: the file to write.",
 )
 flags.DEFINE_string(
     "weights",
     None,
-    "mode=import and visualize: file of published weights (.safetensors, .pth, .th, .h5, .npz).",
+    "mode=import and visualize: file of published weights (.safetensors, .pth, .th, .h5, .npz, .pb).",
 )
 flags.DEFINE_string(
     "classes",
@@ -124,23 +126,23 @@ def flag_changes() -> dict[str, Any]:
     return changes
 
 
-def only_changes(prefix: str) -> dict[str, Any]:
-    """The changes of the command line, all of which must be fields of one part of the experiment."""
+def only_changes(*allowed: str) -> dict[str, Any]:
+    """The changes of the command line, of which only these fields, or parts such as "evaluate.", may be changed."""
     changes = flag_changes()
-    refused = [name for name in changes if not name.startswith(prefix)]
+    refused = [name for name in changes if not name.startswith(allowed)]
     if refused:
         raise ConfigError(f"--{refused[0]} cannot be changed by mode={FLAGS.mode}: the checkpoint decides it")
     return changes
 
 
-def chosen_experiment(workdir: Any) -> Experiment:
-    """The experiment of the flags: the named one, else that of the workdir, else digits_lenet, then the changes."""
+def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment:
+    """The experiment of the flags: the named one, else that of the workdir, else the default, then the changes."""
     from experiments import EXPERIMENTS
 
     if FLAGS.experiment is None and workdir is not None and workdir.has_run():
         experiment = workdir.read_config()
     else:
-        name = FLAGS.experiment or "digits_lenet"
+        name = FLAGS.experiment or default
         if name not in EXPERIMENTS:
             close = difflib.get_close_matches(name, EXPERIMENTS, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else "--list shows all"
@@ -170,7 +172,7 @@ def mode_evaluate() -> None:
     from cnnjax import run
 
     workdir = existing_workdir()
-    changes = only_changes("evaluate.")
+    changes = only_changes("evaluate.", "data.name")
     print_table(run.evaluate_run(workdir, FLAGS.data_dir, FLAGS.checkpoint, changes))
 
 
@@ -237,6 +239,21 @@ def mode_visualize() -> None:
         workdir, FLAGS.checkpoint, FLAGS.inputs, FLAGS.data_dir, options, folder, command_line()
     )
     print(f"{count} pictures: {folder / 'gallery.html'}")
+
+
+def mode_slide() -> None:
+    """Slides the classifier in --workdir over a large canvas; without one, trains digits_sliding first."""
+    from cnnjax import look, run
+    from cnnjax.workdir import Workdir
+
+    workdir = optional_workdir()
+    if workdir is None:
+        experiment = chosen_experiment(None, default="digits_sliding")
+        workdir = Workdir(Path("runs") / experiment.name)
+        run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+    folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "slide"
+    print(look.slide_over_canvas(run.restore(workdir, FLAGS.checkpoint), FLAGS.data_dir, folder))
+    print(f"heat maps: {folder / 'slide.png'}")
 
 
 def mode_import() -> None:
@@ -322,6 +339,7 @@ MODES: dict[str, Callable[[], None]] = {
     "summarize": mode_summarize,
     "preview": mode_preview,
     "layers": mode_layers,
+    "slide": mode_slide,
     "visualize": mode_visualize,
     "import": mode_import,
     "export_weights": mode_export_weights,

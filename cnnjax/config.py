@@ -83,7 +83,9 @@ class Augment:
     exposure: float = option(0.0, "with boxes: change the exposure by a factor of up to 1 + exposure")
     mosaic: bool = option(False, "with boxes: four images side by side (Bochkovskiy et al. 2020)")
     cutout: int = option(0, "side in pixels of one square set to the mean (DeVries & Taylor 2017)")
-    mixup: float = option(0.0, "alpha of mixup (Zhang et al. 2018)")
+    mixup: float = option(
+        0.0, "alpha of mixup (Zhang et al. 2018); with boxes those of both images count (Zhang et al. 2019)"
+    )
     cutmix: float = option(0.0, "alpha of CutMix (Yun et al. 2019)")
 
 
@@ -105,6 +107,7 @@ class Localization:
         "squared error over all of the target; or logistic, squared and softmax cross-entropy",
         ("squared", "logistic"),
     )
+    box_weight: float = option(1.0, "factor of the squared error of the box, which is in shares of the image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,11 +192,13 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    batch_size: int = option(500, "examples per evaluation step; no influence on the result")
+    batch_size: int = option(
+        500, "images that the network sees at once in evaluation; no influence on the result"
+    )
     augment: str = option(
         "none",
-        "test-time augmentation: average over mirrored, or mirrored and shifted, views",
-        ("none", "flip", "flip_shift"),
+        "test-time augmentation: average over mirrored views; over mirrored and shifted ones; or (mode=evaluate) over ten crops of a larger image",
+        ("none", "flip", "flip_shift", "ten_crop"),
     )
 
 

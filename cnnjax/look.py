@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import config, pictures, summary
+from cnnjax import config, pictures, slide, summary
 from cnnjax.checkpoint import CheckpointStore
 from cnnjax.config import ConfigError, Experiment, Visualize
 from cnnjax.data import batches, sources
@@ -126,6 +126,13 @@ def _history(workdir: Workdir, count: int) -> list[tuple[int, Network]]:
         steps = sorted(store.steps())
     chosen = {steps[i] for i in np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int)}
     return [(step, network(restore(workdir, str(step)))) for step in sorted(chosen)]
+
+
+def slide_over_canvas(run: Restored, data_dir: str | None, folder: Path) -> slide.Slide:
+    """Slides a trained classifier over a canvas of images of its evaluated split (see slide.py)."""
+    if run.experiment.task != "classification":
+        raise ConfigError(f"mode=slide needs a classifier; this run's task is {run.experiment.task}")
+    return slide.slide(run, sources.load(run.experiment.data, data_dir).test["image"], folder)
 
 
 def _save(figure: pictures.Figure, path: str | Path) -> None:

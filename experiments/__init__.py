@@ -9,6 +9,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     function.__name__: function
     for function in (
         digits.digits_lenet,
+        digits.digits_sliding,
         mnist.mnist_lenet,
         mnist.mnist_speedrun,
         cifar10.cifar10_resnet20,
