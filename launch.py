@@ -4,9 +4,12 @@
   python launch.py --list                             shows every experiment
   python launch.py --experiment=NAME --workdir=DIR    trains, or goes on with what is in DIR
   python launch.py --mode=evaluate --workdir=DIR      evaluates what was trained there
+  python launch.py --mode=evaluate --workdir=DIR --data.name=folder:PHOTOS --evaluate.augment=ten_crop
   python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
   python launch.py --mode=visualize --workdir=DIR     pictures of what the network learned, gallery.html
+  python launch.py --mode=visualize --experiment=NAME --weights=FILE --inputs=FOLDER    of published weights
   python launch.py --mode=layers --workdir=DIR        names and shapes of its layers
+  python launch.py --mode=slide                       a classifier slides over a large image in one pass
   python launch.py --mode=summarize --experiment=NAME per-layer shapes, parameters, memory, multiply-adds
   python launch.py --mode=preview --experiment=NAME   the first training batch after augmentation
   python launch.py --mode=import --experiment=NAME --weights=FILE --workdir=DIR     published weights as a run
@@ -30,7 +33,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from cnnjax import config, platform
-from cnnjax.config import ConfigError, Experiment, Visualize
+from cnnjax.config import ConfigError, Experiment
 
 platform.configure()  # before anything imports jax
 
@@ -48,13 +51,17 @@ flags.DEFINE_list("inputs", [], "mode=predict and visualize: image files and fol
 flags.DEFINE_string(
     "output",
     None,
-    "mode=predict and visualize: folder for the results, default <workdir>/predictions or gallery; other modes: the file to write.",
+    "mode=predict, visualize and slide: folder for the results, default <workdir>/predictions, gallery or slide; other modes: the file to write.",
 )
 flags.DEFINE_string(
-    "weights", None, "mode=import: file of published weights (.safetensors, .pth, .th, .h5, .npz)."
+    "weights",
+    None,
+    "mode=import and visualize: file of published weights (.safetensors, .pth, .th, .h5, .npz, .pb).",
 )
 flags.DEFINE_string(
-    "classes", None, "mode=import: file with a class name per line. Default: those of the dataset."
+    "classes",
+    None,
+    "mode=import and visualize: file with a class name per line. Default: those of the dataset.",
 )
 flags.DEFINE_string("checkpoint", "last", "Which checkpoint of --workdir to use: last, best or a step.")
 flags.DEFINE_string(
@@ -86,9 +93,9 @@ DEFINE: dict[Any, Callable[..., Any]] = {
 }
 
 
-def define_flags(options: Any, prefix: str = "") -> None:
-    """One typed flag for each field of a dataclass, such as --optimizer.learning_rate; unset by default."""
-    for name, field, _ in config.fields(options, prefix):
+def define_flags(experiment: Experiment) -> None:
+    """One typed flag for each field, such as --optimizer.learning_rate; unset by default."""
+    for name, field, _ in config.fields(experiment):
         if name == "name":
             continue
         text, choices = field.metadata.get("help", name), field.metadata.get("choices", ())
@@ -100,10 +107,10 @@ def define_flags(options: Any, prefix: str = "") -> None:
             DEFINE[field.type](name, None, text)
 
 
-def flag_changes(options: Any, prefix: str = "") -> dict[str, Any]:
-    """The fields of a dataclass that the command line sets, with values of the right type."""
+def flag_changes() -> dict[str, Any]:
+    """The fields of the experiment that the command line sets, with values of the right type."""
     changes: dict[str, Any] = {}
-    for name, field, _ in config.fields(options, prefix):
+    for name, field, _ in config.fields(Experiment()):
         value = FLAGS[name].value if name in FLAGS else None
         if value is None:
             continue
@@ -115,24 +122,33 @@ def flag_changes(options: Any, prefix: str = "") -> dict[str, Any]:
                 raise ConfigError(
                     f"--{name}={','.join(value)}: expected numbers separated by commas"
                 ) from error
-        changes[name.removeprefix(prefix)] = value
+        changes[name] = value
     return changes
 
 
-def chosen_experiment(workdir: Any) -> Experiment:
-    """The experiment of the flags: the named one, else that of the workdir, else digits_lenet, then the changes."""
+def only_changes(*allowed: str) -> dict[str, Any]:
+    """The changes of the command line, of which only these fields, or parts such as "evaluate.", may be changed."""
+    changes = flag_changes()
+    refused = [name for name in changes if not name.startswith(allowed)]
+    if refused:
+        raise ConfigError(f"--{refused[0]} cannot be changed by mode={FLAGS.mode}: the checkpoint decides it")
+    return changes
+
+
+def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment:
+    """The experiment of the flags: the named one, else that of the workdir, else the default, then the changes."""
     from experiments import EXPERIMENTS
 
     if FLAGS.experiment is None and workdir is not None and workdir.has_run():
         experiment = workdir.read_config()
     else:
-        name = FLAGS.experiment or "digits_lenet"
+        name = FLAGS.experiment or default
         if name not in EXPERIMENTS:
             close = difflib.get_close_matches(name, EXPERIMENTS, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else "--list shows all"
             raise ConfigError(f"unknown experiment {name!r}: {hint}")
         experiment = EXPERIMENTS[name]()
-    changes = flag_changes(Experiment())
+    changes = flag_changes()
     lengths = ("train.epochs", "train.steps", "train.examples")
     if any(name in changes for name in lengths):
         # A length given in one unit replaces the one that the experiment gives in another.
@@ -156,10 +172,7 @@ def mode_evaluate() -> None:
     from cnnjax import run
 
     workdir = existing_workdir()
-    changes = flag_changes(Experiment())
-    refused = [name for name in changes if not name.startswith("evaluate.")]
-    if refused:
-        raise ConfigError(f"--{refused[0]} cannot be changed by mode=evaluate: the checkpoint decides it")
+    changes = only_changes("evaluate.", "data.name")
     print_table(run.evaluate_run(workdir, FLAGS.data_dir, FLAGS.checkpoint, changes))
 
 
@@ -201,32 +214,68 @@ def mode_layers() -> None:
 
 
 def mode_visualize() -> None:
+    """Looks at the run in --workdir; for a named experiment that has none yet, imports --weights or trains first."""
     from cnnjax import look, run
+    from cnnjax.workdir import Workdir
 
-    workdir = existing_workdir()
-    options = config.replace(Visualize(), flag_changes(Visualize(), "visualize."))
+    if FLAGS.experiment is None:
+        workdir = existing_workdir()
+        changes = only_changes("visualize.")
+        options = config.check(config.replace(workdir.read_config(), changes)).visualize
+    else:
+        experiment = chosen_experiment(None)
+        options = experiment.visualize
+        workdir = optional_workdir() or Workdir(Path("runs") / experiment.name)
+        if options.train:
+            run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+        elif not workdir.has_run():
+            if not FLAGS.weights:
+                raise ConfigError(
+                    f"workdir {workdir.path} holds no run: give --weights=FILE of published weights, or train first"
+                )
+            import_weights(experiment, workdir)
     folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "gallery"
-    restored = run.restore(workdir, FLAGS.checkpoint)
-    count = look.make_gallery(restored, FLAGS.inputs, FLAGS.data_dir, options, folder, command_line())
+    count = look.make_gallery(
+        workdir, FLAGS.checkpoint, FLAGS.inputs, FLAGS.data_dir, options, folder, command_line()
+    )
     print(f"{count} pictures: {folder / 'gallery.html'}")
 
 
+def mode_slide() -> None:
+    """Slides the classifier in --workdir over a large canvas; without one, trains digits_sliding first."""
+    from cnnjax import look, run
+    from cnnjax.workdir import Workdir
+
+    workdir = optional_workdir()
+    if workdir is None:
+        experiment = chosen_experiment(None, default="digits_sliding")
+        workdir = Workdir(Path("runs") / experiment.name)
+        run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+    folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "slide"
+    print(look.slide_over_canvas(run.restore(workdir, FLAGS.checkpoint), FLAGS.data_dir, folder))
+    print(f"heat maps: {folder / 'slide.png'}")
+
+
 def mode_import() -> None:
-    from cnnjax import transfer
-    from cnnjax.data import sources
-    from cnnjax.models import create_model
     from cnnjax.workdir import Workdir
 
     if not FLAGS.weights or not FLAGS.workdir:
         raise ConfigError("mode=import needs --weights=FILE, --experiment=NAME and --workdir=DIR")
-    experiment = chosen_experiment(None)
+    import_weights(chosen_experiment(None), Workdir(FLAGS.workdir))
+    print(f"{FLAGS.weights} is now the run in {FLAGS.workdir}: evaluate, predict or visualize it")
+
+
+def import_weights(experiment: Experiment, workdir: Any) -> None:
+    from cnnjax import transfer
+    from cnnjax.data import sources
+    from cnnjax.models import create_model
+
     if FLAGS.classes:
         classes = transfer.read_classes(FLAGS.classes)
     else:
         count = create_model(experiment.model.name).num_outputs
         classes = sources.class_names(experiment.data, FLAGS.data_dir, count)
-    transfer.import_weights(experiment, FLAGS.weights, Workdir(FLAGS.workdir), classes)
-    print(f"{FLAGS.weights} is now the run in {FLAGS.workdir}: evaluate, predict or visualize it")
+    transfer.import_weights(experiment, FLAGS.weights, workdir, classes)
 
 
 def mode_export_weights() -> None:
@@ -290,6 +339,7 @@ MODES: dict[str, Callable[[], None]] = {
     "summarize": mode_summarize,
     "preview": mode_preview,
     "layers": mode_layers,
+    "slide": mode_slide,
     "visualize": mode_visualize,
     "import": mode_import,
     "export_weights": mode_export_weights,
@@ -297,7 +347,6 @@ MODES: dict[str, Callable[[], None]] = {
 }
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 define_flags(Experiment())
-define_flags(Visualize(), "visualize.")
 
 
 def optional_workdir() -> Any:

@@ -16,8 +16,10 @@ from jax.sharding import Mesh
 from cnnjax import config, platform, report, results, sharding
 from cnnjax.checkpoint import CheckpointStore
 from cnnjax.config import RESUMABLE, ConfigError, Experiment
+from cnnjax.data import labels
+from cnnjax.data.augment import before_views
 from cnnjax.data.dataset import Dataset
-from cnnjax.data.sources import load
+from cnnjax.data.sources import load, load_evaluated
 from cnnjax.data.statistics import channel_stats
 from cnnjax.detection.anchors import kmeans_anchors
 from cnnjax.evaluate import Evaluation, Evaluator
@@ -56,6 +58,10 @@ def train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, co
 
 
 def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, command: str) -> Evaluation:
+    if experiment.evaluate.augment == "ten_crop":
+        raise ConfigError(
+            "evaluate.augment=ten_crop needs larger images than training reads: use it with mode=evaluate"
+        )
     dataset = load(experiment.data, data_dir)
     experiment = with_statistics(experiment, dataset)
     image_shape = dataset.train["image"].shape[1:]
@@ -179,14 +185,29 @@ def restore(workdir: Workdir, checkpoint: str = "last") -> Restored:
 def evaluate_run(
     workdir: Workdir, data_dir: str | None, checkpoint: str, changes: Mapping[str, Any]
 ) -> Evaluation:
-    """Evaluates a checkpoint on the split that training evaluated; `changes` may set evaluate.* fields."""
+    """Evaluates a checkpoint on the split that training evaluated, or on other data of the same classes.
+
+    `changes` may set evaluate.* fields and data.name. Of class folders that the network was not trained on, as
+    after an import, all images count, and their names say which of its classes they are.
+    """
     run = restore(workdir, checkpoint)
-    settings = config.check(config.replace(run.experiment, changes)).evaluate
-    dataset = load(run.experiment.data, data_dir)
+    experiment = config.check(config.replace(run.experiment, changes))
+    settings, data = experiment.evaluate, experiment.data
+    unseen = run.step == 0 or data.name != run.experiment.data.name
+    if unseen and not data.image_size:
+        data = dataclasses.replace(data, image_size=run.image_shape[0])
+    data = before_views(settings.augment, data)
+    split, classes = load_evaluated(data, data_dir, run.image_shape[-1], unseen)
+    # Names may differ where weights of the same publication were imported: its numbers are the same.
+    own = data.name == run.experiment.data.name and not data.name.startswith("folder:")
+    if unseen and not (own and len(classes) == len(run.classes)):
+        split = labels.renumber(split, data.name, classes, run.classes, data_dir)
+    shape = (data.image_size, data.image_size) if settings.augment == "ten_crop" else run.image_shape[:2]
+    if split["image"].shape[1:] != (*shape, run.image_shape[2]):
+        given, taken = ("x".join(map(str, s)) for s in (split["image"].shape[1:], run.image_shape))
+        raise ConfigError(f"data.name={data.name!r} has images of {given}, the network takes {taken}")
     mesh = sharding.make_mesh(1, data_parallel=False)
-    return Evaluator(run.recipe, dataset.test, settings.batch_size, mesh, settings.augment)(
-        run.state.variables
-    )
+    return Evaluator(run.recipe, split, settings.batch_size, mesh, settings.augment)(run.state.variables)
 
 
 def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:

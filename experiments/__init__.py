@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from cnnjax.config import Experiment
-from experiments import cifar10, detection, digits, imagenet, mnist
+from experiments import cifar10, detection, digits, imagenet, mnist, visualize
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     function.__name__: function
     for function in (
         digits.digits_lenet,
+        digits.digits_sliding,
         mnist.mnist_lenet,
         mnist.mnist_speedrun,
         cifar10.cifar10_resnet20,
@@ -21,5 +22,8 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         detection.bccd_grid,
         detection.coco128_overfit,
         *imagenet.EXPERIMENTS,
+        visualize.visualize_digits,
+        visualize.visualize_cifar10,
+        visualize.visualize_squeezenet,
     )
 }

@@ -33,8 +33,39 @@ def read(folder: Path, data: Data) -> Dataset:
       ConfigError: no such folder, no class folders, one without images, a file that is no image, or images
         of several sizes and no data.image_size.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"data.name={data.name!r}: {folder} is not a folder")
+    train, test, classes, note = _find(folder, data)
+    channels = 1 if all([images.check_header(path) for path in train.paths + test.paths]) else 3
+    return Dataset(
+        data.name, _read(train, data, channels, "train"), _read(test, data, channels, "test"), classes, note
+    )
+
+
+def read_evaluated(
+    folder: Path, data: Data, channels: int, everything: bool
+) -> tuple[Split, tuple[str, ...]]:
+    """The test split of `read` and its classes, without decoding the rest.
+
+    With `everything` no training split is assumed: where there is no test folder, all images are taken, and the
+    classes are those that occur. Raises ConfigError as `read` does.
+    """
+    if everything:
+        _check_folder(folder, data)
+        has_train = (folder / "train").is_dir()
+        part = next((name for name in _EVALUATED if has_train and (folder / name).is_dir()), "")
+        root = folder / (part or "train") if has_train else folder
+        classes = tuple(child.name for child in _children(root))
+        files = _list(root, classes)
+        files = _take(files, _order(len(files.paths))[: data.limit or None])
+    else:
+        _, files, classes, _ = _find(folder, data)
+    for path in files.paths:
+        images.check_header(path)
+    return _read(files, data, channels, "test"), classes
+
+
+def _find(folder: Path, data: Data) -> tuple[_Files, _Files, tuple[str, ...], str]:
+    """The files of the training and the test split, the names of the classes, and a note on the split."""
+    _check_folder(folder, data)
     has_train = (folder / "train").is_dir()
     train_folder = folder / "train" if has_train else folder
     classes = tuple(child.name for child in _children(train_folder))
@@ -57,10 +88,12 @@ def read(folder: Path, data: Data) -> Dataset:
         note = f"images of {folder}, {len(test.paths):,} of them held out for the test"
 
     train, test = (_take(part, _order(len(part.paths))[: data.limit or None]) for part in (train, test))
-    channels = 1 if all([images.check_header(path) for path in train.paths + test.paths]) else 3
-    return Dataset(
-        data.name, _read(train, data, channels, "train"), _read(test, data, channels, "test"), classes, note
-    )
+    return train, test, classes, note
+
+
+def _check_folder(folder: Path, data: Data) -> None:
+    if not folder.is_dir():
+        raise ConfigError(f"data.name={data.name!r}: {folder} is not a folder")
 
 
 def _children(folder: Path) -> list[Path]:
