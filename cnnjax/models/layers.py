@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from cnnjax.config import ConfigError
+from cnnjax.ops import normalization
+from cnnjax.ops.materialize import materialize
 
 Activation = Callable[[Array], Array]
 Pool = Callable[..., Array]
@@ -46,7 +48,7 @@ def stage(module: nn.Module, name: str, x: Array) -> Array:
 def activate(module: Any, name: str, x: Array) -> Array:
     """The module's activation function with both its sides named: `<name>_pre_relu`, and `<name>` after it."""
     x = stage(module, f"{name}_pre_relu", x)
-    return stage(module, name, module.act(x))
+    return stage(module, name, materialize(module.act(x)))
 
 
 def max_pool(x: Array, window: int = 2, stride: int | None = None, padding: Padding = 0) -> Array:
@@ -131,11 +133,34 @@ def conv(
     return nn.Conv(features, size, strides=(stride, stride), padding=_pairs(padding), **kwargs)
 
 
-class BatchNorm(nn.BatchNorm):
-    """Batch normalization that computes in float32 whatever the precision of the layers around it."""
+class BatchNorm(nn.Module):
+    """Batch normalization [N, ..., C] that computes in float32 whatever the precision of the layers around it.
 
-    def __call__(self, x: Array, **kwargs: Any) -> Array:  # type: ignore[override]
-        return super().__call__(x.astype(jnp.float32), **kwargs).astype(x.dtype)
+    The variables are those of linen's: "scale" and "bias", and "mean" and "var" in "batch_stats".
+    """
+
+    use_running_average: bool
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = x.shape[-1:]
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        scale = self.param("scale", nn.initializers.ones, shape) if self.use_scale else jnp.ones_like(bias)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        var = self.variable("batch_stats", "var", jnp.ones, shape)
+        wide = x.astype(jnp.float32)
+        if self.use_running_average:
+            y = normalization.normalize(wide, mean.value, lax.rsqrt(var.value + self.epsilon) * scale, bias)
+        else:
+            y, batch_mean, batch_var = normalization.batch_norm(wide, scale, bias, self.epsilon)
+            if not self.is_initializing():
+                mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
+                var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
+        return y.astype(x.dtype)
 
 
 def batch_norm(train: bool, **kwargs: Any) -> nn.Module:
