@@ -11,6 +11,7 @@ from cnnjax.data import (
     folders,
     images,
     prepared,
+    records,
     tfds_builder,
     tfds_download,
 )
@@ -25,6 +26,7 @@ OWN_NAMES = (
     "voc:PATH",
     "coco:PATH",
     "yolo:PATH",
+    "records:PATH",
 )
 SCENES = ("shapes", "digit_scenes")
 LAYOUTS = ("voc", "coco", "yolo")
@@ -35,7 +37,7 @@ CIFAR = ("cifar10", "cifar100")
 def load(data: Data, data_dir: str | None = None) -> Dataset:
     """Reads the data that `data` names, resized, limited and split as it says.
 
-    Names: digits, synthetic, folder:PATH, or a name of tensorflow-datasets (with /config or :version if
+    Names: digits, synthetic, folder:PATH, records:PATH (which may be streamed), or a name of tensorflow-datasets (with /config or :version if
     need be). Of the latter, what is prepared as array_record in `data_dir` is read from there; the archives
     of MNIST, Fashion-MNIST, KMNIST, EMNIST, CIFAR-10 and CIFAR-100 are found or downloaded; all others must
     be prepared first. The order is: the first `data.limit` of each split, resizing, then `data.validation`
@@ -46,7 +48,13 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
     Raises:
       ConfigError: unknown name, missing or damaged data, no network, images that do not fit together.
     """
-    if data.name == "digits":
+    if data.name.startswith("records:") and len(data.name) > len("records:"):
+        dataset = records.read(Path(data.name.removeprefix("records:")).expanduser(), data)
+    elif data.stream:
+        raise ConfigError(
+            f"data.stream reads what --mode=prepare wrote, data.name=records:PATH, not {data.name!r}"
+        )
+    elif data.name == "digits":
         dataset = _arrays(embedded.digits(), data)
     elif data.name == "synthetic":
         dataset = first(embedded.synthetic(data.image_size), data.limit)
