@@ -180,7 +180,7 @@ def mode_prepare() -> None:
 
     if not FLAGS.output:
         raise ConfigError("mode=prepare needs --data.name=folder:PATH and --output=DIR, a new folder")
-    counts = prepare.prepare(chosen_experiment(None).data, Path(FLAGS.output))
+    counts = prepare.prepare(chosen_experiment(None).data, Path(FLAGS.output), FLAGS.data_dir)
     print(f"{' and '.join(f'{count:,} {name}' for name, count in counts.items())} images: {FLAGS.output}")
     print(f"train on it with --data.name=records:{FLAGS.output}, and --data.stream if memory is short")
 
@@ -362,9 +362,10 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if not processes.is_loss_of_another(error):
-            raise
-        processes.fail(f"error: {processes.LOST}")
+        if processes.is_loss_of_another(error):
+            processes.fail(f"error: {processes.LOST}")
+        processes.crash()
+        raise
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ All processes run the same program on the same workdir, which they must all see.
 files and speaks on stdout; checkpoints are written by all of them. A run of one process needs none of this.
 """
 
+import atexit
 import logging
 import os
 import re
 import select
 import sys
+import traceback
 from typing import NoReturn
 
 from cnnjax.config import ConfigError
@@ -22,6 +24,7 @@ _FATAL = re.compile(rb"Check failure stack trace|Terminating process because the
 _CHATTER = re.compile(rb"coordination_service|^\[Gloo\]")
 _MESSAGE = re.compile(rb"^[IWEF]\d{4} ")  # begins a message of the runtime, which may have several lines
 _several = False
+_relayed = False  # whether a child passes on stderr
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -101,16 +104,24 @@ def end() -> None:
         import jax
 
         jax.distributed.shutdown()
-        os.write(2, b"\0")
+    _hush()
 
 
 def fail(message: str) -> NoReturn:
     """Says one line and exits with status 1; never waits for others, which notice it and end too."""
+    _hush()
     if not _several:
         sys.exit(message)
     print(message, file=sys.stderr, flush=True)
-    os.write(2, b"\0")
     os._exit(1)
+
+
+def crash() -> None:
+    """Within several processes: shows the exception at hand and exits with status 1, without waiting for others."""
+    if _several:
+        traceback.print_exc()
+        _hush()
+        os._exit(1)
 
 
 def _speak_for_the_runtime() -> None:
@@ -120,6 +131,7 @@ def _speak_for_the_runtime() -> None:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    global _relayed
     parent = os.getpid()
     read_end, write_end = os.pipe()
     if os.fork() == 0:
@@ -128,8 +140,19 @@ def _speak_for_the_runtime() -> None:
         _relay(read_end, parent)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(write_end, 2)
+    _relayed = True
+    atexit.register(_hush)
     os.close(read_end)
     os.close(write_end)
+
+
+def _hush() -> None:
+    """Tells the child that this process ends as it should."""
+    global _relayed
+    if _relayed:
+        _relayed = False
+        os.write(2, b"\0")
+        os.dup2(sys.stderr.fileno(), 2)
 
 
 def _relay(source: int, parent: int) -> NoReturn:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import folders, images, records
+from cnnjax.data import folders, images, prepared, records, tfds_builder
 from cnnjax.data.annotations import Annotations
 from cnnjax.data.folders import Files
 from cnnjax.data.records import Raw
@@ -21,11 +21,11 @@ _DAMAGED = (tarfile.TarError, zipfile.BadZipFile)
 _LARGEST = 2**28  # bytes of a member: more is no image, but would fill the memory
 
 
-def prepare(data: Data, output: Path) -> dict[str, int]:
+def prepare(data: Data, output: Path, data_dir: str | None = None) -> dict[str, int]:
     """Writes the data set that `data.name` names as array_record to the folder `output`; images per split.
 
     Names: folder:PATH, where PATH is a folder, or a zip or tar file of one, with a folder of images per class;
-    voc:PATH, coco:PATH, yolo:PATH. Splits are those that training on the name itself has. Nothing is
+    voc:PATH, coco:PATH, yolo:PATH; or what tensorflow-datasets has prepared as array_record. Splits are those that training on the name itself has. Nothing is
     unpacked to disk, so names inside an archive lead nowhere.
     """
     layout, _, path = data.name.partition(":")
@@ -54,10 +54,41 @@ def prepare(data: Data, output: Path) -> dict[str, int]:
         room = max(len(truth.boxes) for truth in (*annotated.truths, *held.truths))
         splits = {"train": _annotated(annotated, room), "test": _annotated(held, room)}
         return records.write(output, annotated.classes, splits, note)
+    if layout not in ("folder", "voc", "coco", "yolo", "records", "digits", "synthetic", "shapes", "digit_scenes"):
+        return _from_tfds(data, tfds_builder.data_folder(data_dir), output)
     raise ConfigError(
         f"data.name={data.name!r} cannot be prepared: give folder:PATH (a folder of class folders, or a zip or tar "
         "file of one), voc:PATH, coco:PATH or yolo:PATH"
     )
+
+
+def _from_tfds(data: Data, data_dir: Path, output: Path) -> dict[str, int]:
+    """Copies the encoded images and labels of what tensorflow-datasets has prepared, without its wrapping."""
+    builder = tfds_builder.builder(data.name, data_dir, ())
+    if not prepared.is_prepared(builder):
+        how = prepared.how_to_prepare(builder, data_dir)
+        raise ConfigError(f"data.name={data.name!r} is not prepared as array_record in {data_dir}: {how}")
+    prepared.check_features(builder.info)
+    found, evaluated = prepared.open_sources(builder)
+    if not evaluated or builder.name == "emnist":
+        why = "has no labelled test split" if not evaluated else "holds its images mirrored"
+        raise ConfigError(f"data.name={data.name!r} {why}: it cannot be prepared for streaming")
+
+    def raw(name: str) -> Raw:
+        source = found[name]
+        labels = np.zeros(len(source), np.int32)  # known when the images have been read
+
+        def files() -> Iterator[tuple[str, bytes]]:
+            for index in range(len(source)):
+                record = source[index]
+                labels[index] = record["label"]
+                yield f"image {index} of {name}", record["image"]
+
+        return Raw(files(), {"label": labels}, len(source))
+
+    note = f"{builder.info.full_name}, evaluated on its {evaluated} split"
+    classes = tuple(builder.info.features["label"].names)
+    return records.write(output, classes, {"train": raw("train"), "test": raw(evaluated)}, note)
 
 
 def _annotated(annotations: Annotations, room: int) -> Raw:

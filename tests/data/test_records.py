@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from cnnjax.config import ConfigError, Data
@@ -120,6 +121,19 @@ def test_boxes_are_those_of_the_annotated_set(shared, tmp_path):
     wanted = load(Data(name=source.name, **size))
     equal(load(Data(name=f"records:{tmp_path / 'out'}", **size)), wanted)
     equal(load(Data(name=f"records:{tmp_path / 'out'}", stream=True, **size)), wanted)
+
+
+def test_what_tensorflow_datasets_prepared(offline, tmp_path):
+    images = tiny.random_images(9, 5, 7, 3)
+    encoded = [tiny.encode(image, "PNG") for image in images]
+    splits = {"train": (encoded, np.arange(9) % 3), "test": (encoded[:4], np.arange(4) % 3)}
+    tiny.prepared(tmp_path, "tiny_shapes", splits, 3, (5, 7, 3))
+    assert prepare(Data(name="tiny_shapes"), tmp_path / "out", str(tmp_path)) == {"train": 9, "test": 4}
+    found = load(Data(name=f"records:{tmp_path / 'out'}", stream=True))
+    order = folders.order(9)
+    np.testing.assert_array_equal(np.asarray(found.train["image"]), images[order])
+    np.testing.assert_array_equal(found.train["label"], order % 3)
+    assert found.classes == ("class 0", "class 1", "class 2")
 
 
 def test_a_damaged_image_stops_and_leaves_nothing(folder, tmp_path):
