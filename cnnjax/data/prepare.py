@@ -54,7 +54,17 @@ def prepare(data: Data, output: Path, data_dir: str | None = None) -> dict[str, 
         room = max(len(truth.boxes) for truth in (*annotated.truths, *held.truths))
         splits = {"train": _annotated(annotated, room), "test": _annotated(held, room)}
         return records.write(output, annotated.classes, splits, note)
-    if layout not in ("folder", "voc", "coco", "yolo", "records", "digits", "synthetic", "shapes", "digit_scenes"):
+    if layout not in (
+        "folder",
+        "voc",
+        "coco",
+        "yolo",
+        "records",
+        "digits",
+        "synthetic",
+        "shapes",
+        "digit_scenes",
+    ):
         return _from_tfds(data, tfds_builder.data_folder(data_dir), output)
     raise ConfigError(
         f"data.name={data.name!r} cannot be prepared: give folder:PATH (a folder of class folders, or a zip or tar "

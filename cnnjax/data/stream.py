@@ -13,6 +13,7 @@ from collections.abc import Generator
 from typing import Any, Protocol
 
 import numpy as np
+from absl import flags
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import batches, images
@@ -138,6 +139,8 @@ def read_ahead(
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, _AHEAD))
     dataset = grain.MapDataset.source(_Batches(source, rows)).to_iter_dataset(options)
     if workers:
+        if not flags.FLAGS.is_parsed():  # outside of an absl program; Grain has flags of its own
+            flags.FLAGS.mark_as_parsed()
         processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_AHEAD)
         dataset = dataset.mp_prefetch(processes, worker_init_fn=_begin_worker)
     iterator = iter(dataset)
