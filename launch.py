@@ -4,9 +4,12 @@
   python launch.py --list                             shows every experiment
   python launch.py --experiment=NAME --workdir=DIR    trains, or goes on with what is in DIR
   python launch.py --mode=evaluate --workdir=DIR      evaluates what was trained there
+  python launch.py --mode=evaluate --workdir=DIR --data.name=folder:PHOTOS --evaluate.augment=ten_crop
   python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
   python launch.py --mode=visualize --workdir=DIR     pictures of what the network learned, gallery.html
+  python launch.py --mode=visualize --experiment=NAME --weights=FILE --inputs=FOLDER    of published weights
   python launch.py --mode=layers --workdir=DIR        names and shapes of its layers
+  python launch.py --mode=slide                       a classifier slides over a large image in one pass
   python launch.py --mode=summarize --experiment=NAME per-layer shapes, parameters, memory, multiply-adds
   python launch.py --mode=preview --experiment=NAME   the first training batch after augmentation
   python launch.py --mode=prepare --data.name=folder:DIR --output=NEW   array_record that can be streamed
@@ -14,6 +17,7 @@
   python launch.py --mode=export_weights --workdir=DIR --output=FILE.safetensors
   python launch.py --mode=export --workdir=DIR        one file, pixels to answer, that needs only JAX
   python launch.py --mode=benchmark --experiment=NAME records its result in RESULTS.md
+  python launch.py --mode=benchmark --benchmark.name=cpu   speed against peers, recorded too; --list shows the names
 
 Every field of an experiment is a flag: see --helpshort.
 """
@@ -24,14 +28,14 @@ import os
 import shlex
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
 from cnnjax import config, platform, processes
-from cnnjax.config import ConfigError, Experiment, Visualize
+from cnnjax.config import ConfigError, Experiment
 
 platform.configure()  # before anything imports jax
 
@@ -49,18 +53,33 @@ flags.DEFINE_list("inputs", [], "mode=predict and visualize: image files and fol
 flags.DEFINE_string(
     "output",
     None,
-    "mode=predict and visualize: folder for the results, default <workdir>/predictions or gallery; other modes: the file to write.",
+    "mode=predict, visualize and slide: folder for the results, default <workdir>/predictions, gallery or slide; other modes: the file to write.",
 )
 flags.DEFINE_string(
-    "weights", None, "mode=import: file of published weights (.safetensors, .pth, .th, .h5, .npz)."
+    "weights",
+    None,
+    "mode=import and visualize: file of published weights (.safetensors, .pth, .th, .h5, .npz, .pb).",
 )
 flags.DEFINE_string(
-    "classes", None, "mode=import: file with a class name per line. Default: those of the dataset."
+    "classes",
+    None,
+    "mode=import and visualize: file with a class name per line. Default: those of the dataset.",
 )
 flags.DEFINE_string("checkpoint", "last", "Which checkpoint of --workdir to use: last, best or a step.")
 flags.DEFINE_string(
     "benchmark.output", None, "mode=benchmark: file of records. Default: results.jsonl of the project."
 )
+flags.DEFINE_list(
+    "benchmark.name",
+    [],
+    "mode=benchmark: measurements of speed, by name or group (--mode=benchmark --list); else the experiment's result.",
+)
+flags.DEFINE_integer("benchmark.repetitions", 10, "Turns of each contestant, A B A B.", lower_bound=1)
+flags.DEFINE_integer("benchmark.seeds", 50, "Runs of the benchmarks that measure whole runs.", lower_bound=1)
+flags.DEFINE_string(
+    "benchmark.airbench", None, "A peer: airbench94_muon.py of KellerJordan/cifar10-airbench."
+)
+flags.DEFINE_string("benchmark.hiverge", None, "A peer: cifar10_speedrun.py of hiverge/cifar10-speedrun.")
 flags.DEFINE_string("benchmark.note", None, "mode=benchmark: what a reader of the result must know.")
 flags.DEFINE_bool(
     "compiler", False, "mode=summarize: also compile the model and show what the compiler counts."
@@ -75,7 +94,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
 flags.DEFINE_integer("process_id", None, "With --coordinator: the number of this process, from 0.")
-flags.DEFINE_bool("list", False, "List all experiments and exit.")
+flags.DEFINE_bool("list", False, "List all experiments, or with mode=benchmark all benchmarks, and exit.")
 
 
 DEFINE: dict[Any, Callable[..., Any]] = {
@@ -86,9 +105,9 @@ DEFINE: dict[Any, Callable[..., Any]] = {
 }
 
 
-def define_flags(options: Any, prefix: str = "") -> None:
-    """One typed flag for each field of a dataclass, such as --optimizer.learning_rate; unset by default."""
-    for name, field, _ in config.fields(options, prefix):
+def define_flags(experiment: Experiment) -> None:
+    """One typed flag for each field, such as --optimizer.learning_rate; unset by default."""
+    for name, field, _ in config.fields(experiment):
         if name == "name":
             continue
         text, choices = field.metadata.get("help", name), field.metadata.get("choices", ())
@@ -100,10 +119,10 @@ def define_flags(options: Any, prefix: str = "") -> None:
             DEFINE[field.type](name, None, text)
 
 
-def flag_changes(options: Any, prefix: str = "") -> dict[str, Any]:
-    """The fields of a dataclass that the command line sets, with values of the right type."""
+def flag_changes() -> dict[str, Any]:
+    """The fields of the experiment that the command line sets, with values of the right type."""
     changes: dict[str, Any] = {}
-    for name, field, _ in config.fields(options, prefix):
+    for name, field, _ in config.fields(Experiment()):
         value = FLAGS[name].value if name in FLAGS else None
         if value is None:
             continue
@@ -115,24 +134,33 @@ def flag_changes(options: Any, prefix: str = "") -> dict[str, Any]:
                 raise ConfigError(
                     f"--{name}={','.join(value)}: expected numbers separated by commas"
                 ) from error
-        changes[name.removeprefix(prefix)] = value
+        changes[name] = value
     return changes
 
 
-def chosen_experiment(workdir: Any) -> Experiment:
-    """The experiment of the flags: the named one, else that of the workdir, else digits_lenet, then the changes."""
+def only_changes(*allowed: str) -> dict[str, Any]:
+    """The changes of the command line, of which only these fields, or parts such as "evaluate.", may be changed."""
+    changes = flag_changes()
+    refused = [name for name in changes if not name.startswith(allowed)]
+    if refused:
+        raise ConfigError(f"--{refused[0]} cannot be changed by mode={FLAGS.mode}: the checkpoint decides it")
+    return changes
+
+
+def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment:
+    """The experiment of the flags: the named one, else that of the workdir, else the default, then the changes."""
     from experiments import EXPERIMENTS
 
     if FLAGS.experiment is None and workdir is not None and workdir.has_run():
         experiment = workdir.read_config()
     else:
-        name = FLAGS.experiment or "digits_lenet"
+        name = FLAGS.experiment or default
         if name not in EXPERIMENTS:
             close = difflib.get_close_matches(name, EXPERIMENTS, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else "--list shows all"
             raise ConfigError(f"unknown experiment {name!r}: {hint}")
         experiment = EXPERIMENTS[name]()
-    changes = flag_changes(Experiment())
+    changes = flag_changes()
     lengths = ("train.epochs", "train.steps", "train.examples")
     if any(name in changes for name in lengths):
         # A length given in one unit replaces the one that the experiment gives in another.
@@ -156,10 +184,7 @@ def mode_evaluate() -> None:
     from cnnjax import run
 
     workdir = existing_workdir()
-    changes = flag_changes(Experiment())
-    refused = [name for name in changes if not name.startswith("evaluate.")]
-    if refused:
-        raise ConfigError(f"--{refused[0]} cannot be changed by mode=evaluate: the checkpoint decides it")
+    changes = only_changes("evaluate.", "data.name")
     print_table(run.evaluate_run(workdir, FLAGS.data_dir, FLAGS.checkpoint, changes))
 
 
@@ -211,32 +236,68 @@ def mode_layers() -> None:
 
 
 def mode_visualize() -> None:
+    """Looks at the run in --workdir; for a named experiment that has none yet, imports --weights or trains first."""
     from cnnjax import look, run
+    from cnnjax.workdir import Workdir
 
-    workdir = existing_workdir()
-    options = config.replace(Visualize(), flag_changes(Visualize(), "visualize."))
+    if FLAGS.experiment is None:
+        workdir = existing_workdir()
+        changes = only_changes("visualize.")
+        options = config.check(config.replace(workdir.read_config(), changes)).visualize
+    else:
+        experiment = chosen_experiment(None)
+        options = experiment.visualize
+        workdir = optional_workdir() or Workdir(Path("runs") / experiment.name)
+        if options.train:
+            run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+        elif not workdir.has_run():
+            if not FLAGS.weights:
+                raise ConfigError(
+                    f"workdir {workdir.path} holds no run: give --weights=FILE of published weights, or train first"
+                )
+            import_weights(experiment, workdir)
     folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "gallery"
-    restored = run.restore(workdir, FLAGS.checkpoint)
-    count = look.make_gallery(restored, FLAGS.inputs, FLAGS.data_dir, options, folder, command_line())
+    count = look.make_gallery(
+        workdir, FLAGS.checkpoint, FLAGS.inputs, FLAGS.data_dir, options, folder, command_line()
+    )
     print(f"{count} pictures: {folder / 'gallery.html'}")
 
 
+def mode_slide() -> None:
+    """Slides the classifier in --workdir over a large canvas; without one, trains digits_sliding first."""
+    from cnnjax import look, run
+    from cnnjax.workdir import Workdir
+
+    workdir = optional_workdir()
+    if workdir is None:
+        experiment = chosen_experiment(None, default="digits_sliding")
+        workdir = Workdir(Path("runs") / experiment.name)
+        run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+    folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "slide"
+    print(look.slide_over_canvas(run.restore(workdir, FLAGS.checkpoint), FLAGS.data_dir, folder))
+    print(f"heat maps: {folder / 'slide.png'}")
+
+
 def mode_import() -> None:
-    from cnnjax import transfer
-    from cnnjax.data import sources
-    from cnnjax.models import create_model
     from cnnjax.workdir import Workdir
 
     if not FLAGS.weights or not FLAGS.workdir:
         raise ConfigError("mode=import needs --weights=FILE, --experiment=NAME and --workdir=DIR")
-    experiment = chosen_experiment(None)
+    import_weights(chosen_experiment(None), Workdir(FLAGS.workdir))
+    print(f"{FLAGS.weights} is now the run in {FLAGS.workdir}: evaluate, predict or visualize it")
+
+
+def import_weights(experiment: Experiment, workdir: Any) -> None:
+    from cnnjax import transfer
+    from cnnjax.data import sources
+    from cnnjax.models import create_model
+
     if FLAGS.classes:
         classes = transfer.read_classes(FLAGS.classes)
     else:
         count = create_model(experiment.model.name).num_outputs
         classes = sources.class_names(experiment.data, FLAGS.data_dir, count)
-    transfer.import_weights(experiment, FLAGS.weights, Workdir(FLAGS.workdir), classes)
-    print(f"{FLAGS.weights} is now the run in {FLAGS.workdir}: evaluate, predict or visualize it")
+    transfer.import_weights(experiment, FLAGS.weights, workdir, classes)
 
 
 def mode_export_weights() -> None:
@@ -265,14 +326,45 @@ def mode_benchmark() -> None:
     from cnnjax import results, run
     from cnnjax.workdir import Workdir
 
+    output = Path(FLAGS["benchmark.output"].value or results.RECORDS)
+    if FLAGS["benchmark.name"].value:
+        benchmark_speed(output)
+        return
     experiment = chosen_experiment(None)
     workdir = Workdir(FLAGS.workdir or Path("runs") / f"benchmark_{experiment.name}")
-    output = Path(FLAGS["benchmark.output"].value or results.RECORDS)
     record = run.benchmark_accuracy(
         experiment, workdir, FLAGS.data_dir, command_line(), FLAGS["benchmark.note"].value or ""
     )
     if processes.is_first():
         results.append(record, output)
+    print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
+
+
+def benchmark_speed(output: Path) -> None:
+    from cnnjax import benchmarks, results
+
+    def flag(name: str) -> Any:
+        return FLAGS[f"benchmark.{name}"].value
+
+    options = benchmarks.Options(
+        repetitions=flag("repetitions"),
+        seeds=flag("seeds"),
+        data_dir=FLAGS.data_dir,
+        airbench=flag("airbench"),
+        hiverge=flag("hiverge"),
+    )
+    note = flag("note") or ""
+    for function in benchmarks.chosen(flag("name")).values():
+        for found in function(options):
+            if found.skipped:
+                print(f"skipped: {found.benchmark}, {found.subject}: {found.skipped}")
+                continue
+            notes = " ".join(text for text in (found.note, note) if text)
+            record = results.make_record(
+                found.benchmark, found.subject, found.values, command_line(), note=notes, peers=found.peers
+            )
+            results.append(record, output)
+            print(results.describe(record))
     print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
 
 
@@ -284,6 +376,7 @@ MODES: dict[str, Callable[[], None]] = {
     "summarize": mode_summarize,
     "preview": mode_preview,
     "layers": mode_layers,
+    "slide": mode_slide,
     "visualize": mode_visualize,
     "import": mode_import,
     "export_weights": mode_export_weights,
@@ -292,7 +385,6 @@ MODES: dict[str, Callable[[], None]] = {
 }
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 define_flags(Experiment())
-define_flags(Visualize(), "visualize.")
 
 
 def join_processes() -> None:
@@ -334,11 +426,23 @@ def print_table(evaluation: Any) -> None:
         )
 
 
-def print_experiments() -> None:
-    from experiments import EXPERIMENTS
+def print_names() -> None:
+    """Experiments, or with mode=benchmark the measurements of speed, with their docstrings."""
+    if FLAGS.mode == "benchmark":
+        from cnnjax.benchmarks import BENCHMARKS, GROUPS
 
-    width = max(map(len, EXPERIMENTS))
-    for name, function in EXPERIMENTS.items():
+        for name, members in GROUPS.items():
+            print(f"{name}: {', '.join(members)}")
+        print_table_of(BENCHMARKS)
+    else:
+        from experiments import EXPERIMENTS
+
+        print_table_of(EXPERIMENTS)
+
+
+def print_table_of(functions: Mapping[str, Callable[..., Any]]) -> None:
+    width = max(map(len, functions))
+    for name, function in functions.items():
         title, *rest = [line.strip() for line in (function.__doc__ or "").splitlines() if line.strip()]
         expected = " ".join(line for line in rest if not line.startswith("python "))
         print(f"{name:<{width}}  {title} {expected}")
@@ -351,7 +455,7 @@ def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
         join_processes()
-        print_experiments() if FLAGS.list else MODES[FLAGS.mode]()
+        print_names() if FLAGS.list else MODES[FLAGS.mode]()
         processes.end()
     except ConfigError as error:
         processes.fail(f"error: {error}")

@@ -87,7 +87,9 @@ class Augment:
     exposure: float = option(0.0, "with boxes: change the exposure by a factor of up to 1 + exposure")
     mosaic: bool = option(False, "with boxes: four images side by side (Bochkovskiy et al. 2020)")
     cutout: int = option(0, "side in pixels of one square set to the mean (DeVries & Taylor 2017)")
-    mixup: float = option(0.0, "alpha of mixup (Zhang et al. 2018)")
+    mixup: float = option(
+        0.0, "alpha of mixup (Zhang et al. 2018); with boxes those of both images count (Zhang et al. 2019)"
+    )
     cutmix: float = option(0.0, "alpha of CutMix (Yun et al. 2019)")
 
 
@@ -109,6 +111,7 @@ class Localization:
         "squared error over all of the target; or logistic, squared and softmax cross-entropy",
         ("squared", "logistic"),
     )
+    box_weight: float = option(1.0, "factor of the squared error of the box, which is in shares of the image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,17 +196,47 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    batch_size: int = option(500, "examples per evaluation step; no influence on the result")
+    batch_size: int = option(
+        500, "images that the network sees at once in evaluation; no influence on the result"
+    )
     augment: str = option(
         "none",
-        "test-time augmentation: average over mirrored, or mirrored and shifted, views",
-        ("none", "flip", "flip_shift"),
+        "test-time augmentation: average over mirrored views; over mirrored and shifted ones; or (mode=evaluate) over ten crops of a larger image",
+        ("none", "flip", "flip_shift", "ten_crop"),
     )
+
+
+PAGE_NAMES = (
+    "predictions", "filters", "maps", "channels", "objectives", "classes",
+    "deepdream", "toward", "attribution", "deconvnet", "evolution", "embeddings",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Visualize:
+    """What mode=visualize shows of a trained network; has no influence on training."""
+
+    pages: tuple[str, ...] = option((), f"which pictures to make, of {', '.join(PAGE_NAMES)}; empty: all")
+    layer: tuple[str, ...] = option(
+        (), "layer, layer:channel, layer:channel@y,x, logits:class or probability:class; empty: a choice"
+    )
+    steps: tuple[int, ...] = option((0, 4, 48, 512), "updates after which a rendered picture is kept")
+    channels: int = option(8, "channels that are shown of each layer")
+    classes: tuple[str, ...] = option(
+        (), "classes, as names or numbers, that pictures are made for; empty: those of the images"
+    )
+    images: int = option(6, "example images that are explained")
+    embedded: int = option(1000, "evaluated images whose vectors are compared and classified by an SVM")
+    svm_images: int = option(1000, "training images that the SVM learns from")
+    toward: str = option("", "class that a photograph is pulled toward; empty: the next one")
+    size: int = option(0, "height and width of rendered pictures; 0: those of the images")
+    seed: int = option(0, "of noise and transformations")
+    train: bool = option(False, "train first what is not trained yet; otherwise a network must be there")
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that decides the numbers of a run."""
+    """Everything that decides the numbers of a run, and what is shown of it."""
 
     name: str = "digits_lenet"
     task: str = option("classification", "what is learned: a name of the task table")
@@ -216,34 +249,15 @@ class Experiment:
     optimizer: Optimizer = Optimizer()
     train: Train = Train(epochs=1)
     evaluate: Evaluate = Evaluate()
+    visualize: Visualize = Visualize()
 
 
-PAGE_NAMES = (
-    "predictions", "filters", "maps", "channels", "objectives", "classes",
-    "deepdream", "toward", "attribution", "deconvnet", "embeddings",
-)  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Visualize:
-    """What to visualize; every field is a flag."""
-
-    pages: tuple[str, ...] = option((), f"which pictures to make, of {', '.join(PAGE_NAMES)}; empty: all")
-    layer: tuple[str, ...] = option(
-        (), "layer, layer:channel, layer:channel@y,x, logits:class or probability:class; empty: a choice"
-    )
-    steps: tuple[int, ...] = option((0, 4, 48, 512), "updates after which a rendered picture is kept")
-    channels: int = option(8, "channels that are shown of each layer")
-    images: int = option(6, "example images that are explained")
-    toward: str = option("", "class that a photograph is pulled toward; empty: the next one")
-    size: int = option(0, "height and width of rendered pictures; 0: those of the images")
-    seed: int = option(0, "of noise and transformations")
-
-
-# Fields that may differ when a run is resumed: how long, how often, how much is written.
+# Fields that may differ when a run is resumed: how long, how often, how much is written and shown.
 RESUMABLE = frozenset(
     {"train.epochs", "train.steps", "train.examples", "train.evaluate_every", "train.checkpoint_every", "train.keep_last",
-     "train.keep_best", "train.log_every", "train.tensorboard", "train.steps_per_call", "data.stream", "data.workers", "evaluate.batch_size", "evaluate.augment"}
+     "train.keep_best", "train.log_every", "train.tensorboard", "train.steps_per_call", "data.stream", "data.workers", "evaluate.batch_size",
+     "evaluate.augment"}
+    | {f"visualize.{field.name}" for field in dataclasses.fields(Visualize)}
 )  # fmt: skip
 
 

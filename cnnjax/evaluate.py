@@ -50,11 +50,18 @@ class Evaluation:
 
 def network_outputs(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> Outputs:
     """What the network says of uint8 images [N, H, W, C], averaged over test-time views; pure."""
-    weights, variants = zip(*augment.test_views(views, images.astype(jnp.float32)), strict=True)
-    outputs = [recipe.model.apply(variables, normalize(view, recipe.data)) for view in variants]
-    if len(outputs) == 1:
-        return outputs[0]
-    return recipe.task.average(_stack(outputs), jnp.asarray(weights, jnp.float32))
+    weights, variants = zip(
+        *augment.test_views(views, images.astype(jnp.float32), recipe.data.image_size), strict=True
+    )
+    # One large batch: the compiler sees the network once. Examples stay on the devices that hold them.
+    stacked = jnp.stack(variants, axis=1)
+    outputs = recipe.model.apply(variables, normalize(stacked.reshape(-1, *stacked.shape[2:]), recipe.data))
+    if len(variants) == 1:
+        return outputs
+    of_views = jax.tree.map(
+        lambda a: jnp.moveaxis(a.reshape(*stacked.shape[:2], *a.shape[1:]), 1, 0), outputs
+    )
+    return recipe.task.average(of_views, jnp.asarray(weights, jnp.float32))
 
 
 def members(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> list[Outputs]:
@@ -96,8 +103,9 @@ class Evaluator:
         views: str,
     ):
         count = len(split["image"])
-        # A batch divides evenly over the devices; what is too much is masked.
-        self.batch_size = -(-min(batch_size, count) // mesh.size) * mesh.size
+        # Views of an image count as images, and a batch divides evenly over the devices; what is too much is masked.
+        wanted = min(max(1, batch_size // augment.VIEWS[views]), count)
+        self.batch_size = -(-wanted // mesh.size) * mesh.size
         self.recipe = recipe
         self.split = split
         self.mesh = mesh
@@ -161,7 +169,3 @@ class Evaluator:
 def _total(sums: Any) -> Any:
     """Adds over batches, in float64: the result should not depend on their number."""
     return jax.tree.map(lambda a: np.sum(a, axis=0, dtype=np.float64), sums)
-
-
-def _stack(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *a: jnp.stack(a), *trees)

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, export
 
 from cnnjax import platform
+from cnnjax.data.augment import before_views
 from cnnjax.evaluate import members
 from cnnjax.run import Restored
 from cnnjax.workdir import write_atomically
@@ -30,7 +31,10 @@ def export_run(run: Restored, path: Path) -> dict[str, Any]:
 
     Returns what the JSON file holds.
     """
-    exported = export.export(jax.jit(predictor(run)), platforms=PLATFORMS)(_symbolic_images(run.image_shape))
+    shape = _input_shape(run)
+    (batch,) = export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
+    exported = export.export(jax.jit(predictor(run)), platforms=PLATFORMS)(images)
     content = exported.serialize()
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     description = {
@@ -41,7 +45,7 @@ def export_run(run: Restored, path: Path) -> dict[str, Any]:
         "step": run.step,
         "classes": list(run.classes),
         "input": {
-            "shape": ["batch", *run.image_shape],
+            "shape": ["batch", *shape],
             "dtype": "uint8",
             "channels": "RGB or grey, 0 to 255",
         },
@@ -70,9 +74,11 @@ def predictor(run: Restored) -> Any:
     return predict
 
 
-def _symbolic_images(image_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    (batch,) = export.symbolic_shape("batch")
-    return jax.ShapeDtypeStruct((batch, *image_shape), jnp.uint8)
+def _input_shape(run: Restored) -> tuple[int, ...]:
+    """[H, W, C] of the images that are given to the network, or to the views that are taken of them."""
+    views = run.experiment.evaluate.augment
+    side = before_views(views, run.recipe.data).image_size
+    return (side, side, run.image_shape[-1]) if views == "ten_crop" else run.image_shape
 
 
 def _shape(out: Any) -> list[Any]:

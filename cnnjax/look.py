@@ -1,5 +1,6 @@
 """What the launcher shows without training: a model's costs and layers, a training batch, a gallery."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,20 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import config, pictures, summary
+from cnnjax import config, pictures, slide, summary
+from cnnjax.checkpoint import CheckpointStore
 from cnnjax.config import ConfigError, Experiment, Visualize
 from cnnjax.data import batches, sources
 from cnnjax.data.images import read_image, resize
-from cnnjax.evaluate import members
 from cnnjax.models import create_model
 from cnnjax.predict import find_images
 from cnnjax.report import network_of
-from cnnjax.run import Restored, with_statistics
+from cnnjax.run import Restored, restore, with_statistics
 from cnnjax.train import AUGMENT, augmented, make_recipe, stream
-from cnnjax.visualization.network import Network
+from cnnjax.visualization.batches import map_batches
+from cnnjax.visualization.network import LOGITS, Network, activations
+from cnnjax.visualization.subject import Labelled, Subject
 from cnnjax.visualization.visualize import visualize
+from cnnjax.workdir import Workdir
 
 _PREVIEWED = 24
+_EVOLVED = 8  # checkpoints that show how features develop
 
 
 def summarize_experiment(
@@ -80,23 +85,54 @@ def list_layers(run: Restored) -> str:
 
 
 def make_gallery(
-    run: Restored, inputs: Sequence[str], data_dir: str | None, options: Visualize, folder: Path, command: str
+    workdir: Workdir,
+    checkpoint: str,
+    inputs: Sequence[str],
+    data_dir: str | None,
+    options: Visualize,
+    folder: Path,
+    command: str,
 ) -> int:
-    """Writes the gallery of a trained classifier; returns the number of pictures.
+    """Writes the gallery of a trained classifier; returns the number of pictures. Tells of each page when it is done.
 
     It looks at the files and folders `inputs`, labelled by the network itself, or else at the evaluated split.
     """
+    run = restore(workdir, checkpoint)
     if run.experiment.task != "classification":
         raise ConfigError(f"mode=visualize looks at classifiers; this run's task is {run.experiment.task}")
+    training = None
     if inputs:
         originals = [read_image(path, config.Data(), run.image_shape[-1]) for path in find_images(inputs)]
         images = np.stack([resize(image, run.recipe.data, run.image_shape) for image in originals])
-        outputs = members(run.recipe, run.state.variables, jnp.asarray(images))[0]
-        labels = np.asarray(jnp.argmax(outputs, axis=-1), np.int32)
+        logits = map_batches(lambda batch: activations(network(run), batch, LOGITS), images)
+        labels = np.argmax(logits, axis=-1).astype(np.int32)
     else:
-        split = sources.load(run.experiment.data, data_dir).test
-        images, labels = split["image"], split["label"]
-    return len(visualize(network(run), images, labels, options, folder, command))
+        try:
+            dataset = sources.load(run.experiment.data, data_dir)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}; or look at images of your own: --inputs=photo.png,folder/"
+            ) from error
+        images, labels = dataset.test["image"], dataset.test["label"]
+        training = Labelled(dataset.train["image"], dataset.train["label"])
+    history = functools.partial(_history, workdir, _EVOLVED)
+    subject = Subject(network(run), images, labels, options, command, training, history)
+    return len(visualize(subject, folder, print))
+
+
+def _history(workdir: Workdir, count: int) -> list[tuple[int, Network]]:
+    """The network of at most `count` checkpoints, from the first to the last."""
+    with CheckpointStore(workdir.checkpoints) as store:
+        steps = sorted(store.steps())
+    chosen = {steps[i] for i in np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int)}
+    return [(step, network(restore(workdir, str(step)))) for step in sorted(chosen)]
+
+
+def slide_over_canvas(run: Restored, data_dir: str | None, folder: Path) -> slide.Slide:
+    """Slides a trained classifier over a canvas of images of its evaluated split (see slide.py)."""
+    if run.experiment.task != "classification":
+        raise ConfigError(f"mode=slide needs a classifier; this run's task is {run.experiment.task}")
+    return slide.slide(run, sources.load(run.experiment.data, data_dir).test["image"], folder)
 
 
 def _save(figure: pictures.Figure, path: str | Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from cnnjax import pictures
 from cnnjax.config import ConfigError, Data
+from cnnjax.data.augment import VIEWS, before_views
 from cnnjax.data.batches import evaluation_indices
 from cnnjax.data.images import SUFFIXES, read_image, resize
 from cnnjax.evaluate import members
@@ -47,7 +48,7 @@ def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[i
 
     Returns how many images were predicted and one line for each file that could not be read.
     """
-    data = run.recipe.data
+    data = before_views(run.experiment.evaluate.augment, run.recipe.data)
     images, originals, read, problems = [], [], [], []
     for path in paths:
         try:
@@ -82,13 +83,15 @@ def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[i
 
 
 def _predict(run: Restored, images: np.ndarray) -> dict[str, np.ndarray]:
+    views = run.experiment.evaluate.augment
+
     @jax.jit
     def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        outputs = members(run.recipe, variables, images, run.experiment.evaluate.augment)
+        outputs = members(run.recipe, variables, images, views)
         return run.recipe.task.predict(outputs[-1])
 
     results = []
-    for index, _ in evaluation_indices(len(images), min(_BATCH, len(images))):
+    for index, _ in evaluation_indices(len(images), min(_BATCH // VIEWS[views], len(images))):
         results.append(jax.device_get(predict(run.state.variables, images[index])))
     return {name: np.concatenate([r[name] for r in results])[: len(images)] for name in results[0]}
 

@@ -81,13 +81,24 @@ def render(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def describe(record: Mapping[str, Any]) -> str:
+    """One line: each quantity with its mean and, of several values, their standard deviation."""
+    parts = []
+    for name, values in record["values"].items():
+        spread = f" +- {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+        parts.append(f"{name} {np.mean(values):.4g}{spread}")
+    return f"{record['subject']}: " + "; ".join(parts)
+
+
 def _row(subject: str, quantity: str, values: Sequence[float]) -> str:
     std = f"{np.std(values, ddof=1):.4g}" if len(values) > 1 else ""
     return f"| {subject} | {quantity} | {np.mean(values):.5g} | {std} | {len(values)} |"
 
 
 def _conditions(record: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    versions = ", ".join(
+        f"{name} {version}" for name, version in {**record["versions"], **record.get("peers", {})}.items()
+    )
     note = f" {record['note']}" if record.get("note") else ""
     return f"- {record['subject']}: `{record['command']}` on {record['device']}; commit {record['commit']}; {versions}.{note}"
 

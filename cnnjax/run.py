@@ -14,14 +14,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
 
 from cnnjax import config, platform, processes, report, results, sharding
 from cnnjax.checkpoint import CheckpointStore
 from cnnjax.config import RESUMABLE, ConfigError, Experiment
+from cnnjax.data import labels
+from cnnjax.data.augment import before_views
 from cnnjax.data.dataset import Dataset
-from cnnjax.data.sources import load
+from cnnjax.data.sources import load, load_evaluated
 from cnnjax.data.statistics import channel_stats
 from cnnjax.detection.anchors import kmeans_anchors
 from cnnjax.evaluate import Evaluation, Evaluator
@@ -31,8 +32,8 @@ from cnnjax.train import (
     Diverged,
     Recipe,
     TrainState,
-    for_each_seed,
-    init_state,
+    compile_init,
+    init_states,
     make_recipe,
     train,
 )
@@ -64,6 +65,10 @@ def train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, co
 
 
 def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, command: str) -> Evaluation:
+    if experiment.evaluate.augment == "ten_crop":
+        raise ConfigError(
+            "evaluate.augment=ten_crop needs larger images than training reads: use it with mode=evaluate"
+        )
     dataset = load(experiment.data, data_dir)
     experiment = with_statistics(experiment, dataset)
     image_shape = dataset.train["image"].shape[1:]
@@ -201,14 +206,29 @@ def restore(workdir: Workdir, checkpoint: str = "last") -> Restored:
 def evaluate_run(
     workdir: Workdir, data_dir: str | None, checkpoint: str, changes: Mapping[str, Any]
 ) -> Evaluation:
-    """Evaluates a checkpoint on the split that training evaluated; `changes` may set evaluate.* fields."""
+    """Evaluates a checkpoint on the split that training evaluated, or on other data of the same classes.
+
+    `changes` may set evaluate.* fields and data.name. Of class folders that the network was not trained on, as
+    after an import, all images count, and their names say which of its classes they are.
+    """
     run = restore(workdir, checkpoint)
-    settings = config.check(config.replace(run.experiment, changes)).evaluate
-    dataset = load(run.experiment.data, data_dir)
+    experiment = config.check(config.replace(run.experiment, changes))
+    settings, data = experiment.evaluate, experiment.data
+    unseen = run.step == 0 or data.name != run.experiment.data.name
+    if unseen and not data.image_size:
+        data = dataclasses.replace(data, image_size=run.image_shape[0])
+    data = before_views(settings.augment, data)
+    split, classes = load_evaluated(data, data_dir, run.image_shape[-1], unseen)
+    # Names may differ where weights of the same publication were imported: its numbers are the same.
+    own = data.name == run.experiment.data.name and not data.name.startswith("folder:")
+    if unseen and not (own and len(classes) == len(run.classes)):
+        split = labels.renumber(split, data.name, classes, run.classes, data_dir)
+    shape = (data.image_size, data.image_size) if settings.augment == "ten_crop" else run.image_shape[:2]
+    if split["image"].shape[1:] != (*shape, run.image_shape[2]):
+        given, taken = ("x".join(map(str, s)) for s in (split["image"].shape[1:], run.image_shape))
+        raise ConfigError(f"data.name={data.name!r} has images of {given}, the network takes {taken}")
     mesh = sharding.make_mesh(1, data_parallel=False)
-    return Evaluator(run.recipe, dataset.test, settings.batch_size, mesh, settings.augment)(
-        run.state.variables
-    )
+    return Evaluator(run.recipe, split, settings.batch_size, mesh, settings.augment)(run.state.variables)
 
 
 def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:
@@ -266,21 +286,9 @@ def _resume_or_init(
     found = store.restore_newest(_abstract_state(recipe, experiment, image_shape, mesh))
     if found:
         return found
-    # Runs once, and its many random draws are slow to optimize: on CPU longer than a training step is.
-    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    init = jax.jit(
-        functools.partial(_init, recipe, image_shape),
-        out_shardings=sharding.replicated(mesh),
-        compiler_options=quick if jax.default_backend() == "cpu" else None,
-    )
+    init = compile_init(recipe, image_shape, mesh)
     images = np.asarray(dataset.train["image"][: _MEASURED if dataset.streamed else _LOOKED_AT])
     return 0, init(_seeds(experiment), images)
-
-
-def _init(
-    recipe: Recipe, image_shape: tuple[int, ...], seeds: Array | np.ndarray, images: Array | None = None
-) -> TrainState:
-    return for_each_seed(lambda seed: init_state(recipe, image_shape, seed, images), seeds)
 
 
 def _seeds(experiment: Experiment) -> np.ndarray:
@@ -290,7 +298,7 @@ def _seeds(experiment: Experiment) -> np.ndarray:
 def _abstract_state(
     recipe: Recipe, experiment: Experiment, image_shape: tuple[int, ...], mesh: Mesh
 ) -> TrainState:
-    shapes = jax.eval_shape(functools.partial(_init, recipe, image_shape), _seeds(experiment))
+    shapes = jax.eval_shape(functools.partial(init_states, recipe, image_shape), _seeds(experiment))
     place = sharding.replicated(mesh)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes)
 

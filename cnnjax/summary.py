@@ -119,15 +119,19 @@ def bar_figure(summary: Summary, title: str = "") -> Figure:
 
 
 def compiler_costs(model: Model, input_shape: tuple[int, int, int], batch_size: int = 1) -> dict[str, float]:
-    """What XLA says of the compiled evaluation of a batch on the default device. Compiling takes seconds.
+    """What XLA says of the compiled evaluation of a batch on the default device. Compiling takes seconds."""
+    images = jax.ShapeDtypeStruct((batch_size, *input_shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return compiled_costs(jax.jit(model.apply).lower(variables, images).compile())
+
+
+def compiled_costs(compiled: jax.stages.Compiled) -> dict[str, float]:
+    """What XLA says of a compiled program.
 
     flops: arithmetic operations, a multiply-add being two; bytes_accessed: memory traffic. bytes of arguments
     (weights and images), output and temporaries (activations alive together). What a backend does not report
     is left out: some report no flops.
     """
-    images = jax.ShapeDtypeStruct((batch_size, *input_shape), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    compiled = jax.jit(model.apply).lower(variables, images).compile()
     analysis: Any = compiled.cost_analysis() or {}
     if isinstance(analysis, Sequence):
         analysis = analysis[0] if analysis else {}

@@ -191,6 +191,24 @@ def for_each_seed(fn: Callable[..., Any], *trees: Any) -> Any:
     return jax.tree.map(lambda *a: jnp.stack(a), *results)
 
 
+def init_states(
+    recipe: Recipe, image_shape: tuple[int, ...], seeds: Array | np.ndarray, images: Array | None = None
+) -> TrainState:
+    """Fresh states of all seeds [S], stacked along a leading axis."""
+    return for_each_seed(lambda seed: init_state(recipe, image_shape, seed, images), seeds)
+
+
+def compile_init(recipe: Recipe, image_shape: tuple[int, ...], mesh: Mesh) -> Callable[..., TrainState]:
+    """The jitted `init(seeds, images)` of all seeds; its result is replicated."""
+    # Runs once, and its many random draws are slow to optimize: on CPU longer than a training step is.
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(
+        functools.partial(init_states, recipe, image_shape),
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=quick if jax.default_backend() == "cpu" else None,
+    )
+
+
 def compile_steps(
     recipe: Recipe, mesh: Mesh, streamed: bool = False
 ) -> Callable[..., tuple[TrainState, Metrics]]:
@@ -298,7 +316,7 @@ def train(
             stop_at = min(
                 done + per_call, *(_next(done, every, num_steps) for every in (eval_every, save_every))
             )
-            index, epoch = _rows(settings, done, stop_at, count, batch_size)
+            index, epoch = train_rows(settings, done, stop_at, count, batch_size)
             state, metrics = steps(state, next(feed), *sharding.place((index, epoch), split_rows))
             settle()
             pending, done = (stop_at, metrics), stop_at
@@ -349,7 +367,7 @@ def _next(step: int, every: int, num_steps: int) -> int:
     return min((step // every + 1) * every, num_steps)
 
 
-def _rows(
+def train_rows(
     train: config.Train, start: int, stop: int, count: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Index and epoch of the steps from start to stop, int32 [steps, seeds, batch]."""

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
+from cnnjax import frozen_graph
 from cnnjax.config import ConfigError
 
-TORCH, KERAS, CAFFE = "torch", "keras", "caffe"
+TORCH, KERAS, CAFFE, TENSORFLOW = "torch", "keras", "caffe", "tensorflow"
 FORMATS = {
     ".safetensors": TORCH, ".pth": TORCH, ".pt": TORCH, ".th": TORCH, ".bin": TORCH, ".h5": KERAS, ".npz": CAFFE,
+    ".pb": TENSORFLOW,
 }  # fmt: skip
 
 Tensors = dict[str, np.ndarray]
 
 
 def convention(path: str | os.PathLike) -> str:
-    """Whose names and memory layout a file has, by its ending: "torch", "keras" or "caffe".
+    """Whose names and memory layout a file has, by its ending: "torch", "keras", "caffe" or "tensorflow".
 
     Raises ConfigError for an unknown ending.
     """
@@ -31,7 +33,8 @@ def read_tensors(path: str | os.PathLike) -> Tensors:
     """All tensors of a file as float32, by name.
 
     safetensors; torch checkpoints (needs torch, which is told to refuse anything but tensors); Keras .h5
-    (needs h5py), named layer.leaf; .npz without pickled objects. A checkpoint's {"state_dict": ...} and the
+    (needs h5py), named layer.leaf; .npz without pickled objects; constants of frozen
+    TensorFlow graphs (.pb) named layer_w and layer_b, as layer.w and layer.b. A checkpoint's {"state_dict": ...} and the
     prefix "module." of parallel training are taken off. Raises ConfigError if the file cannot be read or
     holds something else.
     """
@@ -43,6 +46,8 @@ def read_tensors(path: str | os.PathLike) -> Tensors:
         tensors = _read_safetensors(path)
     elif path.suffix == ".npz":
         tensors = _read_npz(path)
+    elif path.suffix == ".pb":
+        tensors = _read_frozen_graph(path)
     else:
         tensors = _read_keras(path) if kind == KERAS else _read_torch(path)
     return {name.removeprefix("module."): np.asarray(value, np.float32) for name, value in tensors.items()}
@@ -65,6 +70,17 @@ def _read_npz(path: Path) -> Tensors:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib and numpy each have their own
         raise ConfigError(f"{path}: not an npz file of plain arrays ({_first_line(error)})") from error
+
+
+def _read_frozen_graph(path: Path) -> Tensors:
+    try:
+        constants = frozen_graph.read_constants(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a frozen TensorFlow graph ({_first_line(error)})") from error
+    weights = {name: value for name, value in constants.items() if name.endswith(("_w", "_b"))}
+    if not weights:
+        raise ConfigError(f"{path}: a TensorFlow graph without constants named like weights (..._w, ..._b)")
+    return {f"{name[:-2]}.{name[-1]}": value for name, value in weights.items()}
 
 
 def _read_torch(path: Path) -> Tensors:

@@ -1,4 +1,4 @@
-"""Published weights: torchvision, timm, Keras and Caffe files into this project's variables, and back."""
+"""Published weights: torchvision, timm, Keras, Caffe and TensorFlow files into this project's variables, and back."""
 
 import dataclasses
 import os
@@ -19,9 +19,10 @@ from cnnjax.models.names import (
     flattened_grids,
     is_pointwise_in_torch,
     keras_names,
+    tensorflow_names,
     torch_names,
 )
-from cnnjax.weight_files import CAFFE, KERAS, TORCH, Tensors, convention, read_tensors
+from cnnjax.weight_files import CAFFE, KERAS, TENSORFLOW, TORCH, Tensors, convention, read_tensors
 
 Variables = Mapping[str, Any]
 Leaf = tuple[str, ...]
@@ -32,6 +33,7 @@ LEAVES = {
     TORCH: {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"},
     KERAS: {"kernel": "kernel", "scale": "gamma", "bias": "bias", "mean": "moving_mean", "var": "moving_variance"},
     CAFFE: {"kernel": "w", "bias": "b"},
+    TENSORFLOW: {"kernel": "w", "bias": "b"},
 }  # fmt: skip
 KERAS_EPSILON = 1.001e-5  # of keras.applications' ResNets; the models here have 1e-5
 
@@ -71,7 +73,7 @@ CIFAR = dataclasses.replace(IMAGENET, image_size=32, resize_short=32)
 def preprocessing(path: str | os.PathLike, model_name: str) -> Preprocessing:
     """What the published weights of a model in this kind of file expect of their images."""
     kind = convention(path)
-    if kind != TORCH:
+    if kind in (KERAS, CAFFE):
         return KERAS_BGR if kind == KERAS else CAFFE_BGR
     if model_name.startswith("inception5h"):
         return INCEPTION5H
@@ -85,8 +87,8 @@ def load_weights(path: str | os.PathLike, model_name: str, variables: Variables)
     """`variables` with every parameter and statistic taken from a published file, float32.
 
     `variables` gives the structure, as arrays or shapes. The file's names are torchvision's or timm's
-    (.safetensors, .pth, .pt, .th), Keras's (.h5: VGG16, VGG19, and ResNets as resnet50_v1) or Caffe's (.npz:
-    squeezenet1_0_caffe). Counters of batches and the auxiliary heads of a GoogLeNet that has none here are
+    (.safetensors, .pth, .pt, .th), Keras's (.h5: VGG16, VGG19, and ResNets as resnet50_v1), Caffe's (.npz:
+    squeezenet1_0_caffe) or those of Google's frozen graph (.pb: inception5h). Counters of batches and the auxiliary heads of a GoogLeNet that has none here are
     passed over. Raises ConfigError naming a tensor that is missing, superfluous or of the wrong shape.
     """
     model = create_model(model_name)
@@ -144,7 +146,7 @@ def save_torchvision(path: str | os.PathLike, model_name: str, variables: Variab
 def _file_keys(kind: str, model: Model, model_name: str, template: Mapping[Leaf, Any]) -> dict[Leaf, str]:
     """The name in the file of each leaf: ("params", "conv1", "kernel") -> "conv1.weight"."""
     layers = dict.fromkeys("/".join(leaf[1:-1]) for leaf in template)
-    table = {TORCH: torch_names, KERAS: keras_names, CAFFE: caffe_names}[kind]
+    table = {TORCH: torch_names, KERAS: keras_names, CAFFE: caffe_names, TENSORFLOW: tensorflow_names}[kind]
     names: Names | None = table(model, layers)
     if names is None:
         raise ConfigError(
@@ -168,7 +170,7 @@ def _prepare(tensors: Tensors, kind: str, model: Model) -> Tensors:
     for name, value in tensors.items():
         if name.endswith("num_batches_tracked"):
             continue
-        if hasattr(model, "aux") and not model.aux and re.match(r"aux\d\.", name):
+        if hasattr(model, "aux") and not model.aux and re.match(r"aux\d\.|(head|nn|softmax)[01]", name):
             continue
         # DenseNets of torchvision before 0.3 ("norm.1"), VGGs of timm ("pre_logits.fc1").
         name = re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name)
@@ -199,7 +201,7 @@ def _fold_keras_convolutions(tensors: Tensors) -> Tensors:
 
 def _from_file(value: np.ndarray, leaf: Leaf, rank: int, kind: str, grid: Grid | None) -> np.ndarray:
     """A tensor of a file in the layout used here, which has `rank` dimensions."""
-    if leaf[-1] != "kernel" or kind == KERAS or value.ndim < 2:
+    if leaf[-1] != "kernel" or kind in (KERAS, TENSORFLOW) or value.ndim < 2:
         return value
     if rank == 4:  # out, in, height, width -> height, width, in, out
         return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value

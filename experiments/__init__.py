@@ -3,21 +3,27 @@
 from collections.abc import Callable
 
 from cnnjax.config import Experiment
-from experiments import cifar10, detection, digits, imagenet, mnist
+from experiments import cifar10, detection, digits, imagenet, mnist, visualize
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     function.__name__: function
     for function in (
         digits.digits_lenet,
+        digits.digits_sliding,
         mnist.mnist_lenet,
+        mnist.mnist_speedrun,
         cifar10.cifar10_resnet20,
         cifar10.cifar10_resnet56,
         cifar10.cifar10_laptop,
         cifar10.cifar10_airbench,
+        cifar10.cifar10_airbench96,
         detection.digits_localization,
         detection.scenes_grid,
         detection.bccd_grid,
         detection.coco128_overfit,
         *imagenet.EXPERIMENTS,
+        visualize.visualize_digits,
+        visualize.visualize_cifar10,
+        visualize.visualize_squeezenet,
     )
 }

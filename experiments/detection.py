@@ -1,22 +1,33 @@
 """Experiments that find objects: one per image, then several on a grid."""
 
-from cnnjax.config import Augment, Data, Detection, Evaluate, Experiment, Model, Optimizer, Train
+from cnnjax.config import (
+    Augment,
+    Data,
+    Detection,
+    Evaluate,
+    Experiment,
+    Localization,
+    Model,
+    Optimizer,
+    Train,
+)
 
 
 def digits_localization() -> Experiment:
     """One handwritten digit or none on clutter: is it there, where, and which (the lecture's loss B).
 
     python launch.py --experiment=digits_localization
-    Reached an IoU of 0.59 and 83 % accuracy in a first run; minutes on two CPU cores. Not tuned yet.
+    An IoU of 0.8 and 92 % accuracy in a first run; about 15 minutes on two CPU cores.
     """
     return Experiment(
         name="digits_localization",
         task="localization",
         data=Data(name="digit_scenes", objects=1, batch_size=64, resize="letterbox"),
-        augment=Augment(scale=0.1, translate=0.1, brightness=0.1),
+        augment=Augment(scale=0.2, translate=0.1, hue=0.2, saturation=0.5, exposure=0.3),
         model=Model(name="localizer"),
-        optimizer=Optimizer(name="adamw", learning_rate=3e-3, weight_decay=1e-2, warmup=0.05),
-        train=Train(epochs=25, evaluate_every=5, checkpoint_every=5),
+        localization=Localization(box_weight=40),
+        optimizer=Optimizer(name="adamw", learning_rate=3e-3, weight_decay=5e-2, warmup=0.1, clip_norm=5.0),
+        train=Train(epochs=12, evaluate_every=2, checkpoint_every=2),
     )
 
 
@@ -44,7 +55,7 @@ def bccd_grid() -> Experiment:
         optimizer=Optimizer(
             name="adamw", learning_rate=2e-3, weight_decay=1e-2, warmup=0.05, clip_norm=10.0, ema=0.99
         ),
-        train=Train(epochs=60, evaluate_every=20, checkpoint_every=10),
+        train=Train(epochs=40, evaluate_every=20, checkpoint_every=10),
         evaluate=Evaluate(batch_size=8),
     )
 

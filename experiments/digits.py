@@ -1,5 +1,7 @@
 """Experiments on scikit-learn's bundled handwritten digits: no download, a minute or less."""
 
+import dataclasses
+
 from cnnjax.config import Augment, Data, Experiment, Model, Optimizer, Train
 
 
@@ -18,4 +20,16 @@ def digits_lenet() -> Experiment:
             name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="cosine", warmup=0.05
         ),
         train=Train(epochs=40, evaluate_every=10, checkpoint_every=10),
+    )
+
+
+def digits_sliding() -> Experiment:
+    """LeNet-5 on digits of 32x32 pixels, unpadded: made to slide over a larger image (--mode=slide).
+
+    python launch.py --mode=slide
+    One pass over the image equals its windows evaluated one by one, with a small part of their arithmetic.
+    """
+    lenet = digits_lenet()
+    return dataclasses.replace(
+        lenet, name="digits_sliding", data=dataclasses.replace(lenet.data, image_size=32)
     )

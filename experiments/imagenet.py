@@ -13,6 +13,11 @@ _NETWORKS = (
         "googlenet_bn",
         "GoogLeNet with batch norm, torchvision's form (Szegedy et al. 2015)",
     ),
+    (
+        "imagenet_inception5h",
+        "inception5h",
+        "GoogLeNet as Google trained it, the network of lucid (Szegedy et al. 2015)",
+    ),
     ("imagenet_resnet18", "resnet18", "ResNet-18 (He et al. 2016)"),
     ("imagenet_resnet50", "resnet50", "ResNet-50 v1.5 (He et al. 2016)"),
     ("imagenet_densenet121", "densenet121", "DenseNet-121 (Huang et al. 2017)"),

@@ -1,8 +1,11 @@
 """Evaluation is exact: over every example once, whatever the batch size or the number of devices."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 from cnnjax import sharding
@@ -90,6 +93,44 @@ def test_views_of_a_symmetric_image_change_nothing(setup):
     assert flipped.mean["loss"] == pytest.approx(plain.mean["loss"], rel=1e-5)
 
 
+def test_ten_crops_are_averaged_as_probabilities(setup):
+    """Against Krizhevsky's protocol in NumPy: the mean of ten softmax outputs."""
+    recipe, _, variables = setup
+    recipe = dataclasses.replace(recipe, data=replace(recipe.data, {"image_size": 12}))
+    rng = np.random.default_rng(1)
+    split = {
+        "image": rng.integers(0, 256, (23, 17, 17, 1), dtype=np.uint8),
+        "label": rng.integers(0, 10, 23).astype(np.int32),
+    }
+    corners = [(0, 0), (0, 5), (5, 0), (5, 5), (2, 2)]
+    kernel, bias = (
+        np.asarray(variables["params"]["output"][leaf][0], np.float64) for leaf in ("kernel", "bias")
+    )
+    mean = np.zeros((23, 10))
+    for y, x in corners:
+        crop = (split["image"][:, y : y + 12, x : x + 12, 0] / 255 - 0.5) / 0.25
+        for view in (crop, crop[:, :, ::-1]):
+            logits = view.reshape(23, -1) @ kernel + bias
+            p = np.exp(logits - logits.max(axis=1, keepdims=True))
+            mean += p / p.sum(axis=1, keepdims=True) / 10
+    for batch_size in (4, 50, 100_000):
+        result = evaluate((recipe, split, variables), batch_size, views="ten_crop")
+        assert result.mean["loss"] == pytest.approx(
+            -np.log(mean[np.arange(23), split["label"]]).mean(), rel=1e-5
+        )
+        top = np.argsort(-mean, axis=1)[:, :5]
+        np.testing.assert_array_equal(result.predictions["label"], top)
+        assert result.mean["top5"] == pytest.approx((top == split["label"][:, None]).any(axis=1).mean())
+        np.testing.assert_allclose(
+            result.predictions["probability"], np.take_along_axis(mean, top, axis=1), rtol=1e-4
+        )
+
+
+def test_views_on_several_devices(setup):
+    one, four = (evaluate(setup, 40, devices, views="flip_shift").mean for devices in (1, 4))
+    assert four == pytest.approx(one, rel=1e-5)
+
+
 def test_not_finite_outputs_count_as_wrong(setup):
     recipe, split, variables = setup
     broken = jax.tree.map(lambda a: a * np.float32(np.nan), variables)
@@ -113,3 +154,31 @@ def test_evaluation_in_training_equals_evaluation_of_the_checkpoint(tmp_path, la
 
 def test_experiment_is_replaceable():
     assert replace(Experiment(), {"evaluate.batch_size": 3}).evaluate.batch_size == 3
+
+
+def test_evaluation_on_another_folder_of_the_same_classes(tmp_path, launch):
+    from sklearn.datasets import load_digits
+
+    run, photos = tmp_path / "run", tmp_path / "photos"
+    flags = ("--experiment=digits_lenet", "--model.name=softmax_regression", "--train.steps=60")
+    assert launch(*flags, f"--workdir={run}").code == 0
+    digits = load_digits()
+    for i in range(40):
+        name = ("3", "007")[i % 2]
+        image = digits.images[np.flatnonzero(digits.target == int(name))[i]]
+        (photos / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8(image * 15.9375)).resize((16, 16), 0).save(photos / name / f"{i}.png")
+    result = launch("--mode=evaluate", f"--workdir={run}", f"--data.name=folder:{photos}")
+    assert result.code == 0, result.err
+    # Of two classes among ten, found by their names: by chance 10 %, by a wrong order of classes 0 %.
+    assert float(result.out.split("accuracy")[1].split("%")[0]) > 70
+    (photos / "007").rename(photos / "seven")
+    wrong = launch("--mode=evaluate", f"--workdir={run}", f"--data.name=folder:{photos}")
+    assert wrong.code == 1 and "no class 'seven', but 0, 1, 2 and 7 more" in wrong.err
+    crops = launch("--mode=evaluate", f"--workdir={run}", "--evaluate.augment=ten_crop")
+    assert crops.code == 1 and "needs data.resize=crop" in crops.err
+
+
+def test_training_does_not_evaluate_ten_crops(tmp_path, launch):
+    result = launch("--experiment=digits_lenet", "--evaluate.augment=ten_crop", f"--workdir={tmp_path}")
+    assert result.code == 1 and "use it with mode=evaluate" in result.err

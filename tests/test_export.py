@@ -17,8 +17,8 @@ from cnnjax.config import Experiment, Model
 from cnnjax.export import export_run
 from cnnjax.models import create_model
 from cnnjax.predict import _predict
-from cnnjax.run import Restored, _init
-from cnnjax.train import make_recipe
+from cnnjax.run import Restored
+from cnnjax.train import init_states, make_recipe
 
 CLASSES = tuple("abcd")
 SUBJECTS = {
@@ -58,7 +58,7 @@ def random_run(experiment: Experiment) -> Restored:
         value = rng.normal(0, 0.1, leaf.shape)
         return jnp.asarray(np.abs(value) if path[-1] == jax.tree_util.DictKey("var") else value, leaf.dtype)
 
-    shapes = jax.eval_shape(lambda seeds: _init(recipe, shape, seeds), seeds)
+    shapes = jax.eval_shape(lambda seeds: init_states(recipe, shape, seeds), seeds)
     state = jax.tree_util.tree_map_with_path(draw, shapes)
     return Restored(experiment, CLASSES, shape, recipe, state, step=3)
 

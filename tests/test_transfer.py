@@ -86,3 +86,31 @@ def test_published_squeezenet_names_photographs(launch, shared, tmp_path):
     five = [right[entry["file"].split("/")[-1]] in [t["class"] for t in entry["top"]] for entry in entries]
     # 62 % and 84 % on a thousand images; of a hundred the standard error is 5 and 4.
     assert len(entries) == 100 and 0.52 < np.mean(first) < 0.8 and 0.74 < np.mean(five) < 0.95
+
+
+@pytest.mark.slow
+def test_published_squeezenet_in_class_folders(launch, shared, tmp_path):
+    """Top-1 and top-5 of the centre crop and of ten crops, of photographs in folders named by their synsets."""
+    sample, run, photos = shared("data/imagenet_sample"), tmp_path / "run", tmp_path / "photos"
+    weights = shared("data/weights/squeezenet1_0/squeezenet1_0.npz")
+    flags = ("--experiment=imagenet_squeezenet", f"--weights={weights}")
+    classes = f"--classes={sample / 'classes.txt'}"
+    assert launch("--mode=import", *flags, classes, f"--workdir={run}").code == 0
+    for photo in sample.glob("*.jpg"):
+        folder = photos / photo.name.partition("_")[0]
+        folder.mkdir(parents=True)
+        (folder / photo.name).symlink_to(photo)
+    scores = {}
+    for views in ("none", "ten_crop"):
+        result = launch(
+            "--mode=evaluate",
+            f"--workdir={run}",
+            f"--data.name=folder:{photos}",
+            f"--evaluate.augment={views}",
+        )
+        assert result.code == 0, result.err
+        found = (result.out.split(name)[1].split("%")[0] for name in ("accuracy", "top5"))
+        scores[views] = [float(value) for value in found]
+        print(views, scores[views])
+        assert 60 <= scores[views][0] <= 80 and 78 <= scores[views][1] <= 94
+    assert scores["none"] != scores["ten_crop"]

@@ -8,7 +8,8 @@ Boxes are cut at the border of what can be seen. A box stays valid if at least M
 MIN_SIDE pixels of both sides are left.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -185,33 +186,26 @@ def _move(example: Example, scale: Array, shift: Array, frame: Array | None = No
 def augment_boxes(augment: Augment, batch: Example, keys: Array) -> dict[str, Array]:
     """Applies what `augment` switches on to a batch of examples, each by its own key [N].
 
-    Mosaic takes its other three images from the batch. Boxes have the same room as before: with more objects
-    than that, those of the first image stay. Raises ConfigError for what has no form with boxes.
+    Mosaic and mixup take the other images from the batch, and the result has room for the boxes of all of them.
+    Raises ConfigError for what has no form with boxes.
     """
     unfit = [
-        name
-        for name in ("crop", "rotate", "shear", "elastic", "cutout", "mixup", "cutmix")
-        if getattr(augment, name)
+        name for name in ("crop", "rotate", "shear", "elastic", "cutout", "cutmix") if getattr(augment, name)
     ]
     if unfit or augment.flip == "alternating":
         raise ConfigError(f"augment.{(unfit or ['flip=alternating'])[0]} is not made for images with boxes")
-    targets = {name: batch[name] for name in ("image", "boxes", "classes", "valid")}
+    targets: Example = {name: batch[name] for name in ("image", "boxes", "classes", "valid")}
 
     def draw(number: int) -> Array:
         return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
-    if augment.mosaic:
-        room = targets["valid"].shape[1]
-        others = partners(draw(0), len(keys), 3)
+    def join(targets: Example, mix: Callable[..., dict[str, Array]], number: int, draws: int) -> Example:
+        others = partners(draw(draws), len(keys), number - 1)
         index = jnp.concatenate([jnp.arange(len(keys), dtype=jnp.int32)[:, None], others], axis=1)
-        groups = {name: value[index] for name, value in targets.items()}
-        joined = jax.vmap(mosaic)(draw(1), groups)
-        # Real boxes first, in their order.
-        order = jnp.argsort(~joined["valid"], axis=1, stable=True)[:, :room]
-        targets = {"image": joined["image"]} | {
-            name: jax.vmap(lambda values, rows: values[rows])(joined[name], order)
-            for name in ("boxes", "classes", "valid")
-        }
+        return jax.vmap(mix)(draw(draws + 1), {name: value[index] for name, value in targets.items()})
+
+    if augment.mosaic:
+        targets = join(targets, mosaic, 4, 0)
     if augment.random_crop:
         smallest = 1 - augment.random_crop
         targets = jax.vmap(lambda key, e: crop(key, e, smallest))(draw(2), targets)
@@ -223,6 +217,8 @@ def augment_boxes(augment: Augment, batch: Example, keys: Array) -> dict[str, Ar
         targets = jax.vmap(flip)(draw(4), targets)
     if augment.flip_vertical:
         targets = jax.vmap(flip_vertical)(draw(5), targets)
+    if augment.mixup:
+        targets = join(targets, functools.partial(mixup, alpha=augment.mixup), 2, 9)
     if augment.hue or augment.saturation or augment.exposure:
         limits = (augment.hue, 1 + augment.saturation, 1 + augment.exposure)
         targets = jax.vmap(lambda key, e: colour(key, e, *limits))(draw(6), targets)
@@ -233,5 +229,6 @@ def augment_boxes(augment: Augment, batch: Example, keys: Array) -> dict[str, Ar
             )
             draws = draws[:, None, None, None]
             image = targets["image"]
-            targets["image"] = image + 255 * draws if number == 7 else 128 + (1 + draws) * (image - 128)
+            changed = image + 255 * draws if number == 7 else 128 + (1 + draws) * (image - 128)
+            targets = {**targets, "image": changed}
     return {**batch, **targets}

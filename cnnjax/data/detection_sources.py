@@ -18,6 +18,7 @@ from cnnjax.data.detection import load_detection
 
 KINDS = {"shapes": "shapes", "digit_scenes": "digits"}
 NUM_SCENES = {"train": 4000, "test": 1000}
+NUM_SINGLE = {"train": 16_000, "test": 1000}  # a scene with one object says less
 SEEDS = {"train": 0, "test": 1}
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ def read_scenes(data: Data) -> Dataset:
     kind = KINDS[data.name]
 
     def split(name: str) -> dict[str, np.ndarray]:
-        count = min(NUM_SCENES[name], data.limit or NUM_SCENES[name])
+        available = (NUM_SINGLE if data.objects == 1 else NUM_SCENES)[name]
+        count = min(available, data.limit or available)
         # One object may be large, several need room beside each other.
         scale = (0.25, 0.7) if data.objects == 1 else (0.2, 0.45)
         drawn = scenes.grid_scenes(

@@ -37,17 +37,49 @@ def read(folder: Path, data: Data) -> Dataset:
         of several sizes and no data.image_size.
     """
     train, test, classes, note = list_splits(folder, data.name)
-    train, test = (take(part, order(len(part.paths))[: data.limit or None]) for part in (train, test))
+    train, test = (_first(part, data) for part in (train, test))
     channels = 1 if all([images.check_header(path) for path in train.paths + test.paths]) else 3
     return Dataset(
         data.name, _read(train, data, channels, "train"), _read(test, data, channels, "test"), classes, note
     )
 
 
-def list_splits(folder: Path, name: str) -> tuple[Files, Files, tuple[str, ...], str]:
-    """The training and the test files of a folder, its classes, and a note; raises ConfigError like `read`."""
+def read_evaluated(
+    folder: Path, data: Data, channels: int, everything: bool
+) -> tuple[Split, tuple[str, ...]]:
+    """The test split of `read` and its classes, without decoding the rest.
+
+    With `everything` no training split is assumed: where there is no test folder, all images are taken, and the
+    classes are those that occur. Raises ConfigError as `read` does.
+    """
+    if everything:
+        _check_folder(folder, data.name)
+        has_train = (folder / "train").is_dir()
+        part = next((name for name in EVALUATED if has_train and (folder / name).is_dir()), "")
+        root = folder / (part or "train") if has_train else folder
+        classes = tuple(child.name for child in _children(root))
+        files = _list(root, classes)
+    else:
+        _, files, classes, _ = list_splits(folder, data.name)
+    files = _first(files, data)
+    for path in files.paths:
+        images.check_header(path)
+    return _read(files, data, channels, "test"), classes
+
+
+def _first(files: Files, data: Data) -> Files:
+    """In the fixed order, as many as `data.limit` allows."""
+    return take(files, order(len(files.paths))[: data.limit or None])
+
+
+def _check_folder(folder: Path, name: str) -> None:
     if not folder.is_dir():
         raise ConfigError(f"data.name={name!r}: {folder} is not a folder")
+
+
+def list_splits(folder: Path, name: str) -> tuple[Files, Files, tuple[str, ...], str]:
+    """The training and the test files of a folder, its classes, and a note; raises ConfigError like `read`."""
+    _check_folder(folder, name)
     has_train = (folder / "train").is_dir()
     train_folder = folder / "train" if has_train else folder
     classes = tuple(child.name for child in _children(train_folder))

@@ -156,34 +156,6 @@ def stack(
     return images
 
 
-def center_crop(images: np.ndarray, size: int) -> np.ndarray:
-    """The middle [..., size, size, C] of [..., H, W, C]."""
-    height, width = images.shape[-3:-1]
-    if size > min(height, width):
-        raise ConfigError(f"cannot crop {size}x{size} out of {height}x{width}")
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return images[..., top : top + size, left : left + size, :]
-
-
-def ten_crops(images: np.ndarray, size: int) -> np.ndarray:
-    """Four corners and the centre, then the mirror images of these five (Krizhevsky et al. 2012, section 4.1).
-
-    Args:
-      images: [..., H, W, C].
-    Returns:
-      [..., 10, size, size, C].
-    """
-    center = center_crop(images, size)
-    five = [
-        images[..., :size, :size, :],
-        images[..., :size, -size:, :],
-        images[..., -size:, :size, :],
-        images[..., -size:, -size:, :],
-        center,
-    ]
-    return np.stack(five + [crop[..., ::-1, :] for crop in five], axis=-4)
-
-
 @contextlib.contextmanager
 def _errors_name(name: str) -> Iterator[None]:
     """Turns whatever a bad image file makes Pillow raise into a ConfigError that begins with its name."""

@@ -52,6 +52,25 @@ def read(builder: Any, data: Data, data_dir: Path) -> Dataset:
     return dataset if evaluated else hold_out(dataset, _TEST_SHARE)
 
 
+def read_evaluated(builder: Any, data: Data, data_dir: Path) -> tuple[Split, tuple[str, ...]] | None:
+    """The test split of `read` and its classes, without decoding the training split; None if it is a part of that.
+
+    Raises ConfigError as `read` does.
+    """
+    info = builder.info
+    channels = check_features(info)
+    try:
+        sources, name = open_sources(builder)
+        if not name:
+            return None
+        one = {name: sources[name]}
+        arrays = _decode_or_load(one, data, channels, info, cache.cache_folder(data_dir))
+    except RuntimeError as error:
+        raise ConfigError(f"{info.data_dir}: damaged: {error}") from error
+    split = {key: arrays[f"{name}_{key}"] for key in ("image", "label")}
+    return split, tuple(info.features["label"].names)
+
+
 def how_to_prepare(builder: Any, data_dir: Path) -> str:
     """What to type, once, in an environment of its own that has TensorFlow."""
     name = f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name

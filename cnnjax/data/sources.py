@@ -15,7 +15,7 @@ from cnnjax.data import (
     tfds_builder,
     tfds_download,
 )
-from cnnjax.data.dataset import Dataset, first, hold_out
+from cnnjax.data.dataset import Dataset, Split, first, hold_out
 
 OWN_NAMES = (
     "digits",
@@ -37,7 +37,8 @@ CIFAR = ("cifar10", "cifar100")
 def load(data: Data, data_dir: str | None = None) -> Dataset:
     """Reads the data that `data` names, resized, limited and split as it says.
 
-    Names: digits, synthetic, folder:PATH, records:PATH (which may be streamed), or a name of tensorflow-datasets (with /config or :version if
+    Names: digits, synthetic, folder:PATH, records:PATH (which may be streamed), those of detection sources, or a
+    name of tensorflow-datasets (with /config or :version if
     need be). Of the latter, what is prepared as array_record in `data_dir` is read from there; the archives
     of MNIST, Fashion-MNIST, KMNIST, EMNIST, CIFAR-10 and CIFAR-100 are found or downloaded; all others must
     be prepared first. The order is: the first `data.limit` of each split, resizing, then `data.validation`
@@ -68,6 +69,33 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
     else:
         dataset = _tfds(data, tfds_builder.data_folder(data_dir))
     return hold_out(dataset, data.validation) if data.validation else dataset
+
+
+def load_evaluated(
+    data: Data, data_dir: str | None, channels: int, everything: bool
+) -> tuple[Split, tuple[str, ...]]:
+    """The split that `load` gives for evaluation and the names of its classes; other splits are read only if need be.
+
+    Args:
+      channels: of the images of a folder, which are grey or colour as the network wants.
+      everything: the network has seen none of this data, so nothing has to be held out of a folder that has no
+        test split, nor for `data.validation`.
+    """
+    if everything:
+        data = dataclasses.replace(data, validation=0.0)
+    if not data.validation:
+        if data.name.startswith("folder:") and len(data.name) > len("folder:"):
+            folder = Path(data.name.removeprefix("folder:")).expanduser()
+            return folders.read_evaluated(folder, data, channels, everything)
+        if data.name not in OWN_NAMES and data.name.partition(":")[0] not in (*LAYOUTS, "folder", "records"):
+            folder = tfds_builder.data_folder(data_dir)
+            builder = tfds_builder.builder(data.name, folder, OWN_NAMES)
+            if builder.name != "emnist" and prepared.is_prepared(builder):
+                found = prepared.read_evaluated(builder, data, folder)
+                if found:
+                    return found
+    dataset = load(data, data_dir)
+    return dataset.test, dataset.classes
 
 
 def class_names(data: Data, data_dir: str | None, count: int) -> tuple[str, ...]:

@@ -24,21 +24,23 @@ def encode_localization(
     return jnp.where(present[:, None], whole, 0)
 
 
-def squared_loss(outputs: Array, targets: Array) -> Array:
-    """[..., 5 + C] -> [...]: (P - P^)^2, and where P = 1 the squared error of every other entry too."""
+def squared_loss(outputs: Array, targets: Array, box_weight: float = 1.0) -> Array:
+    """[..., 5 + C] -> [...]: (P - P^)^2, and where P = 1 the squared error of every other entry too, the box's
+    times `box_weight` (YOLOv1's lambda_coord)."""
     present, outputs, targets = _care(outputs, targets)
     error = (outputs - targets) ** 2
-    return error[..., 0] + jnp.where(present, jnp.sum(error[..., 1:], axis=-1), 0)
+    rest = box_weight * jnp.sum(error[..., 1:5], axis=-1) + jnp.sum(error[..., 5:], axis=-1)
+    return error[..., 0] + jnp.where(present, rest, 0)
 
 
-def logistic_loss(outputs: Array, targets: Array) -> Array:
-    """[..., 5 + C] -> [...]: logistic loss of P; where P = 1 also squared error of the box and softmax
-    cross-entropy of the class. The outputs are logits, except the box."""
+def logistic_loss(outputs: Array, targets: Array, box_weight: float = 1.0) -> Array:
+    """[..., 5 + C] -> [...]: logistic loss of P; where P = 1 also `box_weight` times the squared error of the box
+    and the softmax cross-entropy of the class. The outputs are logits, except the box."""
     present, outputs, targets = _care(outputs, targets)
     presence = optax.sigmoid_binary_cross_entropy(outputs[..., 0], targets[..., 0])
     box = jnp.sum((outputs[..., 1:5] - targets[..., 1:5]) ** 2, axis=-1)
     label = optax.softmax_cross_entropy(outputs[..., 5:], targets[..., 5:])
-    return presence + jnp.where(present, box + label, 0)
+    return presence + jnp.where(present, box_weight * box + label, 0)
 
 
 class Localized(NamedTuple):

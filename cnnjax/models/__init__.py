@@ -58,9 +58,9 @@ MODELS: dict[str, Callable[..., Model]] = {
     "alexnet_one_tower": AlexNetOneTower,
     "zfnet": ZFNet,
     "zfnet_wide": partial(ZFNet, features=(96, 256, 512, 1024, 512)),
-    "tiny_alexnet": partial(AlexNet, features=(4, 8, 8, 8, 6), hidden=12),
-    "tiny_alexnet_one_tower": partial(AlexNetOneTower, features=(4, 8, 8, 8, 6), hidden=12),
-    "tiny_zfnet": partial(ZFNet, features=(4, 8, 8, 8, 6), hidden=12),
+    "tiny_alexnet": partial(AlexNet, features=(8, 8, 16, 16, 16), hidden=64, grid=1),
+    "tiny_alexnet_one_tower": partial(AlexNetOneTower, features=(8, 8, 16, 16, 16), hidden=64, grid=1),
+    "tiny_zfnet": partial(ZFNet, features=(8, 8, 16, 16, 16), hidden=64, grid=1),
     # VGG
     "vgg11": partial(VGG, convs=vgg.VGG11),
     "vgg13": partial(VGG, convs=vgg.VGG13),
@@ -72,8 +72,8 @@ MODELS: dict[str, Callable[..., Model]] = {
     "vgg19_bn": partial(VGG, convs=vgg.VGG19, norm=batch_norm),
     "vgg11_cifar": partial(VGG, num_outputs=10, convs=vgg.VGG11, hidden=(), grid=1, norm=batch_norm),
     "vgg16_cifar": partial(VGG, num_outputs=10, convs=vgg.VGG16, hidden=(), grid=1, norm=batch_norm),
-    "tiny_vgg": partial(VGG, convs=(1, 2), width=4, hidden=(12, 12), grid=2),
-    "tiny_vgg_bn": partial(VGG, convs=(1, 2), width=4, hidden=(12, 12), grid=2, norm=batch_norm),
+    "tiny_vgg": partial(VGG, convs=(1, 2), width=4, hidden=(64, 64), grid=2),
+    "tiny_vgg_bn": partial(VGG, convs=(1, 2), width=4, hidden=(64, 64), grid=2, norm=batch_norm),
     # GoogLeNet: the paper's, torchvision's, and Google's own graph
     "googlenet": GoogLeNet,
     "googlenet_aux": partial(GoogLeNet, aux=True),
@@ -159,12 +159,12 @@ MODELS: dict[str, Callable[..., Model]] = {
     "squeezenet1_0": SqueezeNet,
     "squeezenet1_0_caffe": partial(SqueezeNet, conv10_padding=1),
     "squeezenet1_1": partial(SqueezeNet, stem=(64, 3), pool_after=(1, 3, 5)),
-    "tiny_squeezenet": partial(SqueezeNet, stem=(6, 7), fires=((2, 4), (3, 4)), pool_after=(1, 2)),
+    "tiny_squeezenet": partial(SqueezeNet, stem=(8, 7), fires=((4, 8), (6, 16)), pool_after=(1, 2)),
     "nin": NetworkInNetwork,
     "nin_imagenet": partial(NetworkInNetwork, num_outputs=1000, **allconv.NIN_IMAGENET),
     "tiny_nin": partial(NetworkInNetwork, stages=allconv.TINY_NIN),
     "all_cnn": AllCNN,
-    "tiny_all_cnn": partial(AllCNN, features=(6, 8)),
+    "tiny_all_cnn": partial(AllCNN, features=(16, 16)),
     # Multi-column networks and DropConnect
     "mcdnn_mnist": partial(Column, convs=mcdnn.MNIST),
     "mcdnn_nist": partial(Column, num_outputs=62, convs=mcdnn.MNIST),
@@ -176,7 +176,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     "dropconnect_mnist": DropConnectCNN,
     "dropconnect_cifar10": DropConnectLocal,
     "dropconnect_svhn": partial(DropConnectLocal, hidden=512),
-    "tiny_dropconnect": partial(DropConnectLocal, features=(4, 4, 4, 4), hidden=8),
+    "tiny_dropconnect": partial(DropConnectLocal, features=(8, 8, 8, 8), hidden=64),
 }
 
 

@@ -1,4 +1,11 @@
-"""AlexNet (Krizhevsky et al. 2012) and its successor ZFNet (Zeiler & Fergus 2014)."""
+"""AlexNet (Krizhevsky et al. 2012) and its successor ZFNet (Zeiler & Fergus 2014).
+
+Fields that the three classes share: `grid` is the height and width of the last map for images of the size that the
+network is for. With `dense` the network takes larger images and gives the outputs of every window of that size, at
+stride 32 (see ops/dense.py). Across their borders windows then see their neighbours, where the network was
+trained on zeros; `padded=False` leaves the zeros out, which shrinks the maps, and then each output is exactly that
+of its window alone.
+"""
 
 from functools import partial
 
@@ -12,7 +19,7 @@ from cnnjax.models.layers import (
     activate,
     adaptive_avg_pool,
     conv,
-    flatten,
+    fully_connected,
     he_init,
     max_pool,
     stage,
@@ -39,22 +46,25 @@ class AlexNet(nn.Module):
     act: Activation = nn.relu
     pool: Pool = max_pool
     lrn: Activation = alexnet_lrn
+    grid: int = 6
+    padded: bool = True
+    dense: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        conv_ = partial(conv, dtype=self.dtype)
+        conv_, pad = partial(conv, dtype=self.dtype), int(self.padded)
         halves = partial(conv_, feature_group_count=self.groups)
         f = self.features
         x = activate(self, "conv1", conv_(f[0], 11, 4, padding=0, name="conv1")(x))
         x = stage(self, "norm1", self.lrn(x))
         x = stage(self, "pool1", self.pool(x, 3, 2))
-        x = activate(self, "conv2", halves(f[1], 5, padding=2, name="conv2")(x))
+        x = activate(self, "conv2", halves(f[1], 5, padding=2 * pad, name="conv2")(x))
         x = stage(self, "norm2", self.lrn(x))
         x = stage(self, "pool2", self.pool(x, 3, 2))
-        x = activate(self, "conv3", conv_(f[2], 3, padding=1, name="conv3")(x))
-        x = activate(self, "conv4", halves(f[3], 3, padding=1, name="conv4")(x))
-        x = activate(self, "conv5", halves(f[4], 3, padding=1, name="conv5")(x))
+        x = activate(self, "conv3", conv_(f[2], 3, padding=pad, name="conv3")(x))
+        x = activate(self, "conv4", halves(f[3], 3, padding=pad, name="conv4")(x))
+        x = activate(self, "conv5", halves(f[4], 3, padding=pad, name="conv5")(x))
         x = stage(self, "pool5", self.pool(x, 3, 2))
         return classifier(self, x, train)
 
@@ -71,21 +81,24 @@ class AlexNetOneTower(nn.Module):
     dropout: float = 0.5
     act: Activation = nn.relu
     pool: Pool = max_pool
+    grid: int = 6
+    padded: bool = True
+    dense: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        conv_ = partial(conv, dtype=self.dtype)
+        conv_, pad = partial(conv, dtype=self.dtype), int(self.padded)
         f = self.features
-        x = activate(self, "conv1", conv_(f[0], 11, 4, padding=2, name="conv1")(x))
+        x = activate(self, "conv1", conv_(f[0], 11, 4, padding=2 * pad, name="conv1")(x))
         x = stage(self, "pool1", self.pool(x, 3, 2))
-        x = activate(self, "conv2", conv_(f[1], 5, padding=2, name="conv2")(x))
+        x = activate(self, "conv2", conv_(f[1], 5, padding=2 * pad, name="conv2")(x))
         x = stage(self, "pool2", self.pool(x, 3, 2))
-        x = activate(self, "conv3", conv_(f[2], 3, padding=1, name="conv3")(x))
-        x = activate(self, "conv4", conv_(f[3], 3, padding=1, name="conv4")(x))
-        x = activate(self, "conv5", conv_(f[4], 3, padding=1, name="conv5")(x))
+        x = activate(self, "conv3", conv_(f[2], 3, padding=pad, name="conv3")(x))
+        x = activate(self, "conv4", conv_(f[3], 3, padding=pad, name="conv4")(x))
+        x = activate(self, "conv5", conv_(f[4], 3, padding=pad, name="conv5")(x))
         x = stage(self, "pool5", self.pool(x, 3, 2))
-        return classifier(self, adaptive_avg_pool(x, 6), train)
+        return classifier(self, x if self.dense else adaptive_avg_pool(x, self.grid), train)
 
 
 class ZFNet(nn.Module):
@@ -102,30 +115,33 @@ class ZFNet(nn.Module):
     act: Activation = nn.relu
     pool: Pool = max_pool
     lrn: Activation = alexnet_lrn
+    grid: int = 6
+    padded: bool = True
+    dense: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        conv_ = partial(conv, dtype=self.dtype)
+        conv_, pad = partial(conv, dtype=self.dtype), int(self.padded)
         f = self.features
-        x = activate(self, "conv1", conv_(f[0], 7, 2, padding=1, name="conv1")(x))
-        x = stage(self, "pool1", self.pool(x, 3, 2, 1))
+        x = activate(self, "conv1", conv_(f[0], 7, 2, padding=pad, name="conv1")(x))
+        x = stage(self, "pool1", self.pool(x, 3, 2, pad))
         x = stage(self, "norm1", self.lrn(x))
         x = activate(self, "conv2", conv_(f[1], 5, 2, padding=0, name="conv2")(x))
-        x = stage(self, "pool2", self.pool(x, 3, 2, 1))
+        x = stage(self, "pool2", self.pool(x, 3, 2, pad))
         x = stage(self, "norm2", self.lrn(x))
-        x = activate(self, "conv3", conv_(f[2], 3, padding=1, name="conv3")(x))
-        x = activate(self, "conv4", conv_(f[3], 3, padding=1, name="conv4")(x))
-        x = activate(self, "conv5", conv_(f[4], 3, padding=1, name="conv5")(x))
+        x = activate(self, "conv3", conv_(f[2], 3, padding=pad, name="conv3")(x))
+        x = activate(self, "conv4", conv_(f[3], 3, padding=pad, name="conv4")(x))
+        x = activate(self, "conv5", conv_(f[4], 3, padding=pad, name="conv5")(x))
         x = stage(self, "pool5", self.pool(x, 3, 2))
         return classifier(self, x, train)
 
 
 def classifier(net: AlexNet | AlexNetOneTower | ZFNet, x: Array, train: bool) -> Array:
     """fc6, fc7 and the class scores that all three share."""
-    dense = partial(nn.Dense, net.hidden, kernel_init=he_init, dtype=net.dtype)
-    x = activate(net, "fc6", dense(name="fc6")(flatten(x)))
+    fc = partial(fully_connected, dense=net.dense, dtype=net.dtype)
+    x = activate(net, "fc6", fc(x, net.hidden, window=net.grid, kernel_init=he_init, name="fc6"))
     x = nn.Dropout(net.dropout, deterministic=not train)(x)
-    x = activate(net, "fc7", dense(name="fc7")(x))
+    x = activate(net, "fc7", fc(x, net.hidden, kernel_init=he_init, name="fc7"))
     x = nn.Dropout(net.dropout, deterministic=not train)(x)
-    return stage(net, "logits", nn.Dense(net.num_outputs, dtype=net.dtype, name="output")(x))
+    return stage(net, "logits", fc(x, net.num_outputs, name="output"))

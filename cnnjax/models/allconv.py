@@ -21,7 +21,7 @@ from cnnjax.models.layers import (
 
 # Each stage: kernel, stride, padding of its first convolution, then the channels of it and its 1x1 layers.
 NIN_CIFAR = ((5, 1, 2, (192, 160, 96)), (5, 1, 2, (192, 192, 192)), (3, 1, 1, (192, 192)))
-TINY_NIN = ((5, 1, 2, (6, 5, 4)), (3, 1, 1, (6, 6, 6)), (3, 1, 1, (6, 6)))
+TINY_NIN = ((5, 1, 2, (16, 16, 16)), (3, 1, 1, (16, 16, 16)), (3, 1, 1, (16, 16)))
 NIN_IMAGENET: dict[str, Any] = {
     "stages": (
         (11, 4, 0, (96, 96, 96)),

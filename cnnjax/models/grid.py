@@ -78,22 +78,40 @@ class GridNet(nn.Module):
 
 
 class Localizer(nn.Module):
-    """A `GridNet` of stride 8 and fully connected layers on its map: one vector for the whole image."""
+    """A `GridNet` of stride 8 and, of each channel of its map, what is there and where: one vector for the image.
+
+    "What" are the channel's maximum and mean; "where" is the mean position under a softmax over its map (Finn et
+    al. 2016, deep spatial autoencoders): a box follows from points on the object, wherever that is. Fully
+    connected layers on the flattened map have to learn every place by itself.
+    """
 
     num_outputs: int = 9
-    features: int = 32
+    features: int = 128
     act: Activation = leaky_relu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         trunk = GridNet(
-            self.features, widths=(16, 32, 64), blocks=(1, 1, 2), act=self.act, dtype=self.dtype, name="trunk"
+            self.features, widths=(32, 64, 96), blocks=(1, 2, 2), act=self.act, dtype=self.dtype, name="trunk"
         )
         x = trunk(x, train)
-        x = nn.Dense(128, dtype=self.dtype, name="fc1")(flatten(self.act(x)))
+        points = stage(self, "points", spatial_softmax(x, temperature=1 / 3))
+        x = jnp.concatenate([jnp.max(x, axis=(1, 2)), jnp.mean(x, axis=(1, 2)), points], axis=-1)
+        x = nn.Dense(128, dtype=self.dtype, name="fc1")(x)
         x = stage(self, "fc1_act", self.act(x))
         return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+
+
+def spatial_softmax(x: Array, temperature: float = 1.0) -> Array:
+    """Maps [N, H, W, C] -> [N, 2 C]: for each channel the mean x, then y, in shares of the size, under its softmax."""
+    height, width = x.shape[1:3]
+    weights = nn.softmax(x / temperature, axis=(1, 2))
+    columns = (jnp.arange(width, dtype=x.dtype) + 0.5) / width
+    rows = (jnp.arange(height, dtype=x.dtype) + 0.5) / height
+    across = jnp.einsum("nhwc,w->nc", weights, columns)
+    down = jnp.einsum("nhwc,h->nc", weights, rows)
+    return jnp.concatenate([across, down], axis=-1)
 
 
 class YoloV1(nn.Module):

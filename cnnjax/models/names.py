@@ -66,6 +66,13 @@ def caffe_names(model: nn.Module, layers: Iterable[str]) -> Names | None:
     return {layer: layer.replace("_", ".") for layer in layers} | {"output": "conv10"}
 
 
+def tensorflow_names(model: nn.Module, layers: Iterable[str]) -> Names | None:
+    """Names of constants in Google's frozen graph inception5h, without the "_w" or "_b" at their end."""
+    if not isinstance(model, GoogLeNet) or not model.same_padding:
+        return None
+    return {layer: _inception5h(layer) for layer in layers}
+
+
 def flattened_grids(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Height and width of the map that each of these fully connected layers sees flattened.
 
@@ -73,7 +80,7 @@ def flattened_grids(model: nn.Module) -> dict[str, tuple[int, int]]:
     order.
     """
     if isinstance(model, AlexNetOneTower):
-        return {"fc6": (6, 6)}
+        return {"fc6": (model.grid, model.grid)}
     if isinstance(model, VGG):
         return {"fc6" if model.hidden else "output": (model.grid, model.grid)}
     if isinstance(model, GoogLeNet):
@@ -161,6 +168,17 @@ def _googlenet(layer: str) -> str:
     }  # fmt: skip
     *module, part = layer.split("/")
     return ".".join([*(m.replace("aux_head", "aux") for m in module), parts[part], kind])
+
+
+def _inception5h(layer: str) -> str:
+    """inception3a/b5x5_bottleneck -> mixed3a_5x5_bottleneck; the main head is softmax2, after two auxiliary ones."""
+    if layer == "output":
+        return "softmax2"
+    module, _, part = layer.rpartition("/")
+    if module.startswith("aux_head"):
+        head = {"conv": "head{}_bottleneck", "fc": "nn{}", "output": "softmax{}"}[part]
+        return head.format(int(module[-1]) - 1)
+    return f"{module.replace('inception', 'mixed')}_{part.removeprefix('b')}" if module else layer
 
 
 def _keras_resnet(layer: str) -> str:

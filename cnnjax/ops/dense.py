@@ -6,11 +6,15 @@ the fully connected layers after it are 1 x 1 convolutions. A model says how by 
 VGG 7); names are shared, so that conversion is reshaping.
 
 One pass equals every window evaluated alone only if nothing sees the border of a window: VALID convolutions, no
-padding in pooling, no pooling over the whole map. Padded networks such as VGG and AlexNet convert too, but their
-windows then see their neighbours where they were trained on zeros; `check_dense_equivalence` measures how much
-that matters.
+padding in pooling, no pooling over the whole map. So it is for the lecture's network, LeNet-5, and AlexNet, ZFNet
+and VGG with `padded=False`. The published AlexNet and VGG pad. They convert too, and one window gives exactly
+what the network gives; but the windows of a larger image see their neighbours where the network was trained on
+zeros. That is what the VGG paper calls dense evaluation (section 3.2), and more context for every window, not an
+error of rounding: `check_dense_equivalence` measures it. An output is then that of the unpadded network on its
+whole receptive field, 404 pixels instead of 224 for VGG16, as long as that lies inside the image.
 """
 
+import bisect
 from typing import Any, NamedTuple
 
 import jax
@@ -86,7 +90,10 @@ def check_dense_equivalence(
 
 
 def _stride(dense: Module, variables: Any, window: tuple[int, int, int]) -> tuple[int, int]:
-    """How many more pixels it takes to get a second row, and a second column, of outputs."""
+    """How many more pixels it takes from the second to the third row, and column, of outputs.
+
+    To the second it may take fewer: AlexNet's first convolution leaves some of 224 pixels unseen.
+    """
     height, width, channels = window
 
     def outputs(h: int, w: int) -> tuple[int, ...]:
@@ -96,6 +103,11 @@ def _stride(dense: Module, variables: Any, window: tuple[int, int, int]) -> tupl
         raise ConfigError(
             f"{type(dense).__name__} gives {outputs(height, width)[1:3]} outputs for one window"
         )
-    down = next(d for d in range(1, height + 1) if outputs(height + d, width)[1] > 1)
-    right = next(d for d in range(1, width + 1) if outputs(height, width + d)[2] > 1)
-    return down, right
+
+    def pixels(count: int, axis: int) -> int:
+        def enough(more: int) -> bool:
+            return outputs(height + more * (axis == 0), width + more * (axis == 1))[1 + axis] >= count
+
+        return bisect.bisect_left(range(2 * max(height, width)), True, key=enough)
+
+    return pixels(3, 0) - pixels(2, 0), pixels(3, 1) - pixels(2, 1)

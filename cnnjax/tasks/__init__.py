@@ -18,7 +18,9 @@ def _classification(experiment: Experiment, classes: tuple[str, ...], image_shap
 
 
 def _localization(experiment: Experiment, classes: tuple[str, ...], image_shape: Shape) -> Task:
-    return Localization(classes, image_shape[0], image_shape[1], experiment.localization.loss)
+    height, width = image_shape[:2]
+    options = experiment.localization
+    return Localization(classes, height, width, options.loss, options.box_weight)
 
 
 TASKS: dict[str, Callable[[Experiment, tuple[str, ...], Shape], Task]] = {

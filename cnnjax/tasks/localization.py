@@ -27,6 +27,7 @@ class Localization:
     height: int
     width: int
     loss_name: str = "logistic"
+    box_weight: float = 1.0
     headline: str = "iou"
 
     @property
@@ -44,7 +45,7 @@ class Localization:
 
     def loss(self, outputs: Array, batch: Batch) -> Array:
         losses = {"squared": localization.squared_loss, "logistic": localization.logistic_loss}
-        return losses[self.loss_name](outputs.astype(jnp.float32), self.targets(batch))
+        return losses[self.loss_name](outputs.astype(jnp.float32), self.targets(batch), self.box_weight)
 
     def metrics(self, outputs: Array, batch: Batch) -> Values:
         """IoU over the images with an object; accuracy of presence and, where there is an object, its class."""

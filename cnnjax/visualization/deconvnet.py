@@ -18,6 +18,7 @@ from jax import Array
 
 from cnnjax.visualization.batches import map_batches, to_float
 from cnnjax.visualization.network import Network
+from cnnjax.visualization.receptive_field import receptive_fields
 from cnnjax.visualization.relu_rules import deconv
 
 
@@ -87,19 +88,21 @@ def patches(pictures: Any, boxes: np.ndarray) -> np.ndarray:
 
 
 def evolution(
-    network: Network, history: Sequence[Any], images: np.ndarray, layer: str, channels: Sequence[int]
+    history: Sequence[Network], images: np.ndarray, layer: str, channels: Sequence[int]
 ) -> np.ndarray:
-    """How features develop: the projection of each channel's strongest activation, for variables saved in training.
+    """How features develop (their Fig. 4): the strongest activation of each channel over the images, projected.
 
-    history: variables of the network, oldest first. Returns [len(history), channels, H, W, C], signed.
+    history: the network as it was at several times. Returns [len(history), channels, h, w, C], signed, of the size
+    of what a neuron of the layer sees; what lies outside an image is NaN.
     """
-    rows = []
-    for variables in history:
-        then = dataclasses.replace(network, variables=variables)
-        best = strongest_activations(then, images, layer, channels, count=1)
+    projections, boxes = [], []
+    for network in history:
+        best = strongest_activations(network, images, layer, channels, count=1)
         positions = np.concatenate([best.y, best.x], axis=1)
-        rows.append(project(then, images[best.images[:, 0]], layer, channels, positions))
-    return np.stack(rows)
+        projections.append(project(network, images[best.images[:, 0]], layer, channels, positions))
+        boxes.append(receptive_fields(network, layer, positions))
+    cut = patches(np.concatenate(projections), np.concatenate(boxes))
+    return cut.reshape(len(history), len(channels), *cut.shape[1:])
 
 
 @functools.partial(jax.jit, static_argnames="layer")

@@ -10,6 +10,7 @@ from jax import Array
 from cnnjax.visualization.batches import map_batches, to_float
 from cnnjax.visualization.network import Network, activations
 from cnnjax.visualization.objectives import Objective, guided, parse
+from cnnjax.visualization.parameterizations import natural
 
 
 def deepdream(
@@ -22,6 +23,7 @@ def deepdream(
     octave_scale: float = 1.4,
     iterations: int = 10,
     step_size: float = 1.5 / 255,
+    decay: float = 0.0,
 ) -> list[np.ndarray]:
     """Climbs an objective from an image, from coarse to fine. Returns the picture of each octave; the last is full size.
 
@@ -30,6 +32,7 @@ def deepdream(
     other. A layer's address as objective is classic DeepDream; see `guide` for guided dreams.
 
     Defaults are those of google/deepdream: a step is step_size * g / mean |g|, then clipped to [0, 1].
+    decay: divides the gradient's waves by their frequency^decay first, which gives shapes instead of fine noise.
     """
     objective = (parse(network, objective) if isinstance(objective, str) else objective).check(network)
     original = np.asarray(to_float(image))
@@ -43,6 +46,7 @@ def deepdream(
         for _ in range(iterations):
             shift = tuple(int(generator.integers(length)) for length in size)
             slope = tiled_gradient(network, objective, picture, shift)
+            slope = np.asarray(natural(jnp.asarray(slope)[None], decay))[0]
             picture = np.clip(picture + step_size * slope / (np.abs(slope).mean() + 1e-12), 0, 1)
         detail = picture - base
         pictures.append(picture)

@@ -1,11 +1,14 @@
 """A network as a vector representation of images: what is near what, and how well a linear model can use it."""
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.decomposition import PCA
@@ -18,21 +21,25 @@ from threadpoolctl import threadpool_limits
 
 from cnnjax.config import ConfigError
 from cnnjax.visualization.batches import map_batches
-from cnnjax.visualization.network import Network, activations
+from cnnjax.visualization.network import Network
 from cnnjax.visualization.pictures import grid, plot, png, to_uint8
 
 SPRITE_SIDE = 8192  # the largest that TensorBoard reads
 
 
-def features(network: Network, images: np.ndarray, layer: str, batch_size: int = 64) -> np.ndarray:
-    """Vectors of a layer, [N, F], of images [N, H, W, C]; of a layer with positions, the mean over them."""
-    name = network.address(layer).layer
+def features(
+    network: Network, images: np.ndarray, layers: Sequence[str], batch_size: int = 64
+) -> dict[str, np.ndarray]:
+    """Vectors of layers, [N, F] each, of images [N, H, W, C]; of a layer with positions, the mean over them."""
+    names = tuple(network.address(layer).layer for layer in layers)
+    return map_batches(lambda batch: _vectors(network, batch, names), images, batch_size)
 
-    def vectors(batch: jnp.ndarray) -> jnp.ndarray:
-        values = activations(network, batch, name).astype(jnp.float32)
-        return jnp.mean(values, axis=(1, 2)) if values.ndim == 4 else values
 
-    return map_batches(vectors, images, batch_size)
+@functools.partial(jax.jit, static_argnames="layers")
+def _vectors(network: Network, images: Array, layers: tuple[str, ...]) -> dict[str, Array]:
+    stages = network.stages(images)
+    values = {name: stages[name].astype(jnp.float32) for name in layers}
+    return {name: jnp.mean(v, axis=(1, 2)) if v.ndim == 4 else v for name, v in values.items()}
 
 
 def svm_accuracy(

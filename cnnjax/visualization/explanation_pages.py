@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from cnnjax.config import ConfigError
 from cnnjax.visualization import attribution as maps_of
+from cnnjax.visualization import deconvnet as deconvnet_of
 from cnnjax.visualization import embeddings as vectors_of
 from cnnjax.visualization.batches import to_float
 from cnnjax.visualization.deconvnet import patches, project, strongest_activations
@@ -13,9 +15,9 @@ from cnnjax.visualization.fidelity import area, deletion_curve, insertion_curve
 from cnnjax.visualization.network import LOGITS, Network, activations
 from cnnjax.visualization.pictures import Picture, grid, heat, plot, signed, to_uint8
 from cnnjax.visualization.receptive_field import receptive_fields
-from cnnjax.visualization.subject import Subject
+from cnnjax.visualization.subject import Labelled, Subject
 
-EMBEDDED = 1000  # images whose vectors are compared
+PLACED = 1000  # images that t-SNE and PCA place on a plane
 SEARCHED = 2000  # images that are searched for strong activations
 
 
@@ -47,7 +49,7 @@ def attribution(subject: Subject) -> list[Picture]:
         )
         titles += [] if i == 0 else [""] * len(methods)
     caption = "What speaks for the label. Signed maps: grey is 0; heat maps: from their lowest to their highest value."
-    image = grid(cells, len(methods) + 1, titles=titles, side=80)
+    image = grid(cells, len(methods) + 1, titles=titles, side=80, largest=128)
     command = subject.command_for("attribution")
     return [
         Picture("attribution", image, caption, LOGITS, command),
@@ -62,69 +64,95 @@ def deconvnet(subject: Subject) -> list[Picture]:
     for name in subject.spatial_layers(3):
         count = min(subject.options.channels, subject.network.layers()[name][-1])
         best = strongest_activations(subject.network, images, name, range(count))
+        active = [c for c in range(count) if best.values[c, 0] > 0]  # of the others nothing can be projected
+        if not active:
+            continue
+        positions = np.stack([best.y[active], best.x[active]], axis=-1)  # [channels, 9, 2]
+        boxes = receptive_fields(subject.network, name, positions.reshape(-1, 2)).reshape(
+            *positions.shape[:2], 4
+        )
         cells, labels = [], []
-        for c in range(count):
-            if best.values[c, 0] <= 0:
-                continue  # never active: nothing to project
-            positions = np.stack([best.y[c], best.x[c]], axis=1)
+        for c, places, seen in zip(active, positions, boxes, strict=True):
             pictures = images[best.images[c]]
-            projections = project(subject.network, pictures, name, [c] * len(pictures), positions)
-            boxes = receptive_fields(subject.network, name, positions)
-            cells.append(grid(signed(patches(projections, boxes)), 3, side=48, space=2))
-            cells.append(grid(to_uint8(patches(to_float(pictures), boxes)), 3, side=48, space=2))
+            projections = project(subject.network, pictures, name, [c] * len(pictures), places)
+            for shown in (signed(patches(projections, seen)), patches(to_float(pictures), seen)):
+                cells.append(grid(shown, 3, side=48, largest=72, space=2))
             labels += [f"{name}:{c}", "patches"]
-        if cells:
-            caption = (
-                f"The nine images of {len(images)} that excite a map of {name} most: the activation projected back "
-                "to pixels by a deconvnet, and the patch that the neuron sees. Light blue lies outside the image."
-            )
-            image = grid(cells, 4, titles=labels, side=1)
-            result.append(
-                Picture(f"deconvnet {name}", image, caption, name, subject.command_for("deconvnet", name))
-            )
+        caption = (
+            f"The nine images of {len(images)} that excite a map of {name} most: the activation projected back "
+            "to pixels by a deconvnet, and the patch that the neuron sees. Light blue lies outside the image."
+        )
+        image = grid(cells, 4, titles=labels, side=1)
+        result.append(
+            Picture(f"deconvnet {name}", image, caption, name, subject.command_for("deconvnet", name))
+        )
+    return result
+
+
+def evolution(subject: Subject) -> list[Picture]:
+    """How features develop in training: the deconvnet at each checkpoint."""
+    history = subject.history()
+    if len(history) < 2:
+        raise ConfigError(
+            f"evolution needs several checkpoints, there is {len(history)}: train with more --train.keep_last"
+        )
+    images = subject.images[:SEARCHED]
+    titles = [f"step {step}" for step, _ in history]
+    result = []
+    for name in subject.spatial_layers(2):
+        chosen = range(min(subject.options.channels, subject.network.layers()[name][-1]))
+        found = deconvnet_of.evolution([network for _, network in history], images, name, chosen)
+        cells = signed(found.swapaxes(0, 1).reshape(-1, *found.shape[2:]))  # a row for each channel
+        image = grid(
+            cells, len(history), titles=titles, rows=[f"{name}:{c}" for c in chosen], side=84, largest=112
+        )
+        caption = (
+            f"Feature maps of {name} at several steps of training: for each the strongest activation over "
+            f"{len(images)} images, projected back to pixels. Grey is 0; what never responds stays grey."
+        )
+        result.append(
+            Picture(f"evolution {name}", image, caption, name, subject.command_for("evolution", name))
+        )
     return result
 
 
 def embeddings(subject: Subject) -> list[Picture]:
     """Images as vectors: the last hidden layer, and the logits."""
-    network = subject.network
-    images, labels = subject.images[:EMBEDDED], np.asarray(subject.labels[:EMBEDDED])
-    name = subject.hidden_layers(1000)[-1]
-    vectors = vectors_of.features(network, images, name)
-    chosen = subject.examples()
-    command = subject.command_for("embeddings", name)
-    logits = vectors_of.features(network, images[:1], LOGITS)[0]
-    found = vectors_of.nearest(vectors, list(chosen), min(8, len(images) - 1))
-    return [
-        Picture(
-            "vector logits", vectors_of.vector_picture(logits), "The logits of one image.", LOGITS, command
+    name = subject.embedding
+    vectors = subject.vectors[name]
+    images = subject.images[: len(vectors)]
+    shown = slice(PLACED)
+    chosen = [i for i in subject.examples() if i < len(images)]
+    found = vectors_of.nearest(vectors, chosen, min(8, len(images) - 1))
+
+    def picture(title: str, image: np.ndarray, caption: str, layer: str = name) -> Picture:
+        return Picture(title, image, caption, layer, subject.command_for("embeddings", layer))
+
+    pictures = [
+        picture(
+            "vector logits",
+            vectors_of.vector_picture(subject.vectors[LOGITS][0]),
+            "The logits of one image.",
+            LOGITS,
         ),
-        Picture(
-            f"vector {name}", vectors_of.vector_picture(vectors[0]), f"One image in {name}.", name, command
-        ),
-        Picture(
+        picture(f"vector {name}", vectors_of.vector_picture(vectors[0]), f"One image in {name}."),
+        picture(
             f"neighbours {name}",
-            vectors_of.neighbours_picture(images, list(chosen), found),
-            f"Images on the left, and those nearest to them in {name} (angle between vectors).",
-            name,
-            command,
+            vectors_of.neighbours_picture(images, chosen, found),
+            f"Images on the left, and those of {len(images)} nearest to them in {name} (angle between vectors).",
         ),
-        Picture(
+        picture(
             f"t-SNE {name}",
-            vectors_of.scatter_picture(vectors_of.tsne(vectors), images),
-            f"{len(images)} images placed by t-SNE of {name}.",
-            name,
-            command,
+            vectors_of.scatter_picture(vectors_of.tsne(vectors[shown]), images[shown]),
+            f"{len(images[shown])} images placed by t-SNE of {name}.",
         ),
-        Picture(
+        picture(
             f"PCA {name}",
-            vectors_of.scatter_picture(vectors_of.pca(vectors), images),
-            f"{len(images)} images placed by the two largest principal components of {name}.",
-            name,
-            command,
+            vectors_of.scatter_picture(vectors_of.pca(vectors[shown]), images[shown]),
+            f"{len(images[shown])} images placed by the two largest principal components of {name}.",
         ),
-        _svm(subject, images, labels),
     ]
+    return pictures + ([] if subject.training is None else [_svm(subject, subject.training)])
 
 
 def _attribution_maps(
@@ -171,19 +199,22 @@ def _fidelity(
     return Picture("fidelity", plot(figure), caption, LOGITS, subject.command_for("attribution"))
 
 
-def _svm(subject: Subject, images: np.ndarray, labels: np.ndarray) -> Picture:
-    """Accuracy of a linear SVM on the vectors of each layer, trained on half of the images."""
-    half = len(images) // 2
-    names = subject.hidden_layers(6)
-    scores = []
-    for name in names:
-        vectors = vectors_of.features(subject.network, images, name)
-        scores.append(vectors_of.svm_accuracy(vectors[:half], labels[:half], vectors[half:], labels[half:]))
+def _svm(subject: Subject, training: Labelled) -> Picture:
+    """Accuracy on the images to look at of linear SVMs that learned from training images, for each layer."""
+    learned = slice(subject.options.svm_images)
+    train, labels = training.images[learned], training.labels[learned]
+    names = [name for name in subject.vectors if name != LOGITS]
+    vectors = vectors_of.features(subject.network, train, names)
+    tested = subject.labels[: len(subject.vectors[LOGITS])]
+    scores = [vectors_of.svm_accuracy(vectors[name], labels, subject.vectors[name], tested) for name in names]
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh(names, scores)
-    axes.bar_label(bars, [f"{score:.1%}" for score in scores], padding=3)
+    axes.bar_label(bars, [f"{score:.2%}" for score in scores], padding=3)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.15), xlabel="accuracy")
-    caption = f"A linear SVM on the vectors of each layer: trained on {half} images, tested on {len(images) - half}."
+    caption = (
+        f"A linear SVM on the vectors of each layer: {scores[-1]:.2%} in {names[-1]}. Trained on {len(train)} training "
+        f"images, tested on {len(tested)} others."
+    )
     return Picture("SVM", plot(figure), caption, names[-1], subject.command_for("embeddings"))

@@ -10,27 +10,40 @@ from cnnjax.config import ConfigError
 from cnnjax.visualization.pictures import Picture, png, write_gif
 
 
-def write_gallery(folder: Path | str, pictures: Sequence[Picture], title: str) -> Path:
-    """Writes NAME.png (and NAME.gif) for each picture, and gallery.html with all of them. Returns the page.
+class Gallery:
+    """A folder with NAME.png (and NAME.gif) for each picture, and gallery.html with all of them.
 
     The page holds its pictures and loads nothing; a click enlarges, a search keeps the pictures of a layer.
-    Raises ConfigError if the folder cannot be written or two pictures have one name.
     """
-    folder = Path(folder)
-    names = [_file_name(picture.name) for picture in pictures]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"two pictures are called {name!r}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        cards = [_write(folder, name, picture) for name, picture in zip(names, pictures, strict=True)]
-        page = folder / "gallery.html"
-        page.write_text(
-            _PAGE.format(title=html.escape(title), count=len(cards), cards="\n".join(cards)), encoding="utf-8"
-        )
-    except OSError as error:
-        raise ConfigError(f"cannot write the gallery to {folder}: {error.strerror or error}") from error
-    return page
+
+    def __init__(self, folder: Path | str, title: str):
+        self.folder = Path(folder)
+        self.pictures: list[Picture] = []
+        self._title = title
+        self._cards: dict[str, str] = {}  # by file name
+
+    def add(self, pictures: Sequence[Picture]) -> Path:
+        """Writes more pictures, and the page anew. Returns the page.
+
+        Raises ConfigError if the folder cannot be written or two pictures have one name.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for picture in pictures:
+                name = _file_name(picture.name)
+                if name in self._cards:
+                    raise ConfigError(f"two pictures are called {name!r}")
+                self._cards[name] = _write(self.folder, name, picture)
+                self.pictures.append(picture)
+            page = self.folder / "gallery.html"
+            cards = "\n".join(self._cards.values())
+            text = _PAGE.format(title=html.escape(self._title), count=len(self._cards), cards=cards)
+            page.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write the gallery to {self.folder}: {error.strerror or error}"
+            ) from error
+        return page
 
 
 def _write(folder: Path, name: str, picture: Picture) -> str:
@@ -92,7 +105,7 @@ dialog::backdrop {{ background: #000c; }}
 </head>
 <body>
 <header><h1>{title}</h1><input id="search" type="search" placeholder="layer or word" aria-label="Search">
-<span id="count">{count} pictures</span></header>
+<span id="count">{count} of {count}</span></header>
 <main>
 {cards}
 </main>
@@ -103,7 +116,7 @@ const search = document.getElementById("search"), zoom = document.getElementById
 search.addEventListener("input", () => {{
   const words = search.value.toLowerCase().split(" ");
   for (const f of figures) f.hidden = !words.every(w => f.dataset.text.toLowerCase().includes(w));
-  document.getElementById("count").textContent = figures.filter(f => !f.hidden).length + " pictures";
+  document.getElementById("count").textContent = figures.filter(f => !f.hidden).length + " of " + figures.length;
 }});
 function show(event) {{
   if (event.type === "keydown" && event.key !== "Enter") return;

@@ -20,7 +20,7 @@ from jax import Array
 from cnnjax.config import ConfigError
 from cnnjax.visualization.batches import to_float
 from cnnjax.visualization.network import Network
-from cnnjax.visualization.parameterizations import RECORRELATE
+from cnnjax.visualization.parameterizations import natural
 from cnnjax.visualization.transforms import Transform, for_objects
 
 # (logits [N, classes], label) -> [N, classes]
@@ -108,18 +108,6 @@ def _update(
     probability = jax.nn.softmax(network.logits(picture))[0, target]
     logits, pull_back = jax.vjp(lambda picture: network.logits(transform(key, picture, 0.0)), picture)
     (slope,) = pull_back(DELTAS[delta](logits, target))
-    slope = _natural(slope, decay)
+    slope = natural(slope, decay)
     slope = slope / (jnp.mean(jnp.abs(slope)) + 1e-12)
     return jnp.clip(picture - step_size * slope, 0.0, 1.0), probability
-
-
-def _natural(slope: Array, decay: float) -> Array:
-    """Divides the waves of [N, H, W, C] by their frequency^decay, and correlates colours as photographs do."""
-    if decay == 0:
-        return slope
-    height, width = slope.shape[1:3]
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-    scale = np.maximum(frequency, 1.0 / max(height, width)) ** -decay
-    spectrum = jnp.fft.rfft2(slope, axes=(1, 2)) * scale.astype(np.complex64)[None, :, :, None]
-    slope = jnp.fft.irfft2(spectrum, s=(height, width), axes=(1, 2))
-    return jnp.tensordot(slope, RECORRELATE @ RECORRELATE.T, axes=1) if slope.shape[-1] == 3 else slope

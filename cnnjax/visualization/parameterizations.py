@@ -110,6 +110,22 @@ class Fourier:
         return jnp.stack([spectrum.real, spectrum.imag]) / self.scale()[None, None, None]
 
 
+def natural(slope: Array, decay: float) -> Array:
+    """A gradient of pixels [N, H, W, C] turned to what photographs have: large shapes and their colours.
+
+    Waves are divided by their frequency^decay and colours correlated, as a step in `Fourier` would; 0 is the
+    gradient itself.
+    """
+    if decay == 0:
+        return slope
+    height, width = slope.shape[1:3]
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    scale = np.maximum(frequency, 1.0 / max(height, width)) ** -decay
+    spectrum = jnp.fft.rfft2(slope, axes=(1, 2)) * scale.astype(np.complex64)[None, :, :, None]
+    slope = jnp.fft.irfft2(spectrum, s=(height, width), axes=(1, 2))
+    return jnp.tensordot(slope, RECORRELATE @ RECORRELATE.T, axes=1) if slope.shape[-1] == 3 else slope
+
+
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["magnitude"], meta_fields=["shape", "decorrelate"]
 )

@@ -30,7 +30,7 @@ def maps(subject: Subject) -> list[Picture]:
     result = [
         Picture(
             "edges",
-            grid(steps, 2, titles=("image", "filtered"), side=160),
+            grid(steps, 2, titles=("image", "filtered"), side=160, largest=256),
             "A fixed 3x3 filter, 1 0 -1 in each row, finds vertical edges.",
             command=subject.command_for("maps"),
         )
@@ -39,7 +39,7 @@ def maps(subject: Subject) -> list[Picture]:
         values = feature_maps(subject.network, example, name)
         total = subject.network.layers()[name][-1]
         caption = f"{len(values)} of {total} feature maps of one image, on one scale from black to white."
-        image = grid([to_uint8(example), *map(to_uint8, values)], side=64)
+        image = grid([to_uint8(example), *map(to_uint8, values)], side=64, largest=112)
         result.append(Picture(f"maps {name}", image, caption, name, subject.command_for("maps", name)))
     return result
 
@@ -93,11 +93,13 @@ def classes(subject: Subject) -> list[Picture]:
         return [
             p for address in asked for p in _steps_picture(subject, [address], address, address, "classes")
         ]
-    count = min(canvas.layers()[LOGITS][-1], 10)
-    shown = list(dict.fromkeys(subject.labels[subject.examples()].tolist() + list(range(count))))[:count]
-    made = [class_logit(index) for index in sorted(shown)]
-    names = [subject.network.class_name(index) for index in sorted(shown)]
-    return _steps_picture(subject, made, "classes", LOGITS, "classes", names)
+    shown = [subject.network.class_index(label) for label in subject.options.classes]
+    if not shown:
+        count = min(canvas.layers()[LOGITS][-1], 10)
+        first = subject.labels[subject.examples()].tolist() + list(range(count))
+        shown = sorted(list(dict.fromkeys(first))[:count])
+    names = [subject.network.class_name(index) for index in shown]
+    return _steps_picture(subject, [class_logit(c) for c in shown], "classes", LOGITS, "classes", names)
 
 
 def deepdreams(subject: Subject) -> list[Picture]:
@@ -120,7 +122,7 @@ def toward(subject: Subject) -> list[Picture]:
     network, index = subject.network, int(subject.examples()[0])
     count = network.layers()[LOGITS][-1]
     label = network.class_index(subject.options.toward or (int(subject.labels[index]) + 1) % count)
-    steps = (0, 4, 16, 64)
+    steps = sorted(set(subject.options.steps))
     rows = [
         interrogate(network, subject.images[index], label, key=subject.key, delta=delta, steps=steps)
         for delta in DELTAS

@@ -56,6 +56,12 @@ def enlarge(images: np.ndarray, side: int) -> np.ndarray:
     return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
+def _shrink(image: np.ndarray, largest: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    factor = largest / max(height, width)
+    return resize(image, round(height * factor), round(width * factor)) if 0 < factor < 1 else image
+
+
 def signed(values: Any) -> np.ndarray:
     """Signed values [N, H, W, C] -> floats in [0, 1], each picture on its own scale: 0 is grey.
 
@@ -84,14 +90,15 @@ def grid(
     titles: Sequence[str] = (),
     rows: Sequence[str] = (),
     side: int = 96,
+    largest: int = 0,
     space: int = 4,
 ) -> np.ndarray:
     """Pictures [N, H, W, 1 or 3], or a list of different sizes, side by side on white. uint8 [H', W', 3].
 
     titles: above each picture. rows: to the left of each row. side: small pictures are enlarged to about this.
-    columns: about square if 0.
+    largest: larger ones are shrunk to this; 0 leaves them. columns: about square if 0.
     """
-    cells = [enlarge(to_uint8(picture), side) for picture in pictures]
+    cells = [enlarge(_shrink(to_uint8(picture), largest), side) for picture in pictures]
     columns = columns or int(np.ceil(np.sqrt(len(cells))))
     height, width = (max(cell.shape[axis] for cell in cells) for axis in (0, 1))
     head = 16 if titles else 0
@@ -126,10 +133,13 @@ def png(image: np.ndarray) -> bytes:
 
 
 def write_gif(path: Path, frames: Sequence[np.ndarray], seconds: float = 0.4) -> None:
-    """An endless animation of uint8 [H, W, 3] frames of one size; the last is shown for longer."""
-    images = [Image.fromarray(frame) for frame in frames]
-    times = [round(1000 * seconds)] * (len(images) - 1) + [round(4000 * seconds)]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=times, loop=0)
+    """An endless animation of uint8 [H, W, 3] frames of one size.
+
+    It begins with the last frame, shown for longer: that is what a page that stands still shows.
+    """
+    last, *others = [Image.fromarray(frame) for frame in (frames[-1], *frames[:-1])]
+    times = [round(4000 * seconds)] + [round(1000 * seconds)] * len(others)
+    last.save(path, save_all=True, append_images=others, duration=times, loop=0)
 
 
 _FONT = ImageFont.load_default(11)

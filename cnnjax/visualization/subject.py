@@ -1,14 +1,28 @@
 """What the pages of a gallery are made from."""
 
 import dataclasses
+import functools
 import shlex
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jax import Array
 
 from cnnjax.config import ConfigError, Visualize
+from cnnjax.visualization.embeddings import features
 from cnnjax.visualization.network import LOGITS, PROBABILITY, Network
+
+# A step of training and the network as it was then, oldest first.
+History = Sequence[tuple[int, Network]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """images: uint8 [N, H, W, C]. labels: [N] integers."""
+
+    images: np.ndarray
+    labels: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +30,8 @@ class Subject:
     """A network with the images to look at, and the options of a run.
 
     images: uint8 [N, H, W, C]. labels: [N] integers. command: what started the run, repeated under each picture.
+    training: what the network learned from, if it is there and its labels are real.
+    history: the network's checkpoints, read when a page needs them.
     """
 
     network: Network
@@ -23,10 +39,23 @@ class Subject:
     labels: np.ndarray
     options: Visualize
     command: str = ""
+    training: Labelled | None = None
+    history: Callable[[], History] = tuple
 
     @property
     def key(self) -> Array:
         return jax.random.key(self.options.seed)
+
+    @property
+    def embedding(self) -> str:
+        """The layer whose vectors stand for images: the last before the logits."""
+        return self.hidden_layers(1000)[-1]
+
+    @functools.cached_property
+    def vectors(self) -> dict[str, np.ndarray]:
+        """The first images in several hidden layers, [N, F] each, and, under "logits", in the output."""
+        names = dict.fromkeys([*self.hidden_layers(6), self.embedding, LOGITS])
+        return features(self.network, self.images[: self.options.embedded], list(names))
 
     def canvas(self) -> Network:
         """The network at the size of rendered pictures."""
@@ -47,7 +76,10 @@ class Subject:
             if not found:
                 raise ConfigError(f"{', '.join(asked)}: this needs a layer with height and width")
             return found
-        return _spread([name for name in _main(layers) if len(layers[name]) == 3], count)
+        found = [name for name in _main(layers) if len(layers[name]) == 3]
+        if not found:
+            raise ConfigError("this needs a layer with height and width, and the network has none")
+        return _spread(found, count)
 
     def hidden_layers(self, count: int) -> list[str]:
         """Layers before the logits: those asked for, or so many of all."""

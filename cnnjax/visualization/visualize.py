@@ -1,16 +1,13 @@
-"""The default gallery of a trained classifier: what it learned, what it looks at, what it would like to see."""
+"""The gallery of a trained classifier: what it learned, what it looks at, what it would like to see."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from absl import logging
-
-from cnnjax.config import PAGE_NAMES, ConfigError, Visualize
+from cnnjax.config import PAGE_NAMES, ConfigError
 from cnnjax.visualization import explanation_pages, picture_pages
-from cnnjax.visualization.embeddings import features, write_projector
-from cnnjax.visualization.gallery import write_gallery
-from cnnjax.visualization.network import Network
+from cnnjax.visualization.embeddings import write_projector
+from cnnjax.visualization.gallery import Gallery
 from cnnjax.visualization.pictures import Picture
 from cnnjax.visualization.subject import Subject
 
@@ -26,47 +23,47 @@ PAGES: dict[str, Callable[[Subject], list[Picture]]] = {
     "toward": picture_pages.toward,
     "attribution": explanation_pages.attribution,
     "deconvnet": explanation_pages.deconvnet,
+    "evolution": explanation_pages.evolution,
     "embeddings": explanation_pages.embeddings,
 }
 
 
 def visualize(
-    network: Network,
-    images: np.ndarray,
-    labels: np.ndarray,
-    options: Visualize,
-    folder: Path | str,
-    command: str = "",
+    subject: Subject, folder: Path | str, say: Callable[[str], None] = lambda line: None
 ) -> list[Picture]:
     """Makes the pictures asked for and writes them to a folder, with gallery.html. Returns them.
 
-    images: uint8 [N, H, W, C] to look at, such as a test split. labels: [N] integers.
-    command: what started the run; with its options it is shown under each picture.
+    Each page is written as soon as it is done, and `say` is told how long it took.
 
-    Pages that a network cannot have, such as a deconvnet without ReLUs, are left out with a line in the log, unless
+    Pages that a network cannot have, such as a deconvnet without ReLUs, are left out, and `say` is told why, unless
     they were asked for by name. Raises ConfigError for what the network does not have or the folder cannot take.
     """
+    options = subject.options
     for page in options.pages:
         if page not in PAGES:
             raise ConfigError(f"unknown page {page!r}: choose of {', '.join(PAGE_NAMES)}")
     for address in options.layer:
-        network.address(address)
-    if len(images) == 0:
+        subject.network.address(address)
+    for label in (*options.classes, *([options.toward] if options.toward else [])):
+        subject.network.class_index(label)
+    if len(subject.images) == 0:
         raise ConfigError("there are no images to look at")
-    subject = Subject(network, np.asarray(images), np.asarray(labels), options, command)
-    pictures: list[Picture] = []
+    subject.canvas()
+    gallery = Gallery(folder, f"{type(subject.network.model).__name__}: what it sees")
     for page in options.pages or PAGES:
+        began = time.monotonic()
         try:
-            pictures += PAGES[page](subject)
+            pictures = PAGES[page](subject)
         except ConfigError as error:
             if page in options.pages:
                 raise
-            logging.info("no %s: %s", page, error)
-    write_gallery(folder, pictures, f"{type(network.model).__name__}: what it sees")
-    if not options.pages or "embeddings" in options.pages:
-        name = subject.hidden_layers(1000)[-1]
-        some = slice(explanation_pages.EMBEDDED)
-        vectors = features(network, subject.images[some], name)
-        names = [network.class_name(int(label)) for label in subject.labels[some]]
-        write_projector(Path(folder) / "projector", vectors, subject.images[some], names)
-    return pictures
+            say(f"no {page}: {error}")
+            continue
+        gallery.add(pictures)
+        if page == "embeddings":
+            name = subject.embedding
+            some = slice(options.embedded)
+            names = [subject.network.class_name(int(label)) for label in subject.labels[some]]
+            write_projector(gallery.folder / "projector", subject.vectors[name], subject.images[some], names)
+        say(f"{page}: {time.monotonic() - began:.0f} s")
+    return gallery.pictures

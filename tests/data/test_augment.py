@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from cnnjax.config import Augment, ConfigError
+from cnnjax.config import Augment, ConfigError, Data
 from cnnjax.data import augment
 
 EVERYTHING = Augment(
@@ -262,3 +262,30 @@ def test_views_by_hand():
     assert w == v == 0.5 and (same == x).all() and (mirrored == x[:, :, ::-1]).all()
     with pytest.raises(ConfigError, match="choose one"):
         augment.test_views("many", x)
+
+
+def test_ten_crops_by_hand():
+    image = jnp.arange(12.0).reshape(1, 3, 4, 1)  # 0 1 2 3 / 4 5 6 7 / 8 9 10 11
+    views = augment.test_views("ten_crop", image, 2)
+    crops = [np.asarray(view).ravel().tolist() for _, view in views]
+    assert crops[:4] == [[0, 1, 4, 5], [2, 3, 6, 7], [4, 5, 8, 9], [6, 7, 10, 11]]
+    assert crops[4] == [1, 2, 5, 6]  # row 0: half a pixel goes to the even side
+    assert crops[5:] == [[b, a, d, c] for a, b, c, d in crops[:5]]
+    assert [weight for weight, _ in views] == [0.1] * 10
+    with pytest.raises(ConfigError, match="cannot crop 8x8 out of 3x4"):
+        augment.test_views("ten_crop", image, 8)
+
+
+def test_views_are_as_many_as_the_table_says():
+    image = jnp.zeros((1, 4, 4, 1))
+    assert {mode: len(augment.test_views(mode, image, 3)) for mode in augment.VIEWS} == augment.VIEWS
+
+
+def test_images_for_ten_crops_are_read_larger():
+    data = Data(image_size=224, resize="crop", resize_short=256)
+    larger = augment.before_views("ten_crop", data)
+    assert (larger.image_size, larger.resize_short) == (256, 256)
+    assert augment.before_views("flip", data) == data
+    for wrong in (Data(), Data(image_size=224), Data(image_size=224, resize="crop", resize_short=224)):
+        with pytest.raises(ConfigError, match="ten_crop.*needs data.resize=crop and data.resize_short above"):
+            augment.before_views("ten_crop", wrong)

@@ -5,7 +5,7 @@ from PIL import Image
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import folders
-from cnnjax.data.sources import load
+from cnnjax.data.sources import load, load_evaluated
 
 
 def fill(folder, count, size=(6, 6), mode="RGB", suffix="png", first=0):
@@ -183,3 +183,35 @@ def test_real_photographs(shared, tmp_path):
     dataset = folders.read(tmp_path, Data(name="folder:p", image_size=64, resize="crop", resize_short=72))
     assert dataset.train["image"].shape == (10, 64, 64, 3)
     assert 80 < dataset.train["image"].mean() < 160
+
+
+def evaluated(folder, everything, channels=3, **options):
+    return load_evaluated(Data(name=f"folder:{folder}", **options), None, channels, everything)
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("train",), ("",)])
+def test_the_evaluated_split_alone_is_that_of_all(parts, tmp_path):
+    for part in parts:
+        fill(tmp_path / part / "a", 10)
+        fill(tmp_path / part / "b", 20, first=100)
+    split, classes = evaluated(tmp_path, everything=False)
+    dataset = read(tmp_path)
+    assert classes == dataset.classes
+    for key in ("image", "label"):
+        np.testing.assert_array_equal(split[key], dataset.test[key])
+
+
+def test_a_network_that_saw_none_is_evaluated_on_everything(tmp_path):
+    fill(tmp_path / "b", 1, first=5)  # too few to hold any out
+    fill(tmp_path / "a", 2)
+    split, classes = evaluated(tmp_path, everything=True, validation=0.5)
+    assert classes == ("a", "b") and values(split) == [0, 1, 5]
+    np.testing.assert_array_equal(split["label"], split["image"][:, 0, 0, 0] == 5)
+    assert evaluated(tmp_path, everything=True, channels=1)[0]["image"].shape == (3, 6, 6, 1)
+    assert len(evaluated(tmp_path, everything=True, limit=2)[0]["image"]) == 2
+    fill(tmp_path / "with" / "train" / "a", 2)
+    fill(tmp_path / "with" / "val" / "b", 1, first=7)
+    split, classes = evaluated(tmp_path / "with", everything=True)
+    assert classes == ("b",) and values(split) == [7]
+    with pytest.raises(ConfigError, match="is not a folder"):
+        evaluated(tmp_path / "missing", everything=True)

@@ -6,7 +6,7 @@ import tiny
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import images
-from cnnjax.data.sources import load
+from cnnjax.data.sources import load, load_evaluated
 
 
 @pytest.fixture(autouse=True)
@@ -164,3 +164,22 @@ def test_tensorflow_datasets_keeps_silent(shapes, capfd, caplog):
     assert captured.out == captured.err == ""
     ours = "decoding tiny_shapes/1.0.0: once, then it is cached"
     assert [record.getMessage() for record in caplog.records] in ([], [ours])
+
+
+def test_evaluation_decodes_the_evaluated_split_only(shapes, cache, monkeypatch):
+    _, test, data_dir = shapes
+    decoded = []
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda *a: decoded.append(a[1]) or decode(*a))
+    split, classes = load_evaluated(Data(name="tiny_shapes"), data_dir, 3, everything=False)
+    np.testing.assert_array_equal(split["image"], test)
+    np.testing.assert_array_equal(split["label"], labels(4))
+    assert classes == ("class 0", "class 1", "class 2")
+    assert decoded and all(name.endswith("of test") for name in decoded)
+
+
+def test_evaluation_without_a_test_split_is_on_what_is_held_out(tmp_path):
+    train = tiny.random_images(30, 3, 3, 3)
+    tiny.prepared(tmp_path, "flowers", {"train": (encoded(train), labels(30))}, 3, (3, 3, 3))
+    split, _ = load_evaluated(Data(name="flowers"), str(tmp_path), 3, everything=False)
+    np.testing.assert_array_equal(split["image"], load(Data(name="flowers"), str(tmp_path)).test["image"])

@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from cnnjax.config import ConfigError
+from cnnjax.models import create_model
 from cnnjax.models.classic import LeNet5
 from cnnjax.models.grid import SlidingWindow
 from cnnjax.models.layers import conv, fully_connected, max_pool
@@ -129,3 +130,75 @@ def test_mistakes_are_named(lecture):
         to_dense(model, variables, (14, 14, 1))
     with pytest.raises(ConfigError, match="outputs for one window"):
         to_dense(model, variables, (16, 16, 3))
+
+
+# A model, what changes, and the image that leaves a last map of this grid without padding.
+UNPADDED = {
+    "alexnet": ("tiny_alexnet", {"grid": 1}, 195),
+    "alexnet_one_tower": ("tiny_alexnet_one_tower", {"grid": 1}, 195),
+    "zfnet": ("tiny_zfnet", {"grid": 1}, 171),
+    "vgg": ("tiny_vgg_bn", {"grid": 3}, 22),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.full) if n in ("alexnet", "zfnet") else n for n in UNPADDED],
+)
+def test_published_architectures_without_padding_are_exact(name):
+    table, fields, size = UNPADDED[name]
+    model = create_model(table, 5).clone(padded=False, **fields)
+    variables = variables_of(model, (size, size, 3))
+    windows = to_dense(model, variables, (size, size, 3))[2]
+    stride = 4 if name == "vgg" else 32
+    assert windows.stride == (stride, stride)
+    picture = image(size + stride, size + 2 * stride + 1)
+    once = dense_outputs(model, variables, (size, size, 3), picture)
+    assert once.shape == (2, 3, 5)
+    difference = check_dense_equivalence(model, variables, picture, (size, size, 3))
+    assert difference < 1e-5 * np.abs(once).max() < 1
+    assert np.std(once, axis=(0, 1)).max() > 1e-3  # windows differ
+
+
+def dense_outputs(model, variables, window, picture):
+    dense, converted, _ = to_dense(model, variables, window)
+    return np.asarray(jax.jit(dense.apply)(converted, picture[None])[0])
+
+
+@pytest.mark.parametrize(
+    ("table", "fields", "size"),
+    [
+        ("alexnet", {"features": (4, 4, 6, 6, 6), "hidden": 8}, 227),
+        ("alexnet_one_tower", {"features": (4, 4, 6, 6, 6), "hidden": 8}, 224),
+        ("vgg11", {"width": 2, "hidden": (8, 8)}, 224),
+    ],
+)
+def test_published_architectures_at_their_own_size(table, fields, size):
+    """One window is exact with its padding; the geometry is that of the papers: stride 32."""
+    model = create_model(table, 5).clone(**fields)
+    variables = variables_of(model, (size, size, 3))
+    picture = image(size, size)
+    alone = jax.jit(model.apply)(variables, picture[None])[0]
+    once = dense_outputs(model, variables, (size, size, 3), picture)
+    assert_allclose(once[0, 0], alone, atol=1e-5 * float(abs(alone).max()))
+    dense, converted, windows = to_dense(model, variables, (size, size, 3))
+    assert windows == ((size, size), (32, 32))
+    larger = jax.eval_shape(dense.apply, converted, jnp.zeros((1, size + 64, size + 32, 3)))
+    assert larger.shape == (1, 3, 2, 5)
+
+
+def test_padded_windows_see_their_neighbours():
+    """An output of padded VGG is that of the unpadded network on its receptive field, where that is inside."""
+    padded = create_model("tiny_vgg", 5).clone(grid=4)
+    variables = variables_of(padded, (16, 16, 3))
+    picture = image(40, 40)
+    once = dense_outputs(padded, variables, (16, 16, 3), picture)
+    # Convolutions at strides 1, 2 and 2 look 1 + 2 + 2 pixels beyond the window.
+    unpadded = padded.clone(padded=False)
+    for i, j in [(2, 2), (3, 4)]:
+        y, x = 4 * i - 5, 4 * j - 5
+        field = picture[None, y : y + 26, x : x + 26]
+        assert_allclose(jax.jit(unpadded.apply)(variables, field)[0], once[i, j], atol=1e-5)
+    alone = jax.jit(padded.apply)(variables, picture[None, 8:24, 8:24])[0]
+    assert abs(alone - once[2, 2]).max() > 1e-3
+    assert check_dense_equivalence(padded, variables, picture[:16, :16], (16, 16, 3)) < 1e-5

@@ -107,18 +107,21 @@ def scenes():
 
 
 @pytest.mark.parametrize(
-    "augment",
+    "augment, joined",
     [
-        Augment(flip="random", scale=0.2, translate=0.1),
-        Augment(mosaic=True, flip_vertical=True),
-        Augment(random_crop=0.5, hue=0.1, saturation=0.5, exposure=0.5, brightness=0.1, contrast=0.1),
+        (Augment(flip="random", scale=0.2, translate=0.1), 1),
+        (Augment(mosaic=True, flip_vertical=True), 4),
+        (Augment(mosaic=True, mixup=1.5), 8),
+        (Augment(random_crop=0.5, hue=0.1, saturation=0.5, exposure=0.5, brightness=0.1, contrast=0.1), 1),
     ],
 )
-def test_augmented_batches_keep_shapes_and_boxes_inside(augment):
+def test_augmented_batches_have_room_for_all_boxes_and_keep_them_inside(augment, joined):
     batch = scenes()
     keys = jax.random.split(jax.random.key(0), 6)
     changed = augment_boxes(augment, batch, keys)
-    assert jax.tree.map(jnp.shape, changed) == jax.tree.map(jnp.shape, batch)
+    assert changed["image"].shape == batch["image"].shape
+    for name in ("boxes", "classes", "valid"):
+        assert changed[name].shape == (6, 3 * joined, *batch[name].shape[2:])
     boxes = np.asarray(changed["boxes"])[np.asarray(changed["valid"])]
     assert len(boxes) and boxes.min() >= 0 and boxes.max() <= 64
     assert (boxes[:, 2:] > boxes[:, :2]).all()

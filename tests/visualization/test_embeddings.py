@@ -12,14 +12,15 @@ from cnnjax.visualization import embeddings as em
 def test_features_are_the_layer_in_the_order_of_the_images(lenet, digits):
     images = digits[0][:10]
     stages = lenet.stages(jnp.asarray(images, jnp.float32) / 255)
-    np.testing.assert_allclose(em.features(lenet, images, "fc2", 4), stages["fc2"], rtol=1e-4, atol=1e-5)
-    expected = np.mean(stages["conv2"], axis=(1, 2))
-    np.testing.assert_allclose(em.features(lenet, images, "conv2", 4), expected, rtol=1e-4, atol=1e-5)
+    found = em.features(lenet, images, ["fc2", "conv2"], batch_size=4)
+    assert set(found) == {"fc2", "conv2"}
+    np.testing.assert_allclose(found["fc2"], stages["fc2"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["conv2"], np.mean(stages["conv2"], axis=(1, 2)), rtol=1e-4, atol=1e-5)
 
 
 def test_a_linear_svm_separates_digits_by_their_features(lenet, digits):
     images, labels = digits
-    vectors = em.features(lenet, images[1000:1800], "fc2")
+    vectors = em.features(lenet, images[1000:1800], ["fc2"])["fc2"]
     labels = labels[1000:1800]
     accuracy = em.svm_accuracy(vectors[:400], labels[:400], vectors[400:], labels[400:])
     assert accuracy > 0.85

@@ -3,11 +3,12 @@
 import dataclasses
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
 from cnnjax.config import PAGE_NAMES, ConfigError, Visualize
-from cnnjax.visualization.subject import Subject
+from cnnjax.visualization.subject import Labelled, Subject
 from cnnjax.visualization.visualize import PAGES, visualize
 
 QUICK = Visualize(steps=(0, 2), channels=2, images=2)
@@ -20,11 +21,19 @@ def test_the_options_name_all_pages():
 @pytest.mark.full
 def test_a_gallery_of_everything(lenet, digits, tmp_path):
     images, labels = digits[0][1400:1500], digits[1][1400:1500]
-    pictures = visualize(lenet, images, labels, QUICK, tmp_path, "python launch.py --mode=visualize")
+    training = Labelled(digits[0][:100], digits[1][:100])
+    untrained = dataclasses.replace(lenet, variables=jax.tree.map(lambda a: 0.5 * a, lenet.variables))
+    history = [(0, untrained), (150, lenet)]
+    lines = []
+    subject = Subject(
+        lenet, images, labels, QUICK, "python launch.py --mode=visualize", training, lambda: history
+    )
+    pictures = visualize(subject, tmp_path, lines.append)
+    assert [line.split(":")[0] for line in lines] == list(PAGE_NAMES)
     names = {picture.name for picture in pictures}
     assert {
         "predictions", "filters", "edges", "maps conv1", "channels conv1", "channels conv2", "channels fc2",
-        "objectives", "classes", "deepdream conv2", "toward", "attribution", "fidelity", "deconvnet conv2",
+        "objectives", "classes", "deepdream conv2", "toward", "attribution", "fidelity", "deconvnet conv2", "evolution conv1",
         "vector logits", "neighbours fc2", "t-SNE fc2", "PCA fc2", "SVM",
     } <= names  # fmt: skip
     for picture in pictures:
@@ -40,29 +49,51 @@ def test_a_gallery_of_everything(lenet, digits, tmp_path):
 
 def test_only_what_is_asked_for(lenet, digits, tmp_path):
     options = dataclasses.replace(QUICK, pages=("channels", "classes"), layer=("conv2:3", "logits:7"))
-    pictures = visualize(lenet, digits[0][:20], digits[1][:20], options, tmp_path, "run")
+    pictures = visualize(Subject(lenet, digits[0][:20], digits[1][:20], options, "run"), tmp_path)
     assert [(p.name, p.layer) for p in pictures] == [("conv2:3", "conv2:3"), ("logits:7", "logits:7")]
     assert pictures[0].command == "run --visualize.pages=channels --visualize.layer=conv2:3"
     assert not (tmp_path / "projector").exists()
 
 
 def test_mistakes_are_told_before_any_work(lenet, digits, tmp_path):
-    arguments = (lenet, digits[0][:5], digits[1][:5])
+    def look(images=5, **options):
+        visualize(Subject(lenet, digits[0][:images], digits[1][:images], Visualize(**options)), tmp_path)
+
     with pytest.raises(ConfigError, match="unknown page 'filter': choose of predictions, filters"):
-        visualize(*arguments, Visualize(pages=("filter",)), tmp_path)
+        look(pages=("filter",))
     with pytest.raises(ConfigError, match="did you mean conv2"):
-        visualize(*arguments, Visualize(layer=("convv2",)), tmp_path)
+        look(layer=("convv2",))
+    with pytest.raises(ConfigError, match="channels 0 to 15"):
+        look(layer=("conv2:16",))
+    with pytest.raises(ConfigError, match="classes 0 to 9"):
+        look(classes=("3", "10"))
+    with pytest.raises(ConfigError, match="classes 0 to 9"):
+        look(toward="11")
     with pytest.raises(ConfigError, match="no images"):
-        visualize(lenet, digits[0][:0], digits[1][:0], Visualize(), tmp_path)
+        look(images=0)
     with pytest.raises(ConfigError, match="LeNet5 cannot be run on 64x64 images"):
-        visualize(*arguments, Visualize(pages=("channels",), size=64), tmp_path)
+        look(pages=("channels",), size=64)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_page_that_a_network_cannot_have_is_an_error_only_if_asked_for(lenet, digits, tmp_path):
+def test_a_page_that_a_network_cannot_have_is_an_error_only_if_asked_for(
+    lenet, digits, tmp_path, monkeypatch
+):
     tanh = dataclasses.replace(lenet, model=lenet.model.clone(act=nn.tanh))
-    with pytest.raises(ConfigError, match="0 ReLUs replaced"):
-        visualize(tanh, digits[0][:5], digits[1][:5], Visualize(pages=("deconvnet",)), tmp_path)
+    images, labels = digits[0][:5], digits[1][:5]
+    for page, message in [
+        ("deconvnet", "0 ReLUs replaced"),
+        ("evolution", "several checkpoints, there is 0"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            visualize(Subject(tanh, images, labels, Visualize(pages=(page,))), tmp_path)
+    lines = []
+    monkeypatch.setattr(
+        "cnnjax.visualization.visualize.PAGES", {name: PAGES[name] for name in ("filters", "evolution")}
+    )
+    pictures = visualize(Subject(tanh, images, labels, Visualize()), tmp_path, lines.append)
+    assert [picture.name for picture in pictures] == ["filters"]
+    assert lines[0].startswith("filters: ") and lines[1].startswith("no evolution: ")
 
 
 def test_examples_come_from_different_classes(lenet):

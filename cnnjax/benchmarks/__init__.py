@@ -1,0 +1,45 @@
+"""Named benchmarks: one explicit table. Each function's docstring opens with what it measures."""
+
+import difflib
+from collections.abc import Callable, Iterable
+
+from cnnjax.benchmarks.detection import grid_detection
+from cnnjax.benchmarks.inputs import against_grain, input_share
+from cnnjax.benchmarks.networks import cpu_networks, gpu_throughput, steps_per_call
+from cnnjax.benchmarks.options import Measured, Options
+from cnnjax.benchmarks.speed_run import cifar10_94, mnist_99
+from cnnjax.benchmarks.startup import compilation, first_step
+from cnnjax.config import ConfigError
+
+__all__ = ["BENCHMARKS", "GROUPS", "Measured", "Options", "chosen"]
+
+Benchmark = Callable[[Options], list[Measured]]
+BENCHMARKS: dict[str, Benchmark] = {
+    "first_step": first_step,
+    "compilation": compilation,
+    "networks": cpu_networks,
+    "detection": grid_detection,
+    "input_share": input_share,
+    "input_grain": against_grain,
+    "throughput": gpu_throughput,
+    "steps_per_call": steps_per_call,
+    "mnist_99": mnist_99,
+    "cifar10_94": cifar10_94,
+}
+GROUPS = {
+    "cpu": ("first_step", "compilation", "networks", "detection", "input_share", "input_grain"),
+    "accelerator": ("throughput", "steps_per_call", "input_share", "mnist_99", "cifar10_94"),
+}
+
+
+def chosen(names: Iterable[str]) -> dict[str, Benchmark]:
+    """The benchmarks of these names and groups, each once. Raises ConfigError for another name."""
+    found: dict[str, Benchmark] = {}
+    for name in names:
+        for member in GROUPS.get(name, (name,)):
+            if member not in BENCHMARKS:
+                close = difflib.get_close_matches(name, [*BENCHMARKS, *GROUPS], n=3)
+                hint = f"did you mean {' or '.join(close)}?" if close else "--mode=benchmark --list shows all"
+                raise ConfigError(f"unknown benchmark {name!r}: {hint}")
+            found[member] = BENCHMARKS[member]
+    return found
