@@ -12,8 +12,10 @@
   python launch.py --mode=slide                       a classifier slides over a large image in one pass
   python launch.py --mode=summarize --experiment=NAME per-layer shapes, parameters, memory, multiply-adds
   python launch.py --mode=preview --experiment=NAME   the first training batch after augmentation
+  python launch.py --mode=prepare --data.name=folder:DIR --output=NEW   array_record that can be streamed
   python launch.py --mode=import --experiment=NAME --weights=FILE --workdir=DIR     published weights as a run
   python launch.py --mode=export_weights --workdir=DIR --output=FILE.safetensors
+  python launch.py --mode=export --workdir=DIR        one file, pixels to answer, that needs only JAX
   python launch.py --mode=benchmark --experiment=NAME records its result in RESULTS.md
   python launch.py --mode=benchmark --benchmark.name=cpu   speed against peers, recorded too; --list shows the names
 
@@ -32,7 +34,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from cnnjax import config, platform
+from cnnjax import config, platform, processes
 from cnnjax.config import ConfigError, Experiment
 
 platform.configure()  # before anything imports jax
@@ -82,6 +84,16 @@ flags.DEFINE_string("benchmark.note", None, "mode=benchmark: what a reader of th
 flags.DEFINE_bool(
     "compiler", False, "mode=summarize: also compile the model and show what the compiler counts."
 )
+flags.DEFINE_bool(
+    "distributed",
+    False,
+    "mode=train and benchmark: join the processes that Slurm, Kubernetes or the TPU started.",
+)
+flags.DEFINE_string(
+    "coordinator", None, "Instead of --distributed: HOST:PORT of process 0, the same for all processes."
+)
+flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
+flags.DEFINE_integer("process_id", None, "With --coordinator: the number of this process, from 0.")
 flags.DEFINE_bool("list", False, "List all experiments, or with mode=benchmark all benchmarks, and exit.")
 
 
@@ -188,6 +200,16 @@ def mode_predict() -> None:
         print(f"not read: {line}", file=sys.stderr)
 
 
+def mode_prepare() -> None:
+    from cnnjax.data import prepare
+
+    if not FLAGS.output:
+        raise ConfigError("mode=prepare needs --data.name=folder:PATH and --output=DIR, a new folder")
+    counts = prepare.prepare(chosen_experiment(None).data, Path(FLAGS.output), FLAGS.data_dir)
+    print(f"{' and '.join(f'{count:,} {name}' for name, count in counts.items())} images: {FLAGS.output}")
+    print(f"train on it with --data.name=records:{FLAGS.output}, and --data.stream if memory is short")
+
+
 def mode_summarize() -> None:
     from cnnjax import look
 
@@ -287,6 +309,19 @@ def mode_export_weights() -> None:
     print(f"weights with torchvision's names: {FLAGS.output}")
 
 
+def mode_export() -> None:
+    from cnnjax import export, run
+
+    workdir = existing_workdir()
+    path = Path(FLAGS.output) if FLAGS.output else workdir.path / "network.stablehlo"
+    if path.suffix == ".json":
+        raise ConfigError(f"--output={path}: that name is for the description beside the exported file")
+    about = export.export_run(run.restore(workdir, FLAGS.checkpoint), path)
+    print(
+        f"{path} and {path.with_suffix('.json').name}: {', '.join(about['outputs'])} of step {about['step']:,}"
+    )
+
+
 def mode_benchmark() -> None:
     from cnnjax import results, run
     from cnnjax.workdir import Workdir
@@ -300,7 +335,8 @@ def mode_benchmark() -> None:
     record = run.benchmark_accuracy(
         experiment, workdir, FLAGS.data_dir, command_line(), FLAGS["benchmark.note"].value or ""
     )
-    results.append(record, output)
+    if processes.is_first():
+        results.append(record, output)
     print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
 
 
@@ -336,6 +372,7 @@ MODES: dict[str, Callable[[], None]] = {
     "train": mode_train,
     "evaluate": mode_evaluate,
     "predict": mode_predict,
+    "prepare": mode_prepare,
     "summarize": mode_summarize,
     "preview": mode_preview,
     "layers": mode_layers,
@@ -343,10 +380,21 @@ MODES: dict[str, Callable[[], None]] = {
     "visualize": mode_visualize,
     "import": mode_import,
     "export_weights": mode_export_weights,
+    "export": mode_export,
     "benchmark": mode_benchmark,
 }
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 define_flags(Experiment())
+
+
+def join_processes() -> None:
+    """With --distributed or --coordinator: joins the other processes of this run."""
+    given = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    if not FLAGS.distributed and given == (None, None, None):
+        return
+    if FLAGS.mode not in ("train", "benchmark"):
+        raise ConfigError(f"mode={FLAGS.mode} runs in one process: --distributed is for train and benchmark")
+    processes.start(*given)
 
 
 def optional_workdir() -> Any:
@@ -406,15 +454,22 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
+        join_processes()
         print_names() if FLAGS.list else MODES[FLAGS.mode]()
+        processes.end()
     except ConfigError as error:
-        sys.exit(f"error: {error}")
+        processes.fail(f"error: {error}")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise
-        sys.exit(f"error: {os.strerror(error.errno)}{f': {error.filename}' if error.filename else ''}")
+        processes.fail(f"error: {os.strerror(error.errno)}{f': {error.filename}' if error.filename else ''}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if processes.is_loss_of_another(error):
+            processes.fail(f"error: {processes.LOST}")
+        processes.crash()
+        raise
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
 class Data:
     name: str = option(
         "digits",
-        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH",
+        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH; of mode=prepare: records:PATH",
     )
     batch_size: int = option(128, "examples per training step, over all devices")
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
@@ -50,6 +50,10 @@ class Data:
         "share of the training split held out (seeded, stratified); evaluated instead of the test split when above 0",
     )
     limit: int = option(0, "use only the first so many examples of each split; 0 uses all")
+    stream: bool = option(False, "records:PATH: read images from disk batch by batch, not all into memory")
+    workers: int = option(
+        2, "stream: processes that read and decode ahead of training; 0: threads of this one"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,7 +255,8 @@ class Experiment:
 # Fields that may differ when a run is resumed: how long, how often, how much is written and shown.
 RESUMABLE = frozenset(
     {"train.epochs", "train.steps", "train.examples", "train.evaluate_every", "train.checkpoint_every", "train.keep_last",
-     "train.keep_best", "train.log_every", "train.tensorboard", "train.steps_per_call", "evaluate.batch_size", "evaluate.augment"}
+     "train.keep_best", "train.log_every", "train.tensorboard", "train.steps_per_call", "data.stream", "data.workers", "evaluate.batch_size",
+     "evaluate.augment"}
     | {f"visualize.{field.name}" for field in dataclasses.fields(Visualize)}
 )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 
 from cnnjax import metrics, sharding
 from cnnjax.config import ConfigError
-from cnnjax.data import augment, batches
+from cnnjax.data import augment, batches, stream
 from cnnjax.tasks import Batch, Outputs
 from cnnjax.train import Recipe, for_each_seed, normalize
 
@@ -94,7 +95,12 @@ class Evaluator:
     """Evaluates on one split that lives on the devices; compiled once, called as often as wanted."""
 
     def __init__(
-        self, recipe: Recipe, split: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh, views: str
+        self,
+        recipe: Recipe,
+        split: Mapping[str, Any],
+        batch_size: int,
+        mesh: Mesh,
+        views: str,
     ):
         count = len(split["image"])
         # Views of an image count as images, and a batch divides evenly over the devices; what is too much is masked.
@@ -103,19 +109,31 @@ class Evaluator:
         self.recipe = recipe
         self.split = split
         self.mesh = mesh
-        self._arrays = jax.device_put(dict(split), sharding.replicated(mesh))
-        self._step = jax.jit(lambda variables, arrays, index, mask: evaluate_step(
-            recipe, variables, {**{k: v[index] for k, v in arrays.items()}, "mask": mask}, views
-        ))  # fmt: skip
+        self._streamed = not isinstance(split["image"], np.ndarray)
+        if not self._streamed:
+            self._arrays = sharding.place(dict(split), sharding.replicated(mesh))
+
+        # Results on every device: a process can read only what its own devices hold.
+        @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+        def step(variables: Any, arrays: Any, index: Array, mask: Array) -> Any:
+            batch = arrays if self._streamed else {k: v[index] for k, v in arrays.items()}
+            return evaluate_step(recipe, variables, {**batch, "mask": mask}, views)
+
+        self._step = step
 
     def __call__(self, variables: Any) -> Evaluation:
         """Evaluates the variables, which have a leading axis of seeds, on every example exactly once."""
         place = sharding.sharded(self.mesh, 0)
         count = len(self.split["image"])
         results = []
-        for index, mask in batches.evaluation_indices(count, self.batch_size):
-            index, mask = jax.device_put((index, mask), place)
-            results.append(self._step(variables, self._arrays, index, mask))
+        with contextlib.closing(self._feed()) as feed:
+            for (index, mask), arrays in zip(
+                batches.evaluation_indices(count, self.batch_size), feed, strict=False
+            ):
+                index, mask = sharding.place((index, mask), place)
+                results.append(self._step(variables, arrays, index, mask))
+                if self._streamed:  # a batch at a time in memory, not as many as the host can send ahead
+                    jax.block_until_ready(results[-1])
         stacked = jax.tree.map(lambda *a: np.stack(a), *jax.device_get(results))
         task = self.recipe.task
         found = []
@@ -130,6 +148,22 @@ class Evaluator:
             committee=found[-1][0] if len(found) > seeds else {},
             predictions=found[-1][1] if len(found) > seeds else found[0][1],
         )
+
+    def _feed(self) -> Generator[Mapping[str, Any], None, None]:
+        """What each call of the step is given: all examples, on the devices; or, streamed, the next batch."""
+        if not self._streamed:
+            while True:
+                yield self._arrays
+        rows = stream.EvaluationRows(
+            len(self.split["image"]), self.batch_size, sharding.local_rows(self.mesh, self.batch_size)
+        )
+        images = stream.read_ahead(self.split["image"], rows, self.recipe.data.workers)
+        with contextlib.closing(images):
+            for number, local in enumerate(images):
+                mine = rows[number]
+                batch = {key: values[mine] for key, values in self.split.items() if key != "image"}
+                batch["image"] = local
+                yield {k: sharding.place_local_rows(v, self.mesh, self.batch_size) for k, v in batch.items()}
 
 
 def _total(sums: Any) -> Any:

@@ -36,10 +36,18 @@ class MetricsLog:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a plain line at most every few seconds."""
+    """A bar on a terminal; elsewhere a plain line at most every few seconds; `quiet`: lines only."""
 
-    def __init__(self, total: int, start: int, unit: str = "step", seconds_between_lines: float = 5.0):
-        self._bar = tqdm(total=total, initial=start, unit=unit, disable=not sys.stderr.isatty(), leave=False)
+    def __init__(
+        self,
+        total: int,
+        start: int,
+        unit: str = "step",
+        seconds_between_lines: float = 5.0,
+        quiet: bool = False,
+    ):
+        hidden = quiet or not sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=start, unit=unit, disable=hidden, leave=False)
         self._between = seconds_between_lines
         self._last_line = time.monotonic()
         self._started = (time.monotonic(), start)

@@ -1,19 +1,22 @@
 """One run from its workdir: what train, evaluate, predict and visualize share."""
 
+import contextlib
 import dataclasses
 import functools
+import itertools
+import os
 import signal
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import Array
+import numpy as np
 from jax.sharding import Mesh
 
-from cnnjax import config, platform, report, results, sharding
+from cnnjax import config, platform, processes, report, results, sharding
 from cnnjax.checkpoint import CheckpointStore
 from cnnjax.config import RESUMABLE, ConfigError, Experiment
 from cnnjax.data import labels
@@ -37,6 +40,8 @@ from cnnjax.train import (
 from cnnjax.workdir import Workdir
 
 _LOOKED_AT = 5000  # training images that may determine initial weights
+_MEASURED = 1000  # images of a streamed set that data.mean, data.std and initial weights may come from
+_CALLS_PER_AGREEMENT = 10  # compiled calls of several processes between two questions whether to stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,9 @@ class Restored:
 
 def train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, command: str) -> Evaluation:
     """Trains in `workdir`, or goes on with the run that is there; ends with a report. Returns the last evaluation."""
-    with workdir.claim():
+    # The first process speaks for all; the others see it end if the folder is in use.
+    with workdir.claim() if processes.is_first() else contextlib.nullcontext():
+        processes.wait("the workdir is claimed")
         return _train_run(experiment, workdir, data_dir, command)
 
 
@@ -86,10 +93,14 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
             raise ConfigError(
                 f"workdir {workdir.path} has {start:,} steps; the experiment asks for {num_steps:,}"
             )
-        workdir.write_config(experiment)
-        workdir.rewind_metrics(start)
-        log = MetricsLog(workdir.metrics, experiment.train.tensorboard)
-        progress = Progress(num_steps, start)
+        first = processes.is_first()
+        if first:
+            workdir.write_config(experiment)
+            workdir.rewind_metrics(start)
+        log = MetricsLog(
+            workdir.metrics if first else Path(os.devnull), first and experiment.train.tensorboard
+        )
+        progress = Progress(num_steps, start, quiet=not first)
         if start:
             progress.say(f"going on from step {start:,} of {num_steps:,}")
         evaluations: list[Evaluation] = []
@@ -108,13 +119,21 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
             clock.lap(step)
             return evaluations[0].mean[recipe.task.headline]
 
+        asked = itertools.count(1)
+
+        def should_stop() -> bool:
+            """Processes stop at the same step; to agree on it they wait for each other, so they seldom ask."""
+            if jax.process_count() == 1:
+                return stopped.is_set()
+            return next(asked) % _CALLS_PER_AGREEMENT == 0 and processes.any_process(stopped.is_set())
+
         def on_checkpoint(step: int, state: TrainState, headline: float | None) -> None:
             store.save(step, state, headline, metadata)
 
         try:
             state = train(
                 experiment, recipe, dataset, mesh, state, num_steps,
-                Callbacks(on_metrics, on_evaluate, on_checkpoint, stopped.is_set),
+                Callbacks(on_metrics, on_evaluate, on_checkpoint, should_stop),
             )  # fmt: skip
         except Diverged as error:
             good = max(store.steps(), default=None)
@@ -129,10 +148,12 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
         finally:
             progress.close()
             log.close()
-        if stopped.is_set() and int(state.step[0]) < num_steps:
+        if int(jax.device_get(state.step)[0]) < num_steps:
             raise ConfigError(f"stopped by a signal; launch again with --workdir={workdir.path} to go on")
     evaluation = evaluations[0] if evaluations else evaluator(state.variables)
-    report.write(workdir, experiment, dataset, recipe, state.variables, evaluation, command)
+    if first:
+        variables = jax.device_get(state.variables)
+        report.write(workdir, experiment, dataset, recipe, variables, evaluation, command)
     return evaluation
 
 
@@ -214,7 +235,10 @@ def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:
     """Fills from the training split what the experiment leaves empty: data.mean and data.std, and anchors."""
     changes: dict[str, Any] = {}
     if not (experiment.data.mean and experiment.data.std):
-        mean, std = channel_stats(dataset.train["image"])
+        looked_at = dataset.train["image"]
+        if dataset.streamed:  # a fixed sample: the images of a streamed set come in a shuffled order
+            looked_at = np.asarray(looked_at[:_MEASURED])
+        mean, std = channel_stats(looked_at)
         changes |= {
             "data.mean": mean,
             "data.std": tuple(value or 1.0 for value in std),
@@ -263,11 +287,12 @@ def _resume_or_init(
     if found:
         return found
     init = compile_init(recipe, image_shape, mesh)
-    return 0, init(_seeds(experiment), dataset.train["image"][:_LOOKED_AT])
+    images = np.asarray(dataset.train["image"][: _MEASURED if dataset.streamed else _LOOKED_AT])
+    return 0, init(_seeds(experiment), images)
 
 
-def _seeds(experiment: Experiment) -> Array:
-    return jnp.arange(experiment.train.seeds, dtype=jnp.int32) + experiment.train.seed
+def _seeds(experiment: Experiment) -> np.ndarray:
+    return np.arange(experiment.train.seeds, dtype=np.int32) + np.int32(experiment.train.seed)
 
 
 def _abstract_state(

@@ -1,9 +1,10 @@
 """The train state, the pure train step and the one loop."""
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 from cnnjax import config, sharding
-from cnnjax.config import Experiment
+from cnnjax.config import ConfigError, Experiment
 from cnnjax.data import augment, batches, box_augment
 from cnnjax.data.dataset import Dataset
+from cnnjax.data.stream import TrainRows, read_ahead
 from cnnjax.metrics import sums_and_counts
 from cnnjax.models import Model, create_model
 from cnnjax.optimizers import make_optimizer
@@ -190,7 +192,7 @@ def for_each_seed(fn: Callable[..., Any], *trees: Any) -> Any:
 
 
 def init_states(
-    recipe: Recipe, image_shape: tuple[int, ...], seeds: Array, images: Array | None = None
+    recipe: Recipe, image_shape: tuple[int, ...], seeds: Array | np.ndarray, images: Array | None = None
 ) -> TrainState:
     """Fresh states of all seeds [S], stacked along a leading axis."""
     return for_each_seed(lambda seed: init_state(recipe, image_shape, seed, images), seeds)
@@ -207,8 +209,12 @@ def compile_init(recipe: Recipe, image_shape: tuple[int, ...], mesh: Mesh) -> Ca
     )
 
 
-def compile_steps(recipe: Recipe, mesh: Mesh) -> Callable[..., tuple[TrainState, Metrics]]:
+def compile_steps(
+    recipe: Recipe, mesh: Mesh, streamed: bool = False
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """The jitted `steps(state, arrays, index, epoch)`: one update per row of index and epoch [K, seeds, batch].
+
+    `arrays` hold all training examples, from which a step takes its batch; `streamed`: just the batch.
 
     `state` has a leading axis of seeds, is replicated and donated; the batch is split over the mesh. Metrics are
     [K, seeds].
@@ -217,9 +223,8 @@ def compile_steps(recipe: Recipe, mesh: Mesh) -> Callable[..., tuple[TrainState,
 
     def one(state: TrainState, arrays: Arrays, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
         def of_seed(state: TrainState, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
-            return train_step(
-                recipe, state, {**{k: v[index] for k, v in arrays.items()}, "index": index, "epoch": epoch}
-            )
+            batch = arrays if streamed else {k: v[index] for k, v in arrays.items()}
+            return train_step(recipe, state, {**batch, "index": index, "epoch": epoch})
 
         return for_each_seed(of_seed, state, index, epoch)
 
@@ -272,17 +277,21 @@ def train(
     """
     settings = experiment.train
     batch_size, count = experiment.data.batch_size, len(dataset.train["image"])
-    arrays = jax.device_put(dict(dataset.train), sharding.replicated(mesh))
-    place = sharding.sharded(mesh, 2)
-    steps = compile_steps(recipe, mesh)
+    split_rows = sharding.sharded(mesh, 2)
+    steps = compile_steps(recipe, mesh, dataset.streamed)
     per_epoch = count / batch_size
     eval_every = _interval(settings.evaluate_every, per_epoch, num_steps)
     save_every = _interval(settings.checkpoint_every, per_epoch, num_steps)
     per_call = settings.steps_per_call or (1 if jax.default_backend() == "cpu" else math.ceil(per_epoch))
+    if dataset.streamed:
+        per_call = 1
+        if settings.seeds > 1:
+            raise ConfigError("data.stream trains one seed at a time: set train.seeds=1")
     window: list[Metrics] = []
     pending: tuple[int, Metrics] | None = None
     done = int(jax.device_get(state.step).reshape(-1)[0])
     headline: float | None = None
+    feed = _feed(experiment, dataset, mesh, done, num_steps)
 
     def settle() -> None:
         """Reads the metrics of the call before, which blocks until it has run."""
@@ -302,26 +311,52 @@ def train(
             )
             window.clear()
 
-    while done < num_steps:
-        stop_at = min(done + per_call, *(_next(done, every, num_steps) for every in (eval_every, save_every)))
-        index, epoch = train_rows(settings, done, stop_at, count, batch_size)
-        state, metrics = steps(state, arrays, *jax.device_put((index, epoch), place))
-        settle()
-        pending, done = (stop_at, metrics), stop_at
-        stopping = callbacks.should_stop()
-        evaluating = done == num_steps or done % eval_every == 0
-        saving = done == num_steps or done % save_every == 0 or stopping
-        if evaluating or saving:
-            # Also the window of metrics ends here, so that a resumed run writes the same lines.
+    try:
+        while done < num_steps:
+            stop_at = min(
+                done + per_call, *(_next(done, every, num_steps) for every in (eval_every, save_every))
+            )
+            index, epoch = train_rows(settings, done, stop_at, count, batch_size)
+            state, metrics = steps(state, next(feed), *sharding.place((index, epoch), split_rows))
             settle()
-            flush(done)
-        if evaluating:
-            headline = callbacks.on_evaluate(done, state)
-        if saving:
-            callbacks.on_checkpoint(done, state, headline if evaluating else None)
-        if stopping:
-            break
+            pending, done = (stop_at, metrics), stop_at
+            stopping = callbacks.should_stop()
+            evaluating = done == num_steps or done % eval_every == 0
+            saving = done == num_steps or done % save_every == 0 or stopping
+            if evaluating or saving:
+                # Also the window of metrics ends here, so that a resumed run writes the same lines.
+                settle()
+                flush(done)
+            if evaluating:
+                headline = callbacks.on_evaluate(done, state)
+            if saving:
+                callbacks.on_checkpoint(done, state, headline if evaluating else None)
+            if stopping:
+                break
+    finally:
+        feed.close()
     return state
+
+
+def _feed(
+    experiment: Experiment, dataset: Dataset, mesh: Mesh, start: int, stop: int
+) -> Generator[Arrays, None, None]:
+    """What each compiled call is given: all examples, on the devices; or, streamed, the batch of the next step."""
+    if not dataset.streamed:
+        arrays = sharding.place(dict(dataset.train), sharding.replicated(mesh))
+        while True:
+            yield arrays
+    targets = {name: values for name, values in dataset.train.items() if name != "image"}
+    batch_size, count = experiment.data.batch_size, len(dataset.train["image"])
+    rows = TrainRows(
+        experiment.train.seed, start, stop, count, batch_size, sharding.local_rows(mesh, batch_size)
+    )
+    images = read_ahead(dataset.train["image"], rows, experiment.data.workers)
+    with contextlib.closing(images):
+        for number, local in enumerate(images):
+            mine = rows[number]
+            batch = {"image": local, **{name: values[mine] for name, values in targets.items()}}
+            yield {k: sharding.place_local_rows(v, mesh, batch_size) for k, v in batch.items()}
 
 
 def _interval(epochs: float, per_epoch: float, num_steps: int) -> int:

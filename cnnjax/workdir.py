@@ -72,11 +72,11 @@ class Workdir:
         write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a small file so that a crash leaves either the old or the new one."""
+def write_atomically(path: Path, content: str | bytes | bytearray) -> None:
+    """Writes a file so that a crash leaves either the old or the new one."""
     temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "w") as file:
-        file.write(text)
+    with open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

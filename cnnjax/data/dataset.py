@@ -12,7 +12,7 @@ Split = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Images in memory, in two splits.
+    """Images in two splits, in memory or, with data.stream, on disk (stream.StreamedImages).
 
     Raises ValueError if the arrays are not what is promised here.
     """
@@ -24,6 +24,11 @@ class Dataset:
     test: Split  # the split that is evaluated
     classes: tuple[str, ...]  # names; a label is an index into them
     note: str = ""  # what a reader of results must know, for example where the data came from
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the images are read from disk batch by batch."""
+        return not isinstance(self.train["image"], np.ndarray)
 
     def __post_init__(self) -> None:
         for split_name, split in (("train", self.train), ("test", self.test)):

@@ -47,22 +47,13 @@ def read_annotated(data: Data) -> Dataset:
     images/<split>*/. yolo: images/<split>*/, labels/<split>*/ and classes.txt. Mistakes in annotations are
     logged; the note of the dataset counts them.
     """
-    layout, _, path = data.name.partition(":")
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(f"data.name={data.name!r}: no folder {folder}")
     if not data.image_size:
         raise ConfigError(
             f"data.name={data.name!r} needs --data.image_size, the height of the frame in pixels"
         )
     size = (data.image_size, data.image_width or data.image_size)
-    train = _read(layout, folder, "train")
-    held = _read(layout, folder, data.split or ("test" if _has_split(layout, folder, "test") else "val"))
-    if train.classes != held.classes:
-        raise ConfigError(f"{folder}: the splits have different classes: {train.classes} and {held.classes}")
+    train, held = read_splits(data)
     problems = [*train.problems, *held.problems]
-    if problems:
-        log.warning("%s", describe_problems(problems))
     room = max(len(truth.boxes) for truth in (*train.truths, *held.truths))
     dataset = Dataset(
         data.name,
@@ -72,6 +63,21 @@ def read_annotated(data: Data) -> Dataset:
         f"{len(problems)} mistakes in the annotations" if problems else "",
     )
     return first(dataset, data.limit)
+
+
+def read_splits(data: Data) -> tuple[Annotations, Annotations]:
+    """The annotations of the training and of the evaluated split; mistakes in them are logged."""
+    layout, _, path = data.name.partition(":")
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"data.name={data.name!r}: no folder {folder}")
+    train = _read(layout, folder, "train")
+    held = _read(layout, folder, data.split or ("test" if _has_split(layout, folder, "test") else "val"))
+    if train.classes != held.classes:
+        raise ConfigError(f"{folder}: the splits have different classes: {train.classes} and {held.classes}")
+    if problems := [*train.problems, *held.problems]:
+        log.warning("%s", describe_problems(problems))
+    return train, held
 
 
 def _has_split(layout: str, folder: Path, split: str) -> bool:

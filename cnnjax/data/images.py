@@ -41,15 +41,15 @@ def read_image(path: str | Path, data: Data, channels: int = 3) -> np.ndarray:
     return decode(path, str(path), data, channels)
 
 
-def check_header(path: str | Path) -> bool:
-    """Whether the image file is grey. Reads its header only, and refuses what `read_image` would refuse by it.
+def check_header(source: str | Path | bytes, name: str = "") -> bool:
+    """Whether the image file, or its bytes, is grey. Reads its header only, and refuses what `read_image` would.
 
     Not for threads: it changes warning filters for a moment.
     """
-    with warnings.catch_warnings(), _errors_name(str(path)):
+    with warnings.catch_warnings(), _errors_name(name or str(source)):
         # Pillow warns of a decompression bomb before the error below, which says the same.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with _open(path) as image:
+        with _open(source) as image:
             return image.mode in GREY_MODES
 
 

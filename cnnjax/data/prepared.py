@@ -33,9 +33,9 @@ def read(builder: Any, data: Data, data_dir: Path) -> Dataset:
         and no data.image_size.
     """
     info = builder.info
-    channels = _check_features(info)
+    channels = check_features(info)
     try:
-        sources, evaluated = _open(builder)
+        sources, evaluated = open_sources(builder)
         arrays = _decode_or_load(sources, data, channels, info, cache.cache_folder(data_dir))
     except RuntimeError as error:  # what the reader of array_record raises, with checksums of its own
         raise ConfigError(f"{info.data_dir}: damaged: {error}") from error
@@ -58,9 +58,9 @@ def read_evaluated(builder: Any, data: Data, data_dir: Path) -> tuple[Split, tup
     Raises ConfigError as `read` does.
     """
     info = builder.info
-    channels = _check_features(info)
+    channels = check_features(info)
     try:
-        sources, name = _open(builder)
+        sources, name = open_sources(builder)
         if not name:
             return None
         one = {name: sources[name]}
@@ -78,7 +78,7 @@ def how_to_prepare(builder: Any, data_dir: Path) -> str:
     return f"pip install tensorflow tensorflow-datasets && {build}"
 
 
-def _open(builder: Any) -> tuple[dict[str, Any], str]:
+def open_sources(builder: Any) -> tuple[dict[str, Any], str]:
     """Random access to the encoded records of each split to read, and the name of the one to evaluate."""
     with quiet():
         import tensorflow_datasets as tfds
@@ -128,7 +128,7 @@ def _decode(source: Any, count: int, data: Data, channels: int, name: str) -> Sp
     return {"image": images.stack(read_one, count, f"decoding {name}", workers), "label": labels}
 
 
-def _check_features(info: Any) -> int:
+def check_features(info: Any) -> int:
     """The number of channels to decode to."""
     import tensorflow_datasets as tfds
 

@@ -11,6 +11,7 @@ from cnnjax.data import (
     folders,
     images,
     prepared,
+    records,
     tfds_builder,
     tfds_download,
 )
@@ -25,6 +26,7 @@ OWN_NAMES = (
     "voc:PATH",
     "coco:PATH",
     "yolo:PATH",
+    "records:PATH",
 )
 SCENES = ("shapes", "digit_scenes")
 LAYOUTS = ("voc", "coco", "yolo")
@@ -35,7 +37,8 @@ CIFAR = ("cifar10", "cifar100")
 def load(data: Data, data_dir: str | None = None) -> Dataset:
     """Reads the data that `data` names, resized, limited and split as it says.
 
-    Names: digits, synthetic, folder:PATH, or a name of tensorflow-datasets (with /config or :version if
+    Names: digits, synthetic, folder:PATH, records:PATH (which may be streamed), those of detection sources, or a
+    name of tensorflow-datasets (with /config or :version if
     need be). Of the latter, what is prepared as array_record in `data_dir` is read from there; the archives
     of MNIST, Fashion-MNIST, KMNIST, EMNIST, CIFAR-10 and CIFAR-100 are found or downloaded; all others must
     be prepared first. The order is: the first `data.limit` of each split, resizing, then `data.validation`
@@ -46,7 +49,13 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
     Raises:
       ConfigError: unknown name, missing or damaged data, no network, images that do not fit together.
     """
-    if data.name == "digits":
+    if data.name.startswith("records:") and len(data.name) > len("records:"):
+        dataset = records.read(Path(data.name.removeprefix("records:")).expanduser(), data)
+    elif data.stream:
+        raise ConfigError(
+            f"data.stream reads what --mode=prepare wrote, data.name=records:PATH, not {data.name!r}"
+        )
+    elif data.name == "digits":
         dataset = _arrays(embedded.digits(), data)
     elif data.name == "synthetic":
         dataset = first(embedded.synthetic(data.image_size), data.limit)
@@ -78,7 +87,7 @@ def load_evaluated(
         if data.name.startswith("folder:") and len(data.name) > len("folder:"):
             folder = Path(data.name.removeprefix("folder:")).expanduser()
             return folders.read_evaluated(folder, data, channels, everything)
-        if data.name not in OWN_NAMES and data.name.partition(":")[0] not in (*LAYOUTS, "folder"):
+        if data.name not in OWN_NAMES and data.name.partition(":")[0] not in (*LAYOUTS, "folder", "records"):
             folder = tfds_builder.data_folder(data_dir)
             builder = tfds_builder.builder(data.name, folder, OWN_NAMES)
             if builder.name != "emnist" and prepared.is_prepared(builder):

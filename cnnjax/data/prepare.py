@@ -1,0 +1,206 @@
+"""From folders and archives of images, and annotated sets, to prepared ones (records.py): mode=prepare."""
+
+import contextlib
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from cnnjax.config import ConfigError, Data
+from cnnjax.data import folders, images, prepared, records, tfds_builder
+from cnnjax.data.annotations import Annotations
+from cnnjax.data.folders import Files
+from cnnjax.data.records import Raw
+
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile)
+_LARGEST = 2**28  # bytes of a member: more is no image, but would fill the memory
+
+
+def prepare(data: Data, output: Path, data_dir: str | None = None) -> dict[str, int]:
+    """Writes the data set that `data.name` names as array_record to the folder `output`; images per split.
+
+    Names: folder:PATH, where PATH is a folder, or a zip or tar file of one, with a folder of images per class;
+    voc:PATH, coco:PATH, yolo:PATH; or what tensorflow-datasets has prepared as array_record. Splits are those that training on the name itself has. Nothing is
+    unpacked to disk, so names inside an archive lead nowhere.
+    """
+    layout, _, path = data.name.partition(":")
+    source = Path(path).expanduser()
+    note = f"prepared from {source}"
+    if layout == "folder" and source.is_file():
+        if not source.name.lower().endswith(_ARCHIVES):
+            raise ConfigError(f"{source}: not a folder, and not one of {', '.join(_ARCHIVES)}")
+        with _archive(source) as (names, read):
+            train, test, classes = _split_names(names, str(source))
+            raw = {
+                name: _labelled(files, read, f"{source}: ")
+                for name, files in (("train", train), ("test", test))
+            }
+            return records.write(output, classes, raw, note)
+    if layout == "folder" and path:
+        train, test, classes, _ = folders.list_splits(source, data.name)
+        raw = {
+            name: _labelled(files, Path.read_bytes, "") for name, files in (("train", train), ("test", test))
+        }
+        return records.write(output, classes, raw, note)
+    if layout in ("voc", "coco", "yolo") and path:
+        from cnnjax.data import detection_sources  # imports jax
+
+        annotated, held = detection_sources.read_splits(data)
+        room = max(len(truth.boxes) for truth in (*annotated.truths, *held.truths))
+        splits = {"train": _annotated(annotated, room), "test": _annotated(held, room)}
+        return records.write(output, annotated.classes, splits, note)
+    if layout not in (
+        "folder",
+        "voc",
+        "coco",
+        "yolo",
+        "records",
+        "digits",
+        "synthetic",
+        "shapes",
+        "digit_scenes",
+    ):
+        return _from_tfds(data, tfds_builder.data_folder(data_dir), output)
+    raise ConfigError(
+        f"data.name={data.name!r} cannot be prepared: give folder:PATH (a folder of class folders, or a zip or tar "
+        "file of one), voc:PATH, coco:PATH or yolo:PATH"
+    )
+
+
+def _from_tfds(data: Data, data_dir: Path, output: Path) -> dict[str, int]:
+    """Copies the encoded images and labels of what tensorflow-datasets has prepared, without its wrapping."""
+    builder = tfds_builder.builder(data.name, data_dir, ())
+    if not prepared.is_prepared(builder):
+        how = prepared.how_to_prepare(builder, data_dir)
+        raise ConfigError(f"data.name={data.name!r} is not prepared as array_record in {data_dir}: {how}")
+    prepared.check_features(builder.info)
+    found, evaluated = prepared.open_sources(builder)
+    if not evaluated or builder.name == "emnist":
+        why = "has no labelled test split" if not evaluated else "holds its images mirrored"
+        raise ConfigError(f"data.name={data.name!r} {why}: it cannot be prepared for streaming")
+
+    def raw(name: str) -> Raw:
+        source = found[name]
+        labels = np.zeros(len(source), np.int32)  # known when the images have been read
+
+        def files() -> Iterator[tuple[str, bytes]]:
+            for index in range(len(source)):
+                record = source[index]
+                labels[index] = record["label"]
+                yield f"image {index} of {name}", record["image"]
+
+        return Raw(files(), {"label": labels}, len(source))
+
+    note = f"{builder.info.full_name}, evaluated on its {evaluated} split"
+    classes = tuple(builder.info.features["label"].names)
+    return records.write(output, classes, {"train": raw("train"), "test": raw(evaluated)}, note)
+
+
+def _annotated(annotations: Annotations, room: int) -> Raw:
+    count = len(annotations.images)
+    targets: dict[str, np.ndarray] = {
+        "boxes": np.zeros((count, room, 4), np.float64),
+        "classes": np.zeros((count, room), np.int32),
+        "valid": np.zeros((count, room), bool),
+        "ignored": np.zeros((count, room), bool),
+        "size": np.array([(one.height, one.width) for one in annotations.images], np.int32).reshape(-1, 2),
+    }
+    for i, image in enumerate(annotations.images):
+        n = len(image.truth.boxes)
+        targets["boxes"][i, :n] = image.truth.boxes
+        targets["classes"][i, :n] = image.truth.classes
+        targets["valid"][i, :n] = ~np.asarray(image.truth.crowd)
+        targets["ignored"][i, :n] = image.truth.ignored
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        for image in annotations.images:
+            path = annotations.folder / image.path
+            try:
+                yield str(path), path.read_bytes()
+            except OSError as error:
+                raise ConfigError(f"{path}: {error.strerror}") from error
+
+    return Raw(files(), targets, count)
+
+
+def _labelled(files: Files, read: Callable[[Any], bytes], title: str) -> Raw:
+    def contents() -> Iterator[tuple[str, bytes]]:
+        for path in files.paths:
+            name = f"{title}{path}"
+            try:
+                yield name, read(path)
+            except (OSError, EOFError, KeyError, RuntimeError, zlib.error, *_DAMAGED) as error:
+                raise ConfigError(f"{name}: cannot be read: {error}") from error
+
+    return Raw(contents(), {"label": files.labels}, len(files.paths))
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[tuple[list[str], Callable[[PurePosixPath], bytes]]]:
+    """Names of the files in a zip or tar file, and how to read one; ConfigError if it is neither, or damaged."""
+    with contextlib.ExitStack() as stack:
+        try:
+            if path.suffix.lower() == ".zip":
+                packed = stack.enter_context(zipfile.ZipFile(path))
+                sizes = {info.filename: info.file_size for info in packed.infolist() if not info.is_dir()}
+                names, read = list(sizes), lambda name: packed.read(str(name))
+            else:
+                tar = stack.enter_context(tarfile.open(path))
+                members = {member.name: member for member in tar if member.isfile()}
+                sizes = {name: member.size for name, member in members.items()}
+
+                def read(name: PurePosixPath) -> bytes:
+                    file = tar.extractfile(members[str(name)])
+                    return file.read() if file else b""
+
+                names = list(members)
+        except (OSError, EOFError, zlib.error, *_DAMAGED) as error:
+            raise ConfigError(f"{path}: cannot be read as an archive: {error}") from error
+        large = max(sizes, key=lambda name: sizes[name], default="")
+        if sizes and sizes[large] > _LARGEST:
+            raise ConfigError(f"{path}: {large} of {sizes[large]:,} bytes is too large for an image")
+        yield names, read
+
+
+def _split_names(names: list[str], title: str) -> tuple[Files, Files, tuple[str, ...]]:
+    """Splits and classes of the names in an archive, by the rules for folders (folders.py).
+
+    One folder around everything is no class; what does not end like an image, or is hidden, is passed over.
+    """
+    paths = sorted(path for path in map(PurePosixPath, names) if _is_image(path))
+    parts = [path.parts for path in paths]
+    depth = 0
+    while parts and len({one[depth] for one in parts}) == 1 and all(len(one) > depth + 2 for one in parts):
+        depth += 1
+    tops = {one[depth] for one in parts if len(one) > depth + 1}
+    evaluated = next((name for name in folders.EVALUATED if name in tops), "") if "train" in tops else ""
+    at = depth + ("train" in tops)
+
+    def members(top: str) -> list[PurePosixPath]:
+        inside = [path for path in paths if len(path.parts) > at + 1]
+        return [path for path in inside if not top or path.parts[depth] == top]
+
+    found = members("train" if "train" in tops else "")
+    classes = tuple(sorted({path.parts[at] for path in found}))
+    if len(classes) < 2:
+        raise ConfigError(f"{title} needs folders of images, one per class, and two of them at least")
+
+    def files(chosen: list[PurePosixPath]) -> Files:
+        for path in chosen:
+            if path.parts[at] not in classes:
+                raise ConfigError(f"{title}: {path}: no class of that name in the training split")
+        return Files(chosen, np.array([classes.index(path.parts[at]) for path in chosen], np.int32))
+
+    if evaluated:
+        return files(found), files(members(evaluated)), classes
+    return *folders.hold_out(files(found), title), classes
+
+
+def _is_image(path: PurePosixPath) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in images.SUFFIXES and not hidden and not path.is_absolute()

@@ -1,0 +1,175 @@
+"""Several processes as one run, through JAX's distributed runtime: how they start, agree and end.
+
+All processes run the same program on the same workdir, which they must all see. Process 0 alone writes its small
+files and speaks on stdout; checkpoints are written by all of them. A run of one process needs none of this.
+"""
+
+import atexit
+import logging
+import os
+import re
+import select
+import sys
+import traceback
+from typing import NoReturn
+
+from cnnjax.config import ConfigError
+
+HEARTBEAT_TIMEOUT = 30  # seconds without a sign of life after which a process counts as dead
+LOST = "another process of this run ended or does not answer; launch all of them again to go on"
+# What the runtime, and the collectives of CPUs and GPUs, say when a peer has gone.
+_SIGNS = re.compile(r"gloo|nccl|UNAVAILABLE|DEADLINE_EXCEEDED|coordination", re.IGNORECASE)
+# The runtime's own last words, followed by a stack trace: `LOST` stands for them.
+_FATAL = re.compile(rb"Check failure stack trace|Terminating process because the JAX distributed service")
+_CHATTER = re.compile(rb"coordination_service|^\[Gloo\]")
+_MESSAGE = re.compile(rb"^[IWEF]\d{4} ")  # begins a message of the runtime, which may have several lines
+_several = False
+_relayed = False  # whether a child passes on stderr
+
+
+def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the other processes. Call once, before JAX computes anything.
+
+    Args:
+      coordinator: HOST:PORT of process 0, with `num_processes` and `process_id`; or all None where JAX finds
+        them itself (Slurm, Open MPI, Kubernetes, TPU).
+    Raises:
+      ConfigError: nothing is found, the numbers do not fit, or the others do not come within five minutes.
+    """
+    global _several
+    given = [coordinator is not None, num_processes is not None, process_id is not None]
+    if any(given) and not all(given):
+        raise ConfigError(
+            "give all of --coordinator=HOST:PORT, --num_processes=N and --process_id=I, or none"
+        )
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        raise ConfigError(f"--coordinator={coordinator}: expected HOST:PORT of process 0")
+    if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
+        raise ConfigError(f"--process_id={process_id}: must be from 0 to {num_processes - 1}")
+    _speak_for_the_runtime()
+    import jax
+
+    # Its handler of SIGTERM would take the place of ours, which saves a checkpoint.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
+    try:
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"--distributed: no cluster was found ({error}); give --coordinator, --num_processes and --process_id"
+        ) from error
+    except RuntimeError as error:
+        raise ConfigError(f"the processes did not find each other: {str(error).splitlines()[0]}") from error
+    _several = jax.process_count() > 1
+    if jax.process_index():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks; true where there is one only."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def wait(name: str) -> None:
+    """Returns when all processes have come here."""
+    if _several:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is true in any process; all must ask at the same point."""
+    if not _several:
+        return flag
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def is_loss_of_another(error: BaseException) -> bool:
+    """Whether an exception of JAX means that another process has gone."""
+    return _several and isinstance(error, RuntimeError | ValueError) and bool(_SIGNS.search(str(error)))
+
+
+def end() -> None:
+    """Waits for the others, then leaves the run; what comes after is an ordinary exit."""
+    if _several:
+        import jax
+
+        jax.distributed.shutdown()
+    _hush()
+
+
+def fail(message: str) -> NoReturn:
+    """Says one line and exits with status 1; never waits for others, which notice it and end too."""
+    _hush()
+    if not _several:
+        sys.exit(message)
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def crash() -> None:
+    """Within several processes: shows the exception at hand and exits with status 1, without waiting for others."""
+    if _several:
+        traceback.print_exc()
+        _hush()
+        os._exit(1)
+
+
+def _speak_for_the_runtime() -> None:
+    """Lets a child process pass on what the runtime writes to stderr, and say `LOST` where the runtime aborts.
+
+    The runtime ends a process from a thread of its own with a page of internals, and no handler in Python runs.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    global _relayed
+    parent = os.getpid()
+    read_end, write_end = os.pipe()
+    if os.fork() == 0:
+        os.setsid()  # a Ctrl-C in the terminal is not for it
+        os.close(write_end)
+        _relay(read_end, parent)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(write_end, 2)
+    _relayed = True
+    atexit.register(_hush)
+    os.close(read_end)
+    os.close(write_end)
+
+
+def _hush() -> None:
+    """Tells the child that this process ends as it should."""
+    global _relayed
+    if _relayed:
+        _relayed = False
+        os.write(2, b"\0")
+        os.dup2(sys.stderr.fileno(), 2)
+
+
+def _relay(source: int, parent: int) -> NoReturn:
+    """Copies lines from `source` to stderr until a zero byte or the parent's death, of which it tells."""
+    rest, drop, fatal = b"", False, False
+    while True:
+        ready, _, _ = select.select([source], [], [], 0.5)
+        chunk = os.read(source, 65536) if ready else b""
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            fatal = fatal or bool(_FATAL.search(line))
+            if fatal or _CHATTER.search(line) or _MESSAGE.search(line):
+                drop = fatal or bool(_CHATTER.search(line))
+            if not drop and b"\0" not in line:
+                os.write(2, line + b"\n")
+        if b"\0" in chunk:
+            os._exit(0)
+        if not chunk and os.getppid() != parent:
+            os.write(2, f"error: {LOST}\n".encode())
+            os._exit(0)
