@@ -105,8 +105,10 @@ class Renderer:
             optimizer.zero_grad()
             images = fourier_image(parameters, self.scale, self.size)
             self.network((transform(images, self.size, generator) - 0.5) / 0.25)
-            found = self.network.stages[layer]
-            loss = -sum(found[i, channel].mean() for i, channel in enumerate(channels))
+            stages: Any = self.network.stages
+            loss = -torch.stack(
+                [stages[layer][i, channel].mean() for i, channel in enumerate(channels)]
+            ).sum()
             loss.backward()
             optimizer.step()
         with torch.no_grad():

@@ -1,0 +1,333 @@
+"""What each mode of the launcher does. Reads the flags that launch.py defines."""
+
+import difflib
+import shlex
+import sys
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from cnnjax import config, processes
+from cnnjax.config import ConfigError, Experiment
+
+FLAGS = flags.FLAGS
+
+
+def flag_changes() -> dict[str, Any]:
+    """The fields of the experiment that the command line sets, with values of the right type."""
+    changes: dict[str, Any] = {}
+    for name, field, _ in config.fields(Experiment()):
+        value = FLAGS[name].value if name in FLAGS else None
+        if value is None:
+            continue
+        if isinstance(field.type, types.GenericAlias):
+            kind = config.element_type(field.type)
+            try:
+                value = tuple(kind(item) for item in value)
+            except ValueError as error:
+                raise ConfigError(
+                    f"--{name}={','.join(value)}: expected numbers separated by commas"
+                ) from error
+        changes[name] = value
+    return changes
+
+
+def only_changes(*allowed: str) -> dict[str, Any]:
+    """The changes of the command line, of which only these fields, or parts such as "evaluate.", may be changed."""
+    changes = flag_changes()
+    refused = [name for name in changes if not name.startswith(allowed)]
+    if refused:
+        raise ConfigError(f"--{refused[0]} cannot be changed by mode={FLAGS.mode}: the checkpoint decides it")
+    return changes
+
+
+def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment:
+    """The experiment of the flags: the named one, else that of the workdir, else the default, then the changes."""
+    from experiments import EXPERIMENTS
+
+    if FLAGS.experiment is None and workdir is not None and workdir.has_run():
+        experiment = workdir.read_config()
+    else:
+        name = FLAGS.experiment or default
+        if name not in EXPERIMENTS:
+            close = difflib.get_close_matches(name, EXPERIMENTS, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "--list shows all"
+            raise ConfigError(f"unknown experiment {name!r}: {hint}")
+        experiment = EXPERIMENTS[name]()
+    changes = flag_changes()
+    lengths = ("train.epochs", "train.steps", "train.examples")
+    if any(name in changes for name in lengths):
+        # A length given in one unit replaces the one that the experiment gives in another.
+        changes = {"train.epochs": 0.0, "train.steps": 0, "train.examples": 0} | changes
+    return config.check(config.replace(experiment, changes))
+
+
+def optional_workdir() -> Any:
+    from cnnjax.workdir import Workdir
+
+    return Workdir(FLAGS.workdir) if FLAGS.workdir else None
+
+
+def existing_workdir() -> Any:
+    from cnnjax.workdir import Workdir
+
+    if not FLAGS.workdir:
+        raise ConfigError(f"mode={FLAGS.mode} needs --workdir=DIR, the folder of a trained run")
+    return Workdir(FLAGS.workdir)
+
+
+def command_line() -> str:
+    return shlex.join(["python", *sys.argv])
+
+
+def print_table(evaluation: Any) -> None:
+    from cnnjax.run import format_metric
+
+    table = evaluation.table
+    print(f"{'metric':<12}" + "".join(f"{column:>12}" for column in table))
+    for name in evaluation.mean:
+        print(
+            f"{name:<12}" + "".join(f"{format_metric(name, column[name]):>12}" for column in table.values())
+        )
+
+
+def print_names() -> None:
+    """Experiments, or with mode=benchmark the measurements of speed, with their docstrings."""
+    if FLAGS.mode == "benchmark":
+        from cnnjax.benchmarks import BENCHMARKS, GROUPS
+
+        for name, members in GROUPS.items():
+            print(f"{name}: {', '.join(members)}")
+        print_table_of(BENCHMARKS)
+    else:
+        from experiments import EXPERIMENTS
+
+        print_table_of(EXPERIMENTS)
+
+
+def print_table_of(functions: Mapping[str, Callable[..., Any]]) -> None:
+    width = max(map(len, functions))
+    for name, function in functions.items():
+        title, *rest = [line.strip() for line in (function.__doc__ or "").splitlines() if line.strip()]
+        expected = " ".join(line for line in rest if not line.startswith("python "))
+        print(f"{name:<{width}}  {title} {expected}")
+
+
+def mode_train() -> None:
+    from cnnjax import run
+    from cnnjax.workdir import Workdir
+
+    workdir = optional_workdir()
+    experiment = chosen_experiment(workdir)
+    workdir = workdir or Workdir(Path("runs") / experiment.name)
+    evaluation = run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+    print_table(evaluation)
+    print(f"report: {workdir.path / 'report.html'}\npictures: {workdir.plots}")
+
+
+def mode_evaluate() -> None:
+    from cnnjax import run
+
+    workdir = existing_workdir()
+    changes = only_changes("evaluate.", "data.name")
+    print_table(run.evaluate_run(workdir, FLAGS.data_dir, FLAGS.checkpoint, changes))
+
+
+def mode_predict() -> None:
+    from cnnjax import predict, run
+
+    workdir = existing_workdir()
+    paths = predict.find_images(FLAGS.inputs)
+    output = Path(FLAGS.output) if FLAGS.output else workdir.path / "predictions"
+    count, problems = predict.predict_files(run.restore(workdir, FLAGS.checkpoint), paths, output)
+    print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}")
+    for line in problems:
+        print(f"not read: {line}", file=sys.stderr)
+
+
+def mode_prepare() -> None:
+    from cnnjax.data import prepare
+
+    if not FLAGS.output:
+        raise ConfigError("mode=prepare needs --data.name=folder:PATH and --output=DIR, a new folder")
+    counts = prepare.prepare(chosen_experiment(None).data, Path(FLAGS.output), FLAGS.data_dir)
+    print(f"{' and '.join(f'{count:,} {name}' for name, count in counts.items())} images: {FLAGS.output}")
+    print(f"train on it with --data.name=records:{FLAGS.output}, and --data.stream if memory is short")
+
+
+def mode_summarize() -> None:
+    from cnnjax import look
+
+    print(
+        look.summarize_experiment(
+            chosen_experiment(optional_workdir()), FLAGS.data_dir, FLAGS.compiler, FLAGS.output
+        )
+    )
+
+
+def mode_preview() -> None:
+    from cnnjax import look
+
+    experiment = chosen_experiment(optional_workdir())
+    path = FLAGS.output or f"preview_{experiment.name}.png"
+    look.preview(experiment, FLAGS.data_dir, path)
+    print(f"the first training batch after augmentation: {path}")
+
+
+def mode_layers() -> None:
+    from cnnjax import look, run
+
+    print(look.list_layers(run.restore(existing_workdir(), FLAGS.checkpoint)))
+
+
+def mode_visualize() -> None:
+    """Looks at the run in --workdir; for a named experiment that has none yet, imports --weights or trains first."""
+    from cnnjax import look, run
+    from cnnjax.workdir import Workdir
+
+    if FLAGS.experiment is None:
+        workdir = existing_workdir()
+        changes = only_changes("visualize.")
+        options = config.check(config.replace(workdir.read_config(), changes)).visualize
+    else:
+        experiment = chosen_experiment(None)
+        options = experiment.visualize
+        workdir = optional_workdir() or Workdir(Path("runs") / experiment.name)
+        if options.train:
+            run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+        elif not workdir.has_run():
+            if not FLAGS.weights:
+                raise ConfigError(
+                    f"workdir {workdir.path} holds no run: give --weights=FILE of published weights, or train first"
+                )
+            import_weights(experiment, workdir)
+    folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "gallery"
+    count = look.make_gallery(
+        workdir, FLAGS.checkpoint, FLAGS.inputs, FLAGS.data_dir, options, folder, command_line()
+    )
+    print(f"{count} pictures: {folder / 'gallery.html'}")
+
+
+def mode_slide() -> None:
+    """Slides the classifier in --workdir over a large canvas; without one, trains digits_sliding first."""
+    from cnnjax import look, run
+    from cnnjax.workdir import Workdir
+
+    workdir = optional_workdir()
+    if workdir is None:
+        experiment = chosen_experiment(None, default="digits_sliding")
+        workdir = Workdir(Path("runs") / experiment.name)
+        run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+    folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "slide"
+    print(look.slide_over_canvas(run.restore(workdir, FLAGS.checkpoint), FLAGS.data_dir, folder))
+    print(f"heat maps: {folder / 'slide.png'}")
+
+
+def mode_import() -> None:
+    from cnnjax.workdir import Workdir
+
+    if not FLAGS.weights or not FLAGS.workdir:
+        raise ConfigError("mode=import needs --weights=FILE, --experiment=NAME and --workdir=DIR")
+    import_weights(chosen_experiment(None), Workdir(FLAGS.workdir))
+    print(f"{FLAGS.weights} is now the run in {FLAGS.workdir}: evaluate, predict or visualize it")
+
+
+def import_weights(experiment: Experiment, workdir: Any) -> None:
+    from cnnjax import transfer
+    from cnnjax.data import sources
+    from cnnjax.models import create_model
+
+    if FLAGS.classes:
+        classes = transfer.read_classes(FLAGS.classes)
+    else:
+        count = create_model(experiment.model.name).num_outputs
+        classes = sources.class_names(experiment.data, FLAGS.data_dir, count)
+    transfer.import_weights(experiment, FLAGS.weights, workdir, classes)
+
+
+def mode_export_weights() -> None:
+    from cnnjax import run, transfer
+
+    if not FLAGS.output:
+        raise ConfigError("mode=export_weights needs --output=FILE.safetensors")
+    transfer.export_weights(run.restore(existing_workdir(), FLAGS.checkpoint), FLAGS.output)
+    print(f"weights with torchvision's names: {FLAGS.output}")
+
+
+def mode_export() -> None:
+    from cnnjax import export, run
+
+    workdir = existing_workdir()
+    path = Path(FLAGS.output) if FLAGS.output else workdir.path / "network.stablehlo"
+    if path.suffix == ".json":
+        raise ConfigError(f"--output={path}: that name is for the description beside the exported file")
+    about = export.export_run(run.restore(workdir, FLAGS.checkpoint), path)
+    print(
+        f"{path} and {path.with_suffix('.json').name}: {', '.join(about['outputs'])} of step {about['step']:,}"
+    )
+
+
+def mode_benchmark() -> None:
+    from cnnjax import results, run
+    from cnnjax.workdir import Workdir
+
+    output = Path(FLAGS["benchmark.output"].value or results.RECORDS)
+    if FLAGS["benchmark.name"].value:
+        benchmark_speed(output)
+        return
+    experiment = chosen_experiment(None)
+    workdir = Workdir(FLAGS.workdir or Path("runs") / f"benchmark_{experiment.name}")
+    record = run.benchmark_accuracy(
+        experiment, workdir, FLAGS.data_dir, command_line(), FLAGS["benchmark.note"].value or ""
+    )
+    if processes.is_first():
+        results.append(record, output)
+    print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
+
+
+def benchmark_speed(output: Path) -> None:
+    from cnnjax import benchmarks, results
+
+    def flag(name: str) -> Any:
+        return FLAGS[f"benchmark.{name}"].value
+
+    options = benchmarks.Options(
+        repetitions=flag("repetitions"),
+        seeds=flag("seeds"),
+        data_dir=FLAGS.data_dir,
+        airbench=flag("airbench"),
+        hiverge=flag("hiverge"),
+    )
+    note = flag("note") or ""
+    for function in benchmarks.chosen(flag("name")).values():
+        for found in function(options):
+            if found.skipped:
+                print(f"skipped: {found.benchmark}, {found.subject}: {found.skipped}")
+                continue
+            notes = " ".join(text for text in (found.note, note) if text)
+            record = results.make_record(
+                found.benchmark, found.subject, found.values, command_line(), note=notes, peers=found.peers
+            )
+            results.append(record, output)
+            print(results.describe(record))
+    print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
+
+
+MODES: dict[str, Callable[[], None]] = {
+    "train": mode_train,
+    "evaluate": mode_evaluate,
+    "predict": mode_predict,
+    "prepare": mode_prepare,
+    "summarize": mode_summarize,
+    "preview": mode_preview,
+    "layers": mode_layers,
+    "slide": mode_slide,
+    "visualize": mode_visualize,
+    "import": mode_import,
+    "export_weights": mode_export_weights,
+    "export": mode_export,
+    "benchmark": mode_benchmark,
+}
