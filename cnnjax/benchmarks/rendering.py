@@ -29,10 +29,13 @@ def feature_visualization(options: Options) -> list[Measured]:
 def compare(title: str, layer: str, count: int, size: int, steps: int, options: Options) -> Measured:
     network = squeezenet(size)
     # As lucent: Adam without decay, no redirected gradients. Our default does a little more.
-    ours = functools.partial(
-        render_each, network, [f"{layer}:{c}" for c in range(count)], key=jax.random.key(0), steps=(steps,),
-        optimizer=ADAM, redirect=False,
-    )  # fmt: skip
+    addresses = [f"{layer}:{c}" for c in range(count)]
+
+    def ours() -> Any:
+        return render_each(
+            network, addresses, key=jax.random.key(0), steps=(steps,), optimizer=ADAM, redirect=False
+        )
+
     with without_compilation_cache():
         began = time.perf_counter()
         ours()
