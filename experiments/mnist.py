@@ -25,7 +25,7 @@ def mnist_speedrun() -> Experiment:
     """99 % on MNIST in one epoch (after tuomaso's train_mnist_fast): one-cycle Adam, no augmentation.
 
     python launch.py --experiment=mnist_speedrun
-    Expect 99 %; half a minute on two CPU cores, launched for a GPU with --mode=benchmark --benchmark.name=mnist_99.
+    Made for 99 %, not measured yet; launched for a GPU with --mode=benchmark --benchmark.name=mnist_99.
     """
     return Experiment(
         name="mnist_speedrun",
