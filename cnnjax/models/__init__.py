@@ -164,7 +164,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     "nin_imagenet": partial(NetworkInNetwork, num_outputs=1000, **allconv.NIN_IMAGENET),
     "tiny_nin": partial(NetworkInNetwork, stages=allconv.TINY_NIN),
     "all_cnn": AllCNN,
-    "tiny_all_cnn": partial(AllCNN, features=(16, 16)),
+    "tiny_all_cnn": partial(AllCNN, features=(32, 32)),
     # Multi-column networks and DropConnect
     "mcdnn_mnist": partial(Column, convs=mcdnn.MNIST),
     "mcdnn_nist": partial(Column, num_outputs=62, convs=mcdnn.MNIST),
