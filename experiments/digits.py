@@ -26,7 +26,7 @@ def digits_lenet() -> Experiment:
 def digits_sliding() -> Experiment:
     """LeNet-5 on digits of 32x32 pixels, unpadded: made to slide over a larger image (--mode=slide).
 
-    python launch.py --mode=slide
+    python launch.py --mode=slide --experiment=digits_sliding
     One pass over the image equals its windows evaluated one by one, with a small part of their arithmetic.
     """
     lenet = digits_lenet()

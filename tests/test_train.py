@@ -125,6 +125,7 @@ def test_seeds_unrolled_equal_seeds_under_vmap():
 @dataclasses.dataclass
 class FakeDataset:
     train: dict
+    streamed: bool = False
 
 
 def run_loop(experiment, stop_after=None, devices=1):
