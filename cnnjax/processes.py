@@ -94,8 +94,11 @@ def any_process(flag: bool) -> bool:
 
 
 def is_loss_of_another(error: BaseException) -> bool:
-    """Whether an exception of JAX means that another process has gone."""
-    return _several and isinstance(error, RuntimeError | ValueError) and bool(_SIGNS.search(str(error)))
+    """Whether an exception, or one that led to it, means that another process has gone."""
+    chain: BaseException | None = error if _several else None
+    while chain is not None and not _SIGNS.search(str(chain)):
+        chain = chain.__cause__ or chain.__context__
+    return chain is not None
 
 
 def end() -> None:

@@ -1,5 +1,6 @@
 """Training from records on disk: the numbers of data in memory, resumption, processes, and bounded memory."""
 
+import contextlib
 import io
 import json
 import os
@@ -113,11 +114,11 @@ def test_workers_change_nothing_and_end_with_their_run(tmp_path, prepared):
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return [pid]
+    """A process and all below it, whichever of its threads started them."""
+    children: list[str] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            children += (thread / "children").read_text().split()
     return [pid, *(one for child in children for one in family(int(child)))]
 
 
