@@ -49,6 +49,7 @@ class Result:
 @pytest.fixture
 def launch(capsys, monkeypatch):
     """Runs launch.py in this process with the given flags; returns exit code, stdout and stderr."""
+    import grain  # noqa: F401  # defines flags of its own, which flagsaver would take away after the first launch
     from absl.testing import flagsaver
 
     def run(*arguments: str) -> Result:
