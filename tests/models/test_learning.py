@@ -32,7 +32,7 @@ RECIPES = {
     "tiny_senet": (32, 8, 1e-2),
     "tiny_squeezenet": (40, 80, 2e-3),
     "tiny_nin": (16, 15, 5e-3),
-    "tiny_all_cnn": (16, 30, 5e-3),
+    "tiny_all_cnn": (16, 60, 2e-3),
     "tiny_mcdnn": (29, 16, 5e-3),
     "tiny_dropconnect": (16, 10, 5e-3),
 }
