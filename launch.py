@@ -142,6 +142,9 @@ def main(argv: list[str]) -> None:
         processes.end()
     except ConfigError as error:
         processes.fail(f"error: {error}")
+    except BrokenPipeError:  # who reads our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise
@@ -156,4 +159,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    platform.ask_for_huge_pages()
     app.run(main)

@@ -10,7 +10,9 @@ from jax import Array, lax
 
 from cnnjax.config import ConfigError
 from cnnjax.ops import normalization
+from cnnjax.ops.convolution import conv_general_dilated
 from cnnjax.ops.materialize import materialize
+from cnnjax.ops.pooling import max_pool_2x2
 
 Activation = Callable[[Array], Array]
 Pool = Callable[..., Array]
@@ -54,6 +56,8 @@ def activate(module: Any, name: str, x: Array) -> Array:
 def max_pool(x: Array, window: int = 2, stride: int | None = None, padding: Padding = 0) -> Array:
     """Max pooling, NHWC. `padding` counts pixels on each side (filled with -inf), or is "SAME"/"VALID"."""
     stride = stride or window
+    if (window, stride, padding) == (2, 2, 0):
+        return max_pool_2x2(x)
     return nn.max_pool(x, (window, window), (stride, stride), _pairs(padding))
 
 
@@ -129,7 +133,7 @@ def conv(
     "SAME" with stride 2 pads one side more than the other, which torch does not: give a number there.
     """
     size = (kernel, kernel) if isinstance(kernel, int) else kernel
-    kwargs = {"kernel_init": he_init, **kwargs}
+    kwargs = {"kernel_init": he_init, "conv_general_dilated": conv_general_dilated, **kwargs}
     return nn.Conv(features, size, strides=(stride, stride), padding=_pairs(padding), **kwargs)
 
 
