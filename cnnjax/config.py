@@ -170,6 +170,10 @@ class Optimizer:
     ema: float = option(
         0.0, "decay of an exponential moving average of the weights, used in evaluation; 0 is off"
     )
+    lookahead: int = option(
+        0,
+        "with ema: every so many steps training goes on from the average, which keeps a share that grows with the cube of progress (airbench); 0 is off",
+    )
     accumulate: int = option(1, "steps whose gradients are averaged into one update")
 
 
@@ -315,6 +319,8 @@ def check(experiment: Experiment) -> Experiment:
     for name, _, value in fields(experiment):
         if isinstance(value, int | float) and value < 0:
             raise ConfigError(f"{name}={value}: must not be negative")
+    if experiment.optimizer.lookahead and not experiment.optimizer.ema:
+        raise ConfigError("optimizer.lookahead needs optimizer.ema, the decay of its average")
     if not 0 <= data.validation < 1:
         raise ConfigError(f"data.validation={data.validation}: must be at least 0 and below 1")
     return experiment

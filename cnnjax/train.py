@@ -57,6 +57,8 @@ class Recipe:
     augment: config.Augment
     data: config.Data  # with mean and std filled in
     ema: float = 0.0
+    lookahead: int = 0
+    num_steps: int = 0
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
@@ -74,6 +76,8 @@ def make_recipe(
         augment=experiment.augment,
         data=experiment.data,
         ema=experiment.optimizer.ema,
+        lookahead=experiment.optimizer.lookahead,
+        num_steps=num_steps,
     )
 
 
@@ -130,7 +134,9 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
 
     (loss, (outputs, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    variables = {"params": optax.apply_updates(state.params, updates), **model_state}
+    variables, ema = _averaged(recipe, state, variables)
+    params = variables.pop("params")
     everyone = jnp.ones(len(images), bool)
     sums = sums_and_counts(recipe.task.metrics(outputs, batch), everyone)
     metrics = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
@@ -139,9 +145,9 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
         TrainState(
             step=state.step + 1,
             params=params,
-            model_state=model_state,
+            model_state=variables,
             opt_state=opt_state,
-            ema=_average(recipe.ema, state, {"params": params, **model_state}),
+            ema=ema,
             seed=state.seed,
         ),
         metrics,
@@ -170,13 +176,27 @@ def augmented(recipe: Recipe, batch: Batch, root: Array) -> Batch:
     )
 
 
-def _average(decay: float, state: TrainState, variables: Any) -> Any:
-    """The moving average; early on it forgets faster, so that the initial weights do not linger."""
-    if not decay:
-        return {}
+def _averaged(recipe: Recipe, state: TrainState, variables: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """What training goes on with after an update, and the moving average of it.
+
+    Early on the average forgets faster, so that the initial weights do not linger. With lookahead (Zhang et al.
+    2019; the schedule is airbench's) both are the same every few steps, and the average rests in between.
+    """
+    if not recipe.ema:
+        return variables, {}
     step = state.step.astype(jnp.float32)
-    keep = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.ema, variables)
+    if not recipe.lookahead:
+        keep = jnp.minimum(recipe.ema, (1 + step) / (10 + step))
+        return variables, _mix(keep, state.ema, variables)
+    done = state.step + 1
+    keep = recipe.ema**recipe.lookahead * (done / recipe.num_steps) ** 3
+    look = done % recipe.lookahead == 0
+    ema = _mix(jnp.where(look, keep, 1.0), state.ema, variables)
+    return jax.tree.map(lambda average, new: jnp.where(look, average, new), ema, variables), ema
+
+
+def _mix(keep: Array, old: Any, new: Any) -> Any:
+    return jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, old, new)
 
 
 def for_each_seed(fn: Callable[..., Any], *trees: Any) -> Any:

@@ -91,6 +91,22 @@ def test_moving_average_follows_the_weights():
     )
 
 
+def test_lookahead_goes_on_from_the_average_of_every_second_step():
+    """Against plain steps, with the weights replaced between them from outside."""
+    recipe, state = setup(tiny(optimizer__ema=0.9, optimizer__lookahead=2))
+    plain, expected = setup(tiny())
+    slow = expected.params
+    for done in (1, 2, 3, 4, 5):
+        state, _ = train_step(recipe, state, make_batch(seed=done))
+        expected, _ = train_step(plain, expected, make_batch(seed=done))
+        if done % 2 == 0:
+            keep = 0.9**2 * (done / 10) ** 3
+            slow = jax.tree.map(lambda a, b, k=keep: k * a + (1 - k) * b, slow, expected.params)
+            expected = dataclasses.replace(expected, params=slow)
+        for actual, wanted in ((state.params, expected.params), (state.variables["params"], slow)):
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), actual, wanted)
+
+
 def test_accumulation_equals_the_larger_batch():
     """Two batches of 8 with accumulate=2 make the update of one batch of 16."""
     big, state = setup(tiny())
