@@ -19,7 +19,8 @@ class Dataset:
 
     name: str
     # "image": uint8 [N, H, W, C], channels in the order R, G, B; and either "label": int32 [N], or "boxes": float32
-    # [N, M, 4] xyxy pixels, "classes": int32 [N, M], "valid": bool [N, M] and, if any, "ignored": bool [N, M].
+    # [N, M, 4] xyxy pixels, "classes": int32 [N, M], "valid": bool [N, M] and, of letterboxed images, what
+    # detection.framed says: "ignored", "area" and "size".
     train: Split
     test: Split  # the split that is evaluated
     classes: tuple[str, ...]  # names; a label is an index into them

@@ -12,7 +12,7 @@ import numpy as np
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import folders, images, prepared, records, tfds_builder
-from cnnjax.data.annotations import Annotations
+from cnnjax.data.annotations import Annotations, padded
 from cnnjax.data.folders import Files
 from cnnjax.data.records import Raw
 
@@ -102,21 +102,6 @@ def _from_tfds(data: Data, data_dir: Path, output: Path) -> dict[str, int]:
 
 
 def _annotated(annotations: Annotations, room: int) -> Raw:
-    count = len(annotations.images)
-    targets: dict[str, np.ndarray] = {
-        "boxes": np.zeros((count, room, 4), np.float64),
-        "classes": np.zeros((count, room), np.int32),
-        "valid": np.zeros((count, room), bool),
-        "ignored": np.zeros((count, room), bool),
-        "size": np.array([(one.height, one.width) for one in annotations.images], np.int32).reshape(-1, 2),
-    }
-    for i, image in enumerate(annotations.images):
-        n = len(image.truth.boxes)
-        targets["boxes"][i, :n] = image.truth.boxes
-        targets["classes"][i, :n] = image.truth.classes
-        targets["valid"][i, :n] = ~np.asarray(image.truth.crowd)
-        targets["ignored"][i, :n] = image.truth.ignored
-
     def files() -> Iterator[tuple[str, bytes]]:
         for image in annotations.images:
             path = annotations.folder / image.path
@@ -125,7 +110,7 @@ def _annotated(annotations: Annotations, room: int) -> Raw:
             except OSError as error:
                 raise ConfigError(f"{path}: {error.strerror}") from error
 
-    return Raw(files(), targets, count)
+    return Raw(files(), padded(annotations.images, room), len(annotations.images))
 
 
 def _labelled(files: Files, read: Callable[[Any], bytes], title: str) -> Raw:

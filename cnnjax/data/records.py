@@ -3,7 +3,8 @@
   dataset.json              format, kind ("label" or "boxes"), classes, channels, and per split its files, the number
                             of images and the CRC-32 of its targets
   train.npz                 label int32 [N]; or boxes float64 [N, M, 4] xyxy pixels of the original image, classes
-                            int32, valid and ignored bool [N, M], and size int32 [N, 2] (height, width)
+                            int32, valid and ignored bool, area float64 [N, M], and size int32 [N, 2]: what
+                            annotations.padded returns
   train-00000.array_record  one record per image: its file (JPEG, PNG, ...), byte for byte
 
 Targets are small and stay in memory; images are read one at a time, so a set may be larger than memory.
@@ -27,7 +28,7 @@ from cnnjax.data import images
 from cnnjax.data.dataset import Dataset, Split, first
 from cnnjax.data.stream import StreamedImages, read_one
 
-FORMAT = 1
+FORMAT = 2
 SHARD_BYTES = 2**28
 _ABOUT = "dataset.json"
 _CHUNK = 64  # images that are checked at a time
@@ -161,6 +162,8 @@ def read(folder: Path, data: Data) -> Dataset:
     about = _about(folder)
     kind, channels = about["kind"], about["channels"]
     if kind == "boxes":
+        from cnnjax.data.detection import framed  # imports jax
+
         if not data.image_size:
             raise ConfigError(
                 f"data.name={data.name!r} needs --data.image_size, the height of the frame in pixels"
@@ -181,7 +184,7 @@ def read(folder: Path, data: Data) -> Dataset:
         where = f"{name} in {folder}"
         if kind == "boxes":
             shape = (data.image_size, data.image_width or data.image_size, 3)
-            targets = _framed(targets, shape[:2])
+            targets = framed(targets, shape[:2])
         elif data.image_size:
             shape = (data.image_size, data.image_size, channels)
         else:
@@ -229,18 +232,6 @@ def _targets(folder: Path, name: str, entry: dict[str, Any]) -> dict[str, np.nda
             return {key: file[key] for key in file.files}
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{path}: damaged: {error}") from error
-
-
-def _framed(targets: dict[str, np.ndarray], frame: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Boxes in pixels of the letterboxed frame (height, width)."""
-    from cnnjax.detection.boxes import box_to_letterbox, letterbox
-
-    boxes = np.zeros(targets["boxes"].shape, np.float32)
-    real = targets["valid"] | targets["ignored"]
-    for i, (height, width) in enumerate(targets["size"]):
-        geometry = letterbox(int(height), int(width), frame)
-        boxes[i][real[i]] = box_to_letterbox(targets["boxes"][i][real[i]], geometry)
-    return {"boxes": boxes, **{key: targets[key] for key in ("classes", "valid", "ignored")}}
 
 
 def _order(count: int) -> np.ndarray:

@@ -11,8 +11,9 @@ from jax import Array
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
+from cnnjax.data.detection import detections_in_originals, truths_in_originals
 from cnnjax.detection.boxes import box_from_letterbox, letterbox
-from cnnjax.detection.coco import coco_evaluate
+from cnnjax.detection.coco import AREAS, coco_evaluate
 from cnnjax.detection.detect import FORMS, detect
 from cnnjax.detection.errors import confusion_matrix, error_analysis
 from cnnjax.detection.grid import Grid, encode
@@ -100,16 +101,27 @@ class GridDetection:
     def summarize(
         self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
     ) -> dict[str, float]:
-        """COCO's average precision, by pycocotools, in pixels of the frame; and AP50 of each class."""
-        result = coco_evaluate(_truths(truth), _detections(predictions), len(self.classes))
+        """Average precision by pycocotools, in pixels of the images before letterboxing: COCO's means, those of small,
+        medium and large objects, and AP50 of each class. What there is no object of is left out."""
+        result = coco_evaluate(*self._in_originals(predictions, truth), len(self.classes))
         per_class = {
             f"ap50/{name}": float(value)
             for name, value in zip(self.classes, result.class_ap50, strict=True)
             if not np.isnan(value)
         }
         named = {"ap50": result.ap50, "ap": result.ap, "ap75": result.ap75}
-        return {name: 0.0 if np.isnan(value) else float(value) for name, value in named.items()} | (
-            per_class if len(per_class) <= 20 else {}
+        named = {name: 0.0 if np.isnan(value) else float(value) for name, value in named.items()}
+        sizes = {f"ap/{area}": getattr(result, f"ap_{area}") for area in AREAS[1:]}
+        sizes = {name: float(value) for name, value in sizes.items() if not np.isnan(value)}
+        return named | sizes | (per_class if len(per_class) <= 20 else {})
+
+    def _in_originals(
+        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+    ) -> tuple[list[Truth], list[Detections]]:
+        """Objects and detections in pixels of the images before letterboxing."""
+        frame = (self.grid.height, self.grid.width)
+        return truths_in_originals(truth, frame), detections_in_originals(
+            _unpadded(predictions), truth, frame
         )
 
     def pictures(
@@ -118,7 +130,7 @@ class GridDetection:
         """Precision over recall, confusions, kinds of errors, and examples with real and found boxes."""
         from cnnjax import pictures
 
-        truths, found = _truths(truth), _detections(predictions)
+        truths, found = self._in_originals(predictions, truth)
         result = coco_evaluate(truths, found, len(self.classes))
         matrix = confusion_matrix(truths, found, len(self.classes), score_threshold=SHOWN_SCORE)
         analysis = error_analysis(truths, found, len(self.classes))
@@ -127,7 +139,7 @@ class GridDetection:
             record = self.record(
                 {name: values[i] for name, values in predictions.items()}, truth["image"][i].shape
             )
-            boxes = truths[i].boxes
+            boxes = truth["boxes"][i][truth["valid"][i]]
             drawn = self._drawing(record)
             drawn = pictures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
             images.append(pictures.draw_boxes(truth["image"][i], drawn))
@@ -178,15 +190,5 @@ class GridDetection:
         return pictures.Boxes(boxes, labels, [COLOURS[d["category_id"] % len(COLOURS)] for d in found])
 
 
-def _truths(truth: Mapping[str, np.ndarray]) -> list[Truth]:
-    """The objects of each image, from padded arrays; "ignored" marks difficult and crowd ones."""
-    ignored = truth.get("ignored", np.zeros_like(truth["valid"]))
-    real = truth["valid"] | ignored
-    return [
-        Truth(boxes[keep], classes[keep], difficult=skip[keep])
-        for boxes, classes, keep, skip in zip(truth["boxes"], truth["classes"], real, ignored, strict=True)
-    ]
-
-
-def _detections(predictions: Mapping[str, np.ndarray]) -> list[Detections]:
+def _unpadded(predictions: Mapping[str, np.ndarray]) -> list[Detections]:
     return unpad(predictions["boxes"], predictions["scores"], predictions["classes"], predictions["counts"])

@@ -6,11 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from PIL import Image
 
 from cnnjax.config import Augment, ConfigError, Data, Detection, Experiment, Model, replace
+from cnnjax.data.annotations import AnnotatedImage, padded
 from cnnjax.data.box_augment import augment_boxes
+from cnnjax.data.detection import framed
 from cnnjax.data.sources import load
+from cnnjax.detection.results import Truth
 from cnnjax.tasks import make_task
 from cnnjax.train import make_recipe
 
@@ -73,6 +77,20 @@ def test_perfect_outputs_have_an_average_precision_of_one():
     assert task.summarize(found, ignored)["ap50"] == 0  # nothing to find
 
 
+@pytest.mark.parametrize("area, size", [(None, "medium"), (900.0, "small")])
+def test_sizes_are_counted_in_pixels_of_the_original_image(area, size):
+    """A frame of 64x64 shows 200 pixels of an image's height: 50x50 there are 16x16 here."""
+    task = grid_task(form="logistic")
+    truth = Truth(np.array([[50.0, 75, 100, 125]]), [2], area=None if area is None else [area])
+    split = framed(padded([AnnotatedImage("a.png", 200, 200, truth)]), (64, 64))
+    assert_allclose(split["boxes"][0, 0], [16, 24, 32, 40])
+    outputs = perfect_outputs(task, [(16, 24, 32, 40)], [2])
+    found = {k: np.asarray(v) for k, v in task.predict(outputs).items()}
+    values = task.summarize(found, split)
+    assert {name for name in values if name.startswith("ap/")} == {f"ap/{size}"}
+    assert values[f"ap/{size}"] == pytest.approx(1) and values["ap"] == pytest.approx(1)
+
+
 def test_record_is_in_pixels_of_the_original_image():
     task = grid_task(form="logistic")
     found = task.predict(perfect_outputs(task, [(16, 24, 32, 40)], [2]))
@@ -80,7 +98,7 @@ def test_record_is_in_pixels_of_the_original_image():
     # A frame of 64x64 holds an image of 100x200 (height x width) at scale 0.32, with 16 grey rows above it.
     (detection,) = task.record(one, (100, 200, 3))["detections"]
     assert detection["category"] == "triangle"
-    np.testing.assert_allclose(detection["bbox"], [50, 25, 50, 50], atol=0.1)
+    assert_allclose(detection["bbox"], [50, 25, 50, 50], atol=0.1)
 
 
 def test_anchors_come_from_the_data_and_stay_with_the_run(launch, tmp_path):
