@@ -25,7 +25,7 @@ def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
 class Data:
     name: str = option(
         "digits",
-        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH; of mode=prepare: records:PATH",
+        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; of mode=prepare: records:PATH",
     )
     batch_size: int = option(128, "examples per training step, over all devices")
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
@@ -37,7 +37,7 @@ class Data:
     resize_short: int = option(0, "with resize=crop: the short side before the crop; 0 means image_size")
     image_width: int = option(0, "with boxes: width of the frame, where it is not image_size too")
     objects: int = option(4, "shapes and digit_scenes: most objects in an image")
-    split: str = option("", "voc, coco, yolo: the split that is evaluated; empty: test, else val")
+    split: str = option("", "with boxes: the split that is evaluated; empty: test, else val")
     channel_order: str = option("rgb", "order of colour channels that the model expects", ("rgb", "bgr"))
     mean: tuple[float, ...] = option(
         (), "per channel, of values in [0, 1], subtracted; empty: of the training split"

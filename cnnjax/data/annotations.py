@@ -149,10 +149,13 @@ def padded(images: Sequence[AnnotatedImage], room: int = 0) -> dict[str, np.ndar
 
 def describe_problems(problems: Sequence[Problem], limit: int = 10) -> str:
     """One line per problem, at most `limit` of them."""
-    lines = [str(problem) for problem in problems[:limit]]
-    if len(problems) > limit:
-        lines.append(f"... and {len(problems) - limit} more")
-    return "\n".join(lines)
+    return shorten([str(problem) for problem in problems], limit)
+
+
+def shorten(lines: Sequence[str], limit: int = 10) -> str:
+    """The first `limit` lines, and how many more there are."""
+    more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "\n".join([*lines[:limit], *more])
 
 
 def inside_folder(path: str, file: str) -> str:
