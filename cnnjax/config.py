@@ -124,7 +124,11 @@ class Detection:
     boxes: int = option(1, "yolov1: boxes that each cell predicts")
     num_anchors: int = option(5, "anchors: how many shapes k-means finds in the training boxes")
     anchors: tuple[float, ...] = option((), "anchors: width, height, width, ... in pixels; empty: k-means")
-    score_threshold: float = option(0.05, "what scores less is no detection; in pictures and predictions 0.3")
+    score_threshold: float = option(0.05, "what scores less is no detection for average precision")
+    shown_score: float = option(
+        0.0,
+        "what scores less is not drawn, predicted and counted as a confusion; 0: what has the best F1 on the validation split, 0.3 without one",
+    )
     iou_threshold: float = option(0.5, "of two boxes of a class that overlap more, the better stays")
     max_detections: int = option(100, "most detections in an image")
 
@@ -256,9 +260,13 @@ class Experiment:
 RESUMABLE = frozenset(
     {"train.epochs", "train.steps", "train.examples", "train.evaluate_every", "train.checkpoint_every", "train.keep_last",
      "train.keep_best", "train.log_every", "train.tensorboard", "train.steps_per_call", "data.stream", "data.workers", "evaluate.batch_size",
-     "evaluate.augment"}
+     "evaluate.augment", "detection.shown_score"}
     | {f"visualize.{field.name}" for field in dataclasses.fields(Visualize)}
 )  # fmt: skip
+
+
+# Fields that evaluation on a validation split decides where the experiment leaves them at 0.
+CHOSEN = frozenset({"detection.shown_score"})
 
 
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:

@@ -52,10 +52,10 @@ def prepare(data: Data, output: Path, data_dir: str | None = None) -> dict[str, 
     if layout in ("voc", "coco", "yolo") and path:
         from cnnjax.data import detection_sources  # imports jax
 
-        annotated, held = detection_sources.read_splits(data)
-        room = max(len(truth.boxes) for truth in (*annotated.truths, *held.truths))
-        splits = {"train": _annotated(annotated, room), "test": _annotated(held, room)}
-        return records.write(output, annotated.classes, splits, note)
+        found, validation = detection_sources.read_splits(data)
+        room = max(len(truth.boxes) for split in found.values() for truth in split.truths)
+        splits = {name: _annotated(split, room) for name, split in found.items()}
+        return records.write(output, found["train"].classes, splits, note, validation)
     if layout not in (
         "folder",
         "voc",
@@ -103,7 +103,11 @@ def _from_tfds(data: Data, data_dir: Path, output: Path) -> dict[str, int]:
 
     note = f"{builder.info.full_name}, evaluated on its {evaluated} split"
     classes = boxes.classes if boxes else tuple(builder.info.features["label"].names)
-    return records.write(output, classes, {"train": raw("train"), "test": raw(evaluated)}, note)
+    splits = {"train": raw("train"), "test": raw(evaluated)}
+    if evaluated == "test" and "validation" in found:
+        splits["validation"] = raw("validation")
+    validation = "validation" if "validation" in splits else "test" if evaluated == "validation" else ""
+    return records.write(output, classes, splits, note, validation)
 
 
 def _annotated_records(source: Any, name: str, boxes: Boxes) -> Raw:

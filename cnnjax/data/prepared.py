@@ -49,7 +49,8 @@ def read(builder: Any, data: Data, data_dir: Path) -> Dataset:
         logging.warning("%s", shorten(problems))
         note = join(note, f"{len(problems)} mistakes in the annotations")
     classes = boxes.classes if boxes else tuple(info.features["label"].names)
-    dataset = Dataset(data.name, train, test, classes, note)
+    validation = test if evaluated == "validation" else splits.get("validation")
+    dataset = Dataset(data.name, train, test, classes, note, validation)
     return dataset if evaluated else hold_out(dataset, _TEST_SHARE)
 
 
@@ -90,7 +91,8 @@ def _read_splits(
 def open_sources(builder: Any, boxes: Boxes | None = None, wanted: str = "") -> tuple[dict[str, Any], str]:
     """Random access to the encoded records of each split to read, and the name of the one to evaluate.
 
-    With boxes, `wanted` may name it. Raises ConfigError if there is no such split.
+    With boxes, `wanted` may name it, and the test split comes with the validation split. Raises ConfigError if there
+    is no such split.
     """
     if boxes and wanted and wanted not in builder.info.splits:
         raise ConfigError(f"data.split={wanted!r}: {boxes.name} has {', '.join(builder.info.splits)}")
@@ -100,12 +102,16 @@ def open_sources(builder: Any, boxes: Boxes | None = None, wanted: str = "") -> 
 
         decoders = {"image": tfds.decode.SkipDecoding()}
         sources = {"train": builder.as_data_source("train", decoders=decoders)}
+        evaluated = ""
         for name in candidates:
             if name in builder.info.splits:
                 source = builder.as_data_source(name, decoders=decoders)
                 if name == wanted or (len(source) and _is_annotated(source, boxes)):
-                    return sources | {name: source}, name
-    return sources, ""
+                    sources[name] = source
+                    evaluated = evaluated or name
+                    if not boxes:
+                        break
+    return sources, evaluated
 
 
 def _is_annotated(source: Any, boxes: Boxes | None) -> bool:

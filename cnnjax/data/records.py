@@ -1,7 +1,7 @@
 """A prepared data set: a folder of array_record files of images as they were, and what is known of them beside.
 
-  dataset.json              format, kind ("label" or "boxes"), classes, channels, and per split its files, the number
-                            of images and the CRC-32 of its targets
+  dataset.json              format, kind ("label" or "boxes"), classes, channels, which split thresholds are chosen on
+                            (or ""), and per split its files, the number of images and the CRC-32 of its targets
   train.npz                 label int32 [N]; or boxes float64 [N, M, 4] xyxy pixels of the original image, classes
                             int32, valid and ignored bool, area float64 [N, M], and size int32 [N, 2]: what
                             annotations.padded returns
@@ -43,7 +43,9 @@ class Raw:
     count: int
 
 
-def write(folder: Path, classes: tuple[str, ...], splits: dict[str, Raw], note: str) -> dict[str, int]:
+def write(
+    folder: Path, classes: tuple[str, ...], splits: dict[str, Raw], note: str, validation: str = ""
+) -> dict[str, int]:
     """Writes a prepared data set; every image is decoded once to be sure of it. Returns images per split.
 
     Nothing is left behind if it fails. Raises ConfigError if the folder exists, an image is damaged, or is not of
@@ -55,7 +57,8 @@ def write(folder: Path, classes: tuple[str, ...], splits: dict[str, Raw], note: 
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        about: dict[str, Any] = {"format": FORMAT, "classes": list(classes), "note": note, "splits": {}}
+        about: dict[str, Any] = {"format": FORMAT, "classes": list(classes), "note": note}
+        about |= {"validation": validation, "splits": {}}
         all_grey = True
         for name, raw in splits.items():
             files, grey = _write_images(partial, name, raw)
@@ -194,7 +197,10 @@ def read(folder: Path, data: Data) -> Dataset:
             pixels = images.stack(_reader(encoded, order, data, shape, where), len(order), f"reading {name}")
         return {"image": pixels, **{key: values[order] for key, values in targets.items()}}
 
-    dataset = Dataset(data.name, split("train"), split("test"), tuple(about["classes"]), about["note"])
+    splits = {name: split(name) for name in about["splits"]}
+    validation = splits.get(about["validation"])
+    classes = tuple(about["classes"])
+    dataset = Dataset(data.name, splits["train"], splits["test"], classes, about["note"], validation)
     return first(dataset, data.limit) if kind == "boxes" else dataset
 
 
@@ -214,7 +220,8 @@ def _about(folder: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: format {about['format']}, this version reads {FORMAT}")
         kinds = about["kind"] in ("label", "boxes") and about["channels"] in (1, 3)
         names = [Path(file).name == file for split in about["splits"].values() for file in split["files"]]
-        if not kinds or not all(names) or not {"train", "test"} <= set(about["splits"]):
+        splits = {"", *about["splits"]}
+        if not kinds or not all(names) or not {"train", "test", about["validation"]} <= splits:
             raise ValueError("its entries are not those of a prepared data set")
         return about
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -12,6 +12,7 @@ from jax import Array
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.detection import detections_in_originals, truths_in_originals
+from cnnjax.detection.average_precision import best_f1, precision_recall
 from cnnjax.detection.boxes import box_from_letterbox, letterbox
 from cnnjax.detection.coco import AREAS, coco_evaluate
 from cnnjax.detection.detect import FORMS, detect
@@ -25,9 +26,7 @@ from cnnjax.tasks.task import Batch
 if TYPE_CHECKING:
     from cnnjax.pictures import Boxes, Picture
 
-SHOWN_SCORE = (
-    0.3  # what pictures and predictions show; average precision looks at everything above score_threshold
-)
+SHOWN_SCORE = 0.3  # where neither a flag nor a validation split says what pictures and predictions show
 COLOURS = ("lime", "red", "deepskyblue", "orange", "magenta", "yellow", "cyan", "white")
 
 
@@ -69,6 +68,11 @@ class GridDetection:
             anchors=anchors,
         )
         return cls(classes, grid, experiment.detection)
+
+    @property
+    def shown_score(self) -> float:
+        """From which score on boxes are drawn, predicted and counted as confusions."""
+        return self.settings.shown_score or SHOWN_SCORE
 
     @property
     def num_outputs(self) -> int:
@@ -124,6 +128,14 @@ class GridDetection:
             _unpadded(predictions), truth, frame
         )
 
+    def choose(
+        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """The score from which on detections at IoU 0.5 have the best F1."""
+        truths, found = self._in_originals(predictions, truth)
+        score, _ = best_f1([precision_recall(truths, found, index) for index in range(len(self.classes))])
+        return {} if np.isnan(score) else {"detection.shown_score": score}
+
     def pictures(
         self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
     ) -> "list[Picture]":
@@ -132,7 +144,7 @@ class GridDetection:
 
         truths, found = self._in_originals(predictions, truth)
         result = coco_evaluate(truths, found, len(self.classes))
-        matrix = confusion_matrix(truths, found, len(self.classes), score_threshold=SHOWN_SCORE)
+        matrix = confusion_matrix(truths, found, len(self.classes), score_threshold=self.shown_score)
         analysis = error_analysis(truths, found, len(self.classes))
         images, texts = [], []
         for i in range(min(12, len(truths))):
@@ -144,7 +156,7 @@ class GridDetection:
             drawn = pictures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
             images.append(pictures.draw_boxes(truth["image"][i], drawn))
             texts.append(f"{len(boxes)} objects, {len(record['detections'])} found")
-        caption = f"White: real boxes. Colour: boxes found with a score above {SHOWN_SCORE}."
+        caption = f"White: real boxes. Colour: boxes found with a score of {self.shown_score:.2f} or more."
         return [
             pictures.precision_recall_curves(result.precision[0], self.classes),
             pictures.confusion_matrix(matrix, (*self.classes, "background")),
@@ -171,7 +183,7 @@ class GridDetection:
                 prediction["classes"][:count],
                 strict=True,
             )
-            if score > SHOWN_SCORE
+            if score >= self.shown_score
         ]
         return {"width": shape[1], "height": shape[0], "detections": detections}
 

@@ -206,6 +206,7 @@ def test_the_same_boxes_as_in_files(make, tmp_path, caplog):
     assert dataset.train["valid"].sum() + dataset.train["ignored"].sum() >= 6
     # The test split holds no boxes, so it is not the one to evaluate.
     assert len(dataset.test["image"]) == 2 and "its validation split" in dataset.note
+    assert dataset.validation is dataset.test
     assert "mistakes" not in dataset.note and not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
     # YOLO's files know neither flags nor areas, VOC's no areas.
@@ -297,6 +298,15 @@ def test_without_another_split_a_share_of_the_training_split_is_held_out(tmp_pat
     tiny.prepared_boxes(tmp_path, name, features, {"train": made}, version)
     dataset = load(Data(name=name, **FRAME), str(tmp_path))
     assert len(dataset.train["image"]) == 3 and len(dataset.test["image"]) == 1
+
+
+def test_the_test_split_comes_with_the_validation_split(tmp_path):
+    name, version, features, made, some, _ = wider_face(tmp_path / "files", tmp_path)
+    splits = {"train": made, "test": made[:1], "validation": made[1:]}
+    tiny.prepared_boxes(tmp_path, name, features, splits, version)
+    dataset = load(Data(name=name, **FRAME), str(tmp_path))
+    assert len(dataset.test["image"]) == 1
+    assert_array_equal(dataset.validation["size"], [(image.height, image.width) for image in some[1:]])
 
 
 def test_evaluation_decodes_the_evaluated_split_only(tmp_path, monkeypatch):
