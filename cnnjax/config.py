@@ -91,6 +91,10 @@ class Augment:
         0.0, "alpha of mixup (Zhang et al. 2018); with boxes those of both images count (Zhang et al. 2019)"
     )
     cutmix: float = option(0.0, "alpha of CutMix (Yun et al. 2019)")
+    sizes: tuple[int, ...] = option(
+        (),
+        "heights in pixels, of which each batch is resized to one, by turns in random order, with its boxes; widths in proportion; the model must be fully convolutional",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
