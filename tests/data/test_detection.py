@@ -76,6 +76,14 @@ def test_mistakes_are_named(two, tmp_path):
         load_detection(gone, (32, 32))
 
 
+def test_a_truncated_image_is_named(two, tmp_path):
+    whole = (tmp_path / "wide.png").read_bytes()
+    (tmp_path / "wide.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match="wide.png: cannot be read as an image") as error:
+        load_detection(two, (32, 32))
+    assert "\n" not in str(error.value)
+
+
 def test_no_images_at_all(tmp_path):
     data = load_detection(Annotations(tmp_path, ("a",), ()), (32, 40))
     assert data["image"].shape == (0, 32, 40, 3) and data["boxes"].shape == (0, 0, 4)
