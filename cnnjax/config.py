@@ -25,7 +25,7 @@ def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
 class Data:
     name: str = option(
         "digits",
-        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH; of mode=prepare: records:PATH",
+        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; of mode=prepare: records:PATH",
     )
     batch_size: int = option(128, "examples per training step, over all devices")
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
@@ -37,7 +37,7 @@ class Data:
     resize_short: int = option(0, "with resize=crop: the short side before the crop; 0 means image_size")
     image_width: int = option(0, "with boxes: width of the frame, where it is not image_size too")
     objects: int = option(4, "shapes and digit_scenes: most objects in an image")
-    split: str = option("", "voc, coco, yolo: the split that is evaluated; empty: test, else val")
+    split: str = option("", "with boxes: the split that is evaluated; empty: test, else val")
     channel_order: str = option("rgb", "order of colour channels that the model expects", ("rgb", "bgr"))
     mean: tuple[float, ...] = option(
         (), "per channel, of values in [0, 1], subtracted; empty: of the training split"
@@ -91,6 +91,10 @@ class Augment:
         0.0, "alpha of mixup (Zhang et al. 2018); with boxes those of both images count (Zhang et al. 2019)"
     )
     cutmix: float = option(0.0, "alpha of CutMix (Yun et al. 2019)")
+    sizes: tuple[int, ...] = option(
+        (),
+        "heights in pixels, of which each batch is resized to one, by turns in random order, with its boxes; widths in proportion; the model must be fully convolutional",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +128,11 @@ class Detection:
     boxes: int = option(1, "yolov1: boxes that each cell predicts")
     num_anchors: int = option(5, "anchors: how many shapes k-means finds in the training boxes")
     anchors: tuple[float, ...] = option((), "anchors: width, height, width, ... in pixels; empty: k-means")
-    score_threshold: float = option(0.05, "what scores less is no detection; in pictures and predictions 0.3")
+    score_threshold: float = option(0.05, "what scores less is no detection for average precision")
+    shown_score: float = option(
+        0.0,
+        "what scores less is not drawn, predicted and counted as a confusion; 0: what has the best F1 on the validation split, 0.3 without one",
+    )
     iou_threshold: float = option(0.5, "of two boxes of a class that overlap more, the better stays")
     max_detections: int = option(100, "most detections in an image")
 
@@ -260,9 +268,13 @@ class Experiment:
 RESUMABLE = frozenset(
     {"train.epochs", "train.steps", "train.examples", "train.evaluate_every", "train.checkpoint_every", "train.keep_last",
      "train.keep_best", "train.log_every", "train.tensorboard", "train.steps_per_call", "data.stream", "data.workers", "evaluate.batch_size",
-     "evaluate.augment"}
+     "evaluate.augment", "detection.shown_score"}
     | {f"visualize.{field.name}" for field in dataclasses.fields(Visualize)}
 )  # fmt: skip
+
+
+# Fields that evaluation on a validation split decides where the experiment leaves them at 0.
+CHOSEN = frozenset({"detection.shown_score"})
 
 
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:

@@ -78,6 +78,13 @@ def members(recipe: Recipe, variables: Any, images: Array, views: str = "none") 
     return each
 
 
+def spoken_for(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> Outputs:
+    """The outputs [N, ...] that answer for all seeds: of their committee, else of the first one; pure."""
+    found = members(recipe, variables, images, views)
+    seeds = jax.tree.leaves(variables)[0].shape[0]
+    return found[-1] if len(found) > seeds else found[0]
+
+
 def evaluate_step(
     recipe: Recipe, variables: Any, batch: Batch, views: str = "none"
 ) -> list[tuple[metrics.Sums, dict[str, Array]]]:

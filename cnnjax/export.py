@@ -12,7 +12,7 @@ from jax import Array, export
 
 from cnnjax import platform
 from cnnjax.data.augment import before_views
-from cnnjax.evaluate import members
+from cnnjax.evaluate import spoken_for
 from cnnjax.run import Restored
 from cnnjax.workdir import write_atomically
 
@@ -66,10 +66,8 @@ def predictor(run: Restored) -> Any:
     variables = jax.tree.map(np.asarray, run.state.variables)
 
     def predict(images: Array) -> dict[str, Array]:
-        outputs = members(
-            run.recipe, jax.tree.map(jnp.asarray, variables), images, run.experiment.evaluate.augment
-        )
-        return run.recipe.task.predict(outputs[-1])
+        weights, views = jax.tree.map(jnp.asarray, variables), run.experiment.evaluate.augment
+        return run.recipe.task.predict(spoken_for(run.recipe, weights, images, views))
 
     return predict
 

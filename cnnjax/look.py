@@ -50,6 +50,7 @@ def preview(experiment: Experiment, data_dir: str | None, path: str) -> None:
     dataset = sources.load(experiment.data, data_dir)
     experiment = with_statistics(experiment, dataset)
     recipe = make_recipe(experiment, dataset.classes, dataset.train["image"].shape[1:], num_steps=1)
+    recipe = recipe.of_step(experiment.train.seed, 0)
     count = min(_PREVIEWED, experiment.data.batch_size, len(dataset.train["image"]))
     index, epoch = batches.train_indices(experiment.train.seed, 0, len(dataset.train["image"]), count)
     batch = {name: jnp.asarray(values[index]) for name, values in dataset.train.items()}

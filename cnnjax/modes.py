@@ -142,7 +142,8 @@ def mode_predict() -> None:
     workdir = existing_workdir()
     paths = predict.find_images(FLAGS.inputs)
     output = Path(FLAGS.output) if FLAGS.output else workdir.path / "predictions"
-    count, problems = predict.predict_files(run.restore(workdir, FLAGS.checkpoint), paths, output)
+    changes = only_changes(*run.PREDICTABLE)
+    count, problems = predict.predict_files(run.restore(workdir, FLAGS.checkpoint, changes), paths, output)
     print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}")
     for line in problems:
         print(f"not read: {line}", file=sys.stderr)

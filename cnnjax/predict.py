@@ -13,7 +13,7 @@ from cnnjax.config import ConfigError, Data
 from cnnjax.data.augment import VIEWS, before_views
 from cnnjax.data.batches import evaluation_indices
 from cnnjax.data.images import SUFFIXES, read_image, resize
-from cnnjax.evaluate import members
+from cnnjax.evaluate import spoken_for
 from cnnjax.run import Restored
 from cnnjax.workdir import write_atomically
 
@@ -87,8 +87,7 @@ def _predict(run: Restored, images: np.ndarray) -> dict[str, np.ndarray]:
 
     @jax.jit
     def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        outputs = members(run.recipe, variables, images, views)
-        return run.recipe.task.predict(outputs[-1])
+        return run.recipe.task.predict(spoken_for(run.recipe, variables, images, views))
 
     results = []
     for index, _ in evaluation_indices(len(images), min(_BATCH // VIEWS[views], len(images))):

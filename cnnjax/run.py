@@ -27,6 +27,7 @@ from cnnjax.data.statistics import channel_stats
 from cnnjax.detection.anchors import kmeans_anchors
 from cnnjax.evaluate import Evaluation, Evaluator
 from cnnjax.logs import MetricsLog, Progress
+from cnnjax.tasks import make_task
 from cnnjax.train import (
     Callbacks,
     Diverged,
@@ -41,6 +42,10 @@ from cnnjax.workdir import Workdir
 
 _LOOKED_AT = 5000  # training images that may determine initial weights
 _MEASURED = 1000  # images of a streamed set that data.mean, data.std and initial weights may come from
+# Fields that prediction may change: what is done with the outputs of a network.
+PREDICTABLE = tuple(
+    f"detection.{name}" for name in ("shown_score", "score_threshold", "iou_threshold", "max_detections")
+)
 _CALLS_PER_AGREEMENT = 10  # compiled calls of several processes between two questions whether to stop
 
 
@@ -86,6 +91,11 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
     evaluator = Evaluator(
         recipe, dataset.test, experiment.evaluate.batch_size, mesh, experiment.evaluate.augment
     )
+    validator = evaluator
+    if dataset.validation is not None and dataset.validation is not dataset.test:
+        validator = Evaluator(
+            recipe, dataset.validation, experiment.evaluate.batch_size, mesh, experiment.evaluate.augment
+        )
     store = CheckpointStore(workdir.checkpoints, experiment.train.keep_last, experiment.train.keep_best)
     with store, _stop_on_signal() as stopped:
         start, state = _resume_or_init(store, recipe, experiment, dataset, mesh)
@@ -115,6 +125,11 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
         def on_evaluate(step: int, state: TrainState) -> float:
             evaluations[:] = [evaluator(state.variables)]
             log.write(step, "test", {**evaluations[0].mean, "seconds": clock.seconds})
+            if dataset.validation is not None:
+                found = evaluations[0] if validator is evaluator else validator(state.variables)
+                chosen = recipe.task.choose(found.predictions, dataset.validation)
+                if chosen or validator is not evaluator:
+                    log.write(step, "validation", {**found.mean, **chosen, "seconds": clock.seconds})
             progress.say(f"step {step:,}  {describe_metrics(evaluations[0])}")
             clock.lap(step)
             return evaluations[0].mean[recipe.task.headline]
@@ -153,6 +168,8 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
     evaluation = evaluations[0] if evaluations else evaluator(state.variables)
     if first:
         variables = jax.device_get(state.variables)
+        experiment = with_chosen(experiment, workdir, num_steps)
+        recipe = dataclasses.replace(recipe, task=make_task(experiment, dataset.classes, image_shape))
         report.write(workdir, experiment, dataset, recipe, variables, evaluation, command)
     return evaluation
 
@@ -176,8 +193,11 @@ def benchmark_accuracy(
     )
 
 
-def restore(workdir: Workdir, checkpoint: str = "last") -> Restored:
-    """The network of a run: its newest good checkpoint, the best one, or that of a step."""
+def restore(workdir: Workdir, checkpoint: str = "last", changes: Mapping[str, Any] | None = None) -> Restored:
+    """The network of a run: its newest good checkpoint, the best one, or that of a step.
+
+    `changes` may set the fields PREDICTABLE.
+    """
     workdir.read_config()
     with CheckpointStore(workdir.checkpoints) as store:
         steps = store.steps()
@@ -194,6 +214,8 @@ def restore(workdir: Workdir, checkpoint: str = "last") -> Restored:
             step = int(checkpoint)
         about = store.describe(steps[-1] if step is None else step)
         experiment = config.from_dict(about["experiment"])
+        experiment = with_chosen(experiment, workdir, steps[-1] if step is None else step)
+        experiment = config.check(config.replace(experiment, changes or {}))
         shape = tuple(about["image_shape"])
         recipe = make_recipe(experiment, tuple(about["classes"]), shape, num_steps=1)
         mesh = sharding.make_mesh(1, data_parallel=False)
@@ -252,6 +274,16 @@ def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:
             raise ConfigError(f"detection.num_anchors={detection.num_anchors}: {error}") from error
         changes["detection.anchors"] = tuple(side for anchor in anchors for side in anchor)
     return config.replace(experiment, changes)
+
+
+def with_chosen(experiment: Experiment, workdir: Workdir, step: int) -> Experiment:
+    """Fills the fields CHOSEN that are 0 from the last evaluation on a validation split until `step`."""
+    empty = {name for name, _, value in config.fields(experiment) if name in config.CHOSEN and not value}
+    lines = [
+        line for line in workdir.read_metrics() if line["split"] == "validation" and line["step"] <= step
+    ]
+    last = lines[-1] if lines else {}
+    return config.replace(experiment, {name: last[name] for name in empty if name in last})
 
 
 def describe_metrics(evaluation: Evaluation) -> str:

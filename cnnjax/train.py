@@ -14,7 +14,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from cnnjax import config, sharding
+from cnnjax import config, sharding, sizes
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data import augment, batches, box_augment
 from cnnjax.data.dataset import Dataset
@@ -59,17 +59,28 @@ class Recipe:
     ema: float = 0.0
     lookahead: int = 0
     num_steps: int = 0
+    frame: tuple[int, int] | None = (
+        None  # height and width that a training batch is resized to; None: its own
+    )
+    sized: tuple["Recipe", ...] = ()  # of augment.sizes: what a step follows instead of this, by turns
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
+
+    def of_step(self, seed: int, step: int) -> "Recipe":
+        """What a training step follows: this, or the recipe of the size whose turn it is."""
+        return self.sized[batches.train_size(seed, step, len(self.sized))] if self.sized else self
 
 
 def make_recipe(
     experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...], num_steps: int
 ) -> Recipe:
-    """Builds model, task and optimizer of an experiment whose data.mean and data.std are filled in."""
+    """Builds model, task and optimizer of an experiment whose data.mean and data.std are filled in.
+
+    Raises ConfigError if the model cannot take one of augment.sizes.
+    """
     task = make_task(experiment, classes, image_shape)
-    return Recipe(
+    recipe = Recipe(
         model=create_model(experiment.model.name, task.num_outputs, experiment.model.dtype),
         task=task,
         optimizer=make_optimizer(experiment.optimizer, num_steps),
@@ -79,6 +90,13 @@ def make_recipe(
         lookahead=experiment.optimizer.lookahead,
         num_steps=num_steps,
     )
+    sized = tuple(
+        dataclasses.replace(
+            recipe, frame=frame, task=make_task(experiment, classes, (*frame, image_shape[2]))
+        )
+        for frame in sizes.frames(recipe.model, experiment.augment.sizes, image_shape)
+    )
+    return dataclasses.replace(recipe, sized=sized)
 
 
 def normalize(images: Array, data: config.Data) -> Array:
@@ -160,20 +178,25 @@ def stream(seed: Array, name: int) -> Array:
 
 
 def augmented(recipe: Recipe, batch: Batch, root: Array) -> Batch:
-    """The batch with its images changed at random, float32 of 0 to 255; each example by a key of its own."""
+    """The batch with its images changed at random, float32 of 0 to 255; each example by a key of its own.
+
+    Last of all it is resized to the frame of the recipe, if that has one.
+    """
     index, epoch = batch["index"], batch["epoch"]
     keys = augment.example_keys(root, epoch, index)
     batch = {**batch, "image": batch["image"].astype(jnp.float32)}
     if "boxes" in batch:
-        return box_augment.augment_boxes(recipe.augment, batch, keys)
-    return augment.augment_examples(
-        recipe.augment,
-        batch,
-        keys,
-        augment.flip_keys(root, index),
-        epoch,
-        255 * jnp.asarray(recipe.data.mean, jnp.float32),
-    )
+        changed = box_augment.augment_boxes(recipe.augment, batch, keys)
+    else:
+        changed = augment.augment_examples(
+            recipe.augment,
+            batch,
+            keys,
+            augment.flip_keys(root, index),
+            epoch,
+            255 * jnp.asarray(recipe.data.mean, jnp.float32),
+        )
+    return box_augment.resize(changed, recipe.frame) if recipe.frame else changed
 
 
 def _averaged(recipe: Recipe, state: TrainState, variables: dict[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -298,13 +321,15 @@ def train(
     settings = experiment.train
     batch_size, count = experiment.data.batch_size, len(dataset.train["image"])
     split_rows = sharding.sharded(mesh, 2)
-    steps = compile_steps(recipe, mesh, dataset.streamed)
+    # Compiled when first called, so once for each size.
+    steps = {one: compile_steps(one, mesh, dataset.streamed) for one in recipe.sized or (recipe,)}
     per_epoch = count / batch_size
     eval_every = _interval(settings.evaluate_every, per_epoch, num_steps)
     save_every = _interval(settings.checkpoint_every, per_epoch, num_steps)
     per_call = settings.steps_per_call or (1 if jax.default_backend() == "cpu" else math.ceil(per_epoch))
-    if dataset.streamed:
+    if dataset.streamed or recipe.sized:
         per_call = 1
+    if dataset.streamed:
         if settings.seeds > 1:
             raise ConfigError("data.stream trains one seed at a time: set train.seeds=1")
     window: list[Metrics] = []
@@ -337,7 +362,8 @@ def train(
                 done + per_call, *(_next(done, every, num_steps) for every in (eval_every, save_every))
             )
             index, epoch = train_rows(settings, done, stop_at, count, batch_size)
-            state, metrics = steps(state, next(feed), *sharding.place((index, epoch), split_rows))
+            step = steps[recipe.of_step(settings.seed, done)]
+            state, metrics = step(state, next(feed), *sharding.place((index, epoch), split_rows))
             settle()
             pending, done = (stop_at, metrics), stop_at
             stopping = callbacks.should_stop()

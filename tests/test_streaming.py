@@ -10,8 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import array_record.python.array_record_data_source  # noqa: F401  (its flags must be there before `launch` saves them)
-import grain  # noqa: F401
 import numpy as np
 import pytest
 from PIL import Image

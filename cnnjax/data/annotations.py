@@ -111,12 +111,51 @@ class ImageBuilder:
         return AnnotatedImage(*self._image, truth)
 
 
+def padded(images: Sequence[AnnotatedImage], room: int = 0) -> dict[str, np.ndarray]:
+    """The objects of N images as arrays.
+
+    Args:
+      room: M, room for the objects of an image; 0: as many as the fullest image has.
+
+    Returns:
+      boxes: float64 [N, M, 4] xyxy pixels of the image; classes: int32 [N, M]; area: float64 [N, M] in pixels.
+      valid: bool [N, M]. Crowd regions are not objects to learn and not valid; difficult objects are.
+      ignored: bool [N, M], crowd or difficult: neither found nor missed in evaluation.
+      size: int32 [N, 2], height and width of the image.
+
+    Raises ConfigError if an image has more than `room` objects.
+    """
+    room = room or max((len(image.truth.boxes) for image in images), default=0)
+    shape = (len(images), room)
+    arrays: dict[str, np.ndarray] = {
+        "boxes": np.zeros((*shape, 4)),
+        "classes": np.zeros(shape, np.int32),
+        "valid": np.zeros(shape, bool),
+        "ignored": np.zeros(shape, bool),
+        "area": np.zeros(shape),
+        "size": np.array([(image.height, image.width) for image in images], np.int32).reshape(-1, 2),
+    }
+    for i, image in enumerate(images):
+        truth, n = image.truth, len(image.truth.boxes)
+        if n > room:
+            raise ConfigError(f"{image.path} has {n} boxes, and there is room for {room}")
+        arrays["boxes"][i, :n] = truth.boxes
+        arrays["classes"][i, :n] = truth.classes
+        arrays["valid"][i, :n] = ~np.asarray(truth.crowd)
+        arrays["ignored"][i, :n] = truth.ignored
+        arrays["area"][i, :n] = truth.area
+    return arrays
+
+
 def describe_problems(problems: Sequence[Problem], limit: int = 10) -> str:
     """One line per problem, at most `limit` of them."""
-    lines = [str(problem) for problem in problems[:limit]]
-    if len(problems) > limit:
-        lines.append(f"... and {len(problems) - limit} more")
-    return "\n".join(lines)
+    return shorten([str(problem) for problem in problems], limit)
+
+
+def shorten(lines: Sequence[str], limit: int = 10) -> str:
+    """The first `limit` lines, and how many more there are."""
+    more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "\n".join([*lines[:limit], *more])
 
 
 def inside_folder(path: str, file: str) -> str:

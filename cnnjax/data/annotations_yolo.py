@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from cnnjax.config import ConfigError
+from cnnjax.data import images
 from cnnjax.data.annotations import Annotations, ImageBuilder, Problem, read_text
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-ORIENTATION = 0x0112  # EXIF; 5 to 8 turn the image by a quarter
 
 
 def read_yolo(
@@ -32,21 +30,21 @@ def read_yolo(
     if not labels.is_dir():
         raise ConfigError(f"{labels}: no such folder")
     problems: list[Problem] = []
-    images = []
+    annotated = []
     expected = set()
     for picture in pictures:
         name = picture.relative_to(root)
         path = labels / name.with_suffix(".txt")
         expected.add(path)
-        width, height = _image_size(picture)
+        height, width = images.size(picture, str(picture))
         builder = ImageBuilder(name.as_posix(), width, height, str(path), problems)
         for number, line in enumerate(read_text(path).splitlines() if path.exists() else [], start=1):
             if line.strip():
                 _read_line(line, f"line {number}", len(classes), (width, height), builder)
-        images.append(builder.build())
+        annotated.append(builder.build())
     for path in sorted(set(labels.rglob("*.txt")) - expected):
         problems.append(Problem(str(path), "", "belongs to no image: left out"))
-    return Annotations(root, tuple(classes), tuple(images), tuple(problems))
+    return Annotations(root, tuple(classes), tuple(annotated), tuple(problems))
 
 
 def write_yolo(annotations: Annotations, label_folder: str | Path) -> None:
@@ -86,13 +84,3 @@ def _read_line(line: str, place: str, num_classes: int, size: tuple[int, int], b
     width, height = size
     box = [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
     builder.add(box, int(index), place)
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    """Width and height as the image is shown; reads the header only."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
-            return (image.height, image.width) if turned else image.size
-    except Exception as error:  # damaged files make Pillow raise almost anything
-        raise ConfigError(f"{path}: cannot be read as an image: {error}") from error

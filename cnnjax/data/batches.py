@@ -28,6 +28,12 @@ def evaluation_indices(num_examples: int, batch_size: int) -> Iterator[tuple[np.
         yield np.minimum(index, num_examples - 1).astype(np.int32), index < num_examples
 
 
+def train_size(seed: int, step: int, num_sizes: int) -> int:
+    """Which of several sizes the batch of a training step has: all of them, in an order of chance, then again."""
+    turn, place = divmod(step, num_sizes)
+    return int(np.random.default_rng([seed, turn]).permutation(num_sizes)[place])
+
+
 @functools.lru_cache(maxsize=16)
 def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples).astype(np.int32)

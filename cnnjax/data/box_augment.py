@@ -183,6 +183,18 @@ def _move(example: Example, scale: Array, shift: Array, frame: Array | None = No
     return {**example, "image": moved, "boxes": cut, "valid": example["valid"] & enough}
 
 
+def resize(batch: Example, frame: tuple[int, int]) -> dict[str, Array]:
+    """A batch, "image" [N, H, W, C] and with "boxes" or without, in the size of `frame` (height, width); bilinear, with
+    antialiasing."""
+    image = batch["image"]
+    n, height, width, channels = image.shape
+    resized = {**batch, "image": jax.image.resize(image, (n, *frame, channels), "linear", antialias=True)}
+    if "boxes" in batch:
+        scale = jnp.asarray([frame[1] / width, frame[0] / height] * 2, batch["boxes"].dtype)
+        resized["boxes"] = batch["boxes"] * scale[None, None]
+    return resized
+
+
 def augment_boxes(augment: Augment, batch: Example, keys: Array) -> dict[str, Array]:
     """Applies what `augment` switches on to a batch of examples, each by its own key [N].
 

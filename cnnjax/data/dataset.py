@@ -19,11 +19,14 @@ class Dataset:
 
     name: str
     # "image": uint8 [N, H, W, C], channels in the order R, G, B; and either "label": int32 [N], or "boxes": float32
-    # [N, M, 4] xyxy pixels, "classes": int32 [N, M], "valid": bool [N, M] and, if any, "ignored": bool [N, M].
+    # [N, M, 4] xyxy pixels, "classes": int32 [N, M], "valid": bool [N, M] and, of letterboxed images, what
+    # detection.framed says: "ignored", "area" and "size".
     train: Split
     test: Split  # the split that is evaluated
     classes: tuple[str, ...]  # names; a label is an index into them
     note: str = ""  # what a reader of results must know, for example where the data came from
+    # Where there is one: the split on which thresholds are chosen. It is `test` itself if that is for validation.
+    validation: Split | None = None
 
     @property
     def streamed(self) -> bool:
@@ -31,7 +34,10 @@ class Dataset:
         return not isinstance(self.train["image"], np.ndarray)
 
     def __post_init__(self) -> None:
-        for split_name, split in (("train", self.train), ("test", self.test)):
+        splits = {"train": self.train, "test": self.test}
+        if self.validation is not None and self.validation is not self.test:
+            splits["validation"] = self.validation
+        for split_name, split in splits.items():
             where = f"{self.name} {split_name}"
             image = split["image"]
             if image.dtype != np.uint8 or image.ndim != 4:
@@ -65,13 +71,16 @@ def first(dataset: Dataset, limit: int) -> Dataset:
     """The dataset with the first `limit` examples of each split; all of them for 0."""
     if not limit or limit >= max(len(dataset.train["image"]), len(dataset.test["image"])):
         return dataset
-    train, test = (
-        {key: values[:limit].copy() for key, values in split.items()}
-        for split in (dataset.train, dataset.test)
+
+    def cut(split: Split) -> Split:
+        return {key: values[:limit].copy() for key, values in split.items()}
+
+    test = cut(dataset.test)
+    validation = (
+        test if dataset.validation is dataset.test else dataset.validation and cut(dataset.validation)
     )
-    return dataclasses.replace(
-        dataset, train=train, test=test, note=join(dataset.note, f"first {limit:,} examples of each split")
-    )
+    note = join(dataset.note, f"first {limit:,} examples of each split")
+    return dataclasses.replace(dataset, train=cut(dataset.train), test=test, validation=validation, note=note)
 
 
 def hold_out(dataset: Dataset, share: float) -> Dataset:
@@ -88,7 +97,7 @@ def hold_out(dataset: Dataset, share: float) -> Dataset:
         raise ConfigError(f"data.name={dataset.name!r}: {error}") from error
     train, test = ({key: values[index] for key, values in dataset.train.items()} for index in (kept, held))
     note = join(dataset.note, f"evaluated on {len(held):,} examples held out of the training split")
-    return dataclasses.replace(dataset, train=train, test=test, note=note)
+    return dataclasses.replace(dataset, train=train, test=test, validation=test, note=note)
 
 
 def join(*notes: str) -> str:

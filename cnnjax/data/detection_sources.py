@@ -13,7 +13,7 @@ from cnnjax.data.annotations import Annotations, describe_problems
 from cnnjax.data.annotations_coco import read_coco
 from cnnjax.data.annotations_voc import read_voc
 from cnnjax.data.annotations_yolo import read_yolo
-from cnnjax.data.dataset import Dataset, first
+from cnnjax.data.dataset import Dataset, Split, first
 from cnnjax.data.detection import load_detection
 
 KINDS = {"shapes": "shapes", "digit_scenes": "digits"}
@@ -52,32 +52,42 @@ def read_annotated(data: Data) -> Dataset:
             f"data.name={data.name!r} needs --data.image_size, the height of the frame in pixels"
         )
     size = (data.image_size, data.image_width or data.image_size)
-    train, held = read_splits(data)
-    problems = [*train.problems, *held.problems]
-    room = max(len(truth.boxes) for truth in (*train.truths, *held.truths))
+    found, validation = read_splits(data)
+    problems = [problem for split in found.values() for problem in split.problems]
+    room = max(len(truth.boxes) for split in found.values() for truth in split.truths)
+    splits: dict[str, Split] = {
+        name: load_detection(annotations, size, room) for name, annotations in found.items()
+    }
     dataset = Dataset(
         data.name,
-        load_detection(train, size, room),
-        load_detection(held, size, room),
-        train.classes,
+        splits["train"],
+        splits["test"],
+        found["train"].classes,
         f"{len(problems)} mistakes in the annotations" if problems else "",
+        splits.get(validation),
     )
     return first(dataset, data.limit)
 
 
-def read_splits(data: Data) -> tuple[Annotations, Annotations]:
-    """The annotations of the training and of the evaluated split; mistakes in them are logged."""
+def read_splits(data: Data) -> tuple[dict[str, Annotations], str]:
+    """The annotations of the splits "train", "test", which is evaluated, and "validation" beside it if there is one;
+    and the name of the one on which thresholds are chosen, or "". Mistakes in annotations are logged."""
     layout, _, path = data.name.partition(":")
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise ConfigError(f"data.name={data.name!r}: no folder {folder}")
-    train = _read(layout, folder, "train")
-    held = _read(layout, folder, data.split or ("test" if _has_split(layout, folder, "test") else "val"))
-    if train.classes != held.classes:
-        raise ConfigError(f"{folder}: the splits have different classes: {train.classes} and {held.classes}")
-    if problems := [*train.problems, *held.problems]:
+    evaluated = data.split or ("test" if _has_split(layout, folder, "test") else "val")
+    names = {"train": "train", "test": evaluated}
+    if evaluated == "test" and _has_split(layout, folder, "val"):
+        names["validation"] = "val"
+    found = {name: _read(layout, folder, split) for name, split in names.items()}
+    for split in found.values():
+        if split.classes != found["train"].classes:
+            both = f"{found['train'].classes} and {split.classes}"
+            raise ConfigError(f"{folder}: the splits have different classes: {both}")
+    if problems := [problem for split in found.values() for problem in split.problems]:
         log.warning("%s", describe_problems(problems))
-    return train, held
+    return found, "test" if evaluated == "val" else "validation" if "validation" in found else ""
 
 
 def _has_split(layout: str, folder: Path, split: str) -> bool:

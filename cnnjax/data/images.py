@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from cnnjax.config import ConfigError, Data
@@ -51,6 +51,13 @@ def check_header(source: str | Path | bytes, name: str = "") -> bool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with _open(source) as image:
             return image.mode in GREY_MODES
+
+
+def size(source: Path | bytes, name: str) -> tuple[int, int]:
+    """Height and width of an image file, or its bytes, as `decode` would return it. Reads its header only."""
+    with _errors_name(name), _open(source) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by a quarter
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def decode(source: str | Path | bytes, name: str, data: Data, channels: int) -> np.ndarray:

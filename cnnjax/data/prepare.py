@@ -9,11 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import folders, images, prepared, records, tfds_builder
-from cnnjax.data.annotations import Annotations
+from cnnjax.data.annotations import Annotations, Problem, describe_problems, padded
 from cnnjax.data.folders import Files
+from cnnjax.data.prepared_boxes import Boxes, annotate, boxes_of
 from cnnjax.data.records import Raw
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -25,8 +27,8 @@ def prepare(data: Data, output: Path, data_dir: str | None = None) -> dict[str, 
     """Writes the data set that `data.name` names as array_record to the folder `output`; images per split.
 
     Names: folder:PATH, where PATH is a folder, or a zip or tar file of one, with a folder of images per class;
-    voc:PATH, coco:PATH, yolo:PATH; or what tensorflow-datasets has prepared as array_record. Splits are those that training on the name itself has. Nothing is
-    unpacked to disk, so names inside an archive lead nowhere.
+    voc:PATH, coco:PATH, yolo:PATH; or what tensorflow-datasets has prepared as array_record. Splits are those that
+    training on the name itself has. Nothing is unpacked to disk, so names inside an archive lead nowhere.
     """
     layout, _, path = data.name.partition(":")
     source = Path(path).expanduser()
@@ -50,10 +52,10 @@ def prepare(data: Data, output: Path, data_dir: str | None = None) -> dict[str, 
     if layout in ("voc", "coco", "yolo") and path:
         from cnnjax.data import detection_sources  # imports jax
 
-        annotated, held = detection_sources.read_splits(data)
-        room = max(len(truth.boxes) for truth in (*annotated.truths, *held.truths))
-        splits = {"train": _annotated(annotated, room), "test": _annotated(held, room)}
-        return records.write(output, annotated.classes, splits, note)
+        found, validation = detection_sources.read_splits(data)
+        room = max(len(truth.boxes) for split in found.values() for truth in split.truths)
+        splits = {name: _annotated(split, room) for name, split in found.items()}
+        return records.write(output, found["train"].classes, splits, note, validation)
     if layout not in (
         "folder",
         "voc",
@@ -73,19 +75,22 @@ def prepare(data: Data, output: Path, data_dir: str | None = None) -> dict[str, 
 
 
 def _from_tfds(data: Data, data_dir: Path, output: Path) -> dict[str, int]:
-    """Copies the encoded images and labels of what tensorflow-datasets has prepared, without its wrapping."""
+    """Copies the encoded images and labels or boxes of what tensorflow-datasets has prepared, without its wrapping."""
     builder = tfds_builder.builder(data.name, data_dir, ())
     if not prepared.is_prepared(builder):
-        how = prepared.how_to_prepare(builder, data_dir)
-        raise ConfigError(f"data.name={data.name!r} is not prepared as array_record in {data_dir}: {how}")
-    prepared.check_features(builder.info)
-    found, evaluated = prepared.open_sources(builder)
+        raise ConfigError(tfds_builder.not_prepared(data.name, data_dir, builder))
+    boxes = boxes_of(builder.info)
+    if not boxes:
+        prepared.check_features(builder.info)
+    found, evaluated = prepared.open_sources(builder, boxes, data.split)
     if not evaluated or builder.name == "emnist":
         why = "has no labelled test split" if not evaluated else "holds its images mirrored"
         raise ConfigError(f"data.name={data.name!r} {why}: it cannot be prepared for streaming")
 
     def raw(name: str) -> Raw:
         source = found[name]
+        if boxes:
+            return _annotated_records(source, name, boxes)
         labels = np.zeros(len(source), np.int32)  # known when the images have been read
 
         def files() -> Iterator[tuple[str, bytes]]:
@@ -97,26 +102,28 @@ def _from_tfds(data: Data, data_dir: Path, output: Path) -> dict[str, int]:
         return Raw(files(), {"label": labels}, len(source))
 
     note = f"{builder.info.full_name}, evaluated on its {evaluated} split"
-    classes = tuple(builder.info.features["label"].names)
-    return records.write(output, classes, {"train": raw("train"), "test": raw(evaluated)}, note)
+    classes = boxes.classes if boxes else tuple(builder.info.features["label"].names)
+    splits = {"train": raw("train"), "test": raw(evaluated)}
+    if evaluated == "test" and "validation" in found:
+        splits["validation"] = raw("validation")
+    validation = "validation" if "validation" in splits else "test" if evaluated == "validation" else ""
+    return records.write(output, classes, splits, note, validation)
+
+
+def _annotated_records(source: Any, name: str, boxes: Boxes) -> Raw:
+    """Reads all records once for their boxes; their images are read again when they are copied."""
+    problems: list[Problem] = []
+    annotated = []
+    for index in range(len(source)):
+        record, place = source[index], f"image {index} of {name}"
+        annotated.append(annotate(record, place, images.size(record["image"], place), boxes, problems))
+    if problems:
+        logging.warning("%s", describe_problems(problems))
+    files = ((image.path, source[index]["image"]) for index, image in enumerate(annotated))
+    return Raw(files, padded(annotated), len(source))
 
 
 def _annotated(annotations: Annotations, room: int) -> Raw:
-    count = len(annotations.images)
-    targets: dict[str, np.ndarray] = {
-        "boxes": np.zeros((count, room, 4), np.float64),
-        "classes": np.zeros((count, room), np.int32),
-        "valid": np.zeros((count, room), bool),
-        "ignored": np.zeros((count, room), bool),
-        "size": np.array([(one.height, one.width) for one in annotations.images], np.int32).reshape(-1, 2),
-    }
-    for i, image in enumerate(annotations.images):
-        n = len(image.truth.boxes)
-        targets["boxes"][i, :n] = image.truth.boxes
-        targets["classes"][i, :n] = image.truth.classes
-        targets["valid"][i, :n] = ~np.asarray(image.truth.crowd)
-        targets["ignored"][i, :n] = image.truth.ignored
-
     def files() -> Iterator[tuple[str, bytes]]:
         for image in annotations.images:
             path = annotations.folder / image.path
@@ -125,7 +132,7 @@ def _annotated(annotations: Annotations, room: int) -> Raw:
             except OSError as error:
                 raise ConfigError(f"{path}: {error.strerror}") from error
 
-    return Raw(files(), targets, count)
+    return Raw(files(), padded(annotations.images, room), len(annotations.images))
 
 
 def _labelled(files: Files, read: Callable[[Any], bytes], title: str) -> Raw:

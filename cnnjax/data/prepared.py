@@ -1,4 +1,4 @@
-"""Any image classification dataset that tensorflow-datasets has prepared as array_record, read without TensorFlow."""
+"""Images with one label each, or with boxes, that tensorflow-datasets has prepared as array_record; without TensorFlow."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,15 @@ import numpy as np
 from absl import logging
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import cache, images
+from cnnjax.data import cache, images, prepared_boxes
+from cnnjax.data.annotations import shorten
 from cnnjax.data.dataset import Dataset, Split, hold_out, join
+from cnnjax.data.prepared_boxes import Boxes, boxes_of
 from cnnjax.data.tfds_builder import quiet
 
 _EVALUATED = ("test", "validation")  # the first of these that is there and has labels
 _TEST_SHARE = 0.2  # of the training split, where there is neither
+_LOOKED_AT = 100  # images, of which one at least has boxes if a split is annotated
 _SMALL_FILE = 16 * 1024  # bytes
 
 
@@ -26,29 +29,28 @@ def read(builder: Any, data: Data, data_dir: Path) -> Dataset:
     """The first `data.limit` (0: all) examples of the training and the test or validation split, resized.
 
     If there is neither test nor validation split with labels, a stratified fifth of the training split is
-    evaluated. Decoded arrays are cached for the same configuration of the same files.
+    evaluated. Images with boxes are letterboxed, and data.split may name another split to evaluate. Decoded arrays
+    are cached for the same configuration of the same files.
 
     Raises:
-      ConfigError: not a dataset of images with one label each, damaged files, or images of several sizes
-        and no data.image_size.
+      ConfigError: not a dataset of images with one label each or with boxes, damaged files, or images of several
+        sizes and no data.image_size.
     """
-    info = builder.info
-    channels = check_features(info)
-    try:
-        sources, evaluated = open_sources(builder)
-        arrays = _decode_or_load(sources, data, channels, info, cache.cache_folder(data_dir))
-    except RuntimeError as error:  # what the reader of array_record raises, with checksums of its own
-        raise ConfigError(f"{info.data_dir}: damaged: {error}") from error
-    train, test = (
-        {key: arrays[f"{name}_{key}"] for key in ("image", "label")}
-        for name in ("train", evaluated or "train")
-    )
+    info, boxes = builder.info, boxes_of(builder.info)
+    splits, evaluated = _read_splits(builder, data, data_dir, boxes)
+    train, test = splits["train"], splits[evaluated or "train"]
     note = f"{info.full_name} as prepared in {info.data_dir}"
-    if evaluated == "validation":
-        note = join(note, "evaluated on its validation split")
+    if evaluated and evaluated != "test":
+        note = join(note, f"evaluated on its {evaluated} split")
     if data.limit:
         note = join(note, f"first {data.limit:,} examples of each split")
-    dataset = Dataset(data.name, train, test, tuple(info.features["label"].names), note)
+    problems = [str(line) for split in splits.values() for line in split.pop("problems", ())]
+    if problems:
+        logging.warning("%s", shorten(problems))
+        note = join(note, f"{len(problems)} mistakes in the annotations")
+    classes = boxes.classes if boxes else tuple(info.features["label"].names)
+    validation = test if evaluated == "validation" else splits.get("validation")
+    dataset = Dataset(data.name, train, test, classes, note, validation)
     return dataset if evaluated else hold_out(dataset, _TEST_SHARE)
 
 
@@ -57,60 +59,96 @@ def read_evaluated(builder: Any, data: Data, data_dir: Path) -> tuple[Split, tup
 
     Raises ConfigError as `read` does.
     """
+    boxes = boxes_of(builder.info)
+    splits, name = _read_splits(builder, data, data_dir, boxes, evaluated_only=True)
+    if not name:
+        return None
+    splits[name].pop("problems", None)
+    return splits[name], boxes.classes if boxes else tuple(builder.info.features["label"].names)
+
+
+def _read_splits(
+    builder: Any, data: Data, data_dir: Path, boxes: Boxes | None, evaluated_only: bool = False
+) -> tuple[dict[str, Split], str]:
+    """The arrays of each split by its name, and the name of the one to evaluate."""
     info = builder.info
-    channels = check_features(info)
+    channels = 3 if boxes else check_features(info)
     try:
-        sources, name = open_sources(builder)
-        if not name:
-            return None
-        one = {name: sources[name]}
-        arrays = _decode_or_load(one, data, channels, info, cache.cache_folder(data_dir))
-    except RuntimeError as error:
+        sources, evaluated = open_sources(builder, boxes, data.split)
+        if evaluated_only:
+            sources = {evaluated: sources[evaluated]} if evaluated else {}
+        arrays = _decode_or_load(sources, data, channels, info, cache.cache_folder(data_dir), boxes)
+    except RuntimeError as error:  # what the reader of array_record raises, with checksums of its own
         raise ConfigError(f"{info.data_dir}: damaged: {error}") from error
-    split = {key: arrays[f"{name}_{key}"] for key in ("image", "label")}
-    return split, tuple(info.features["label"].names)
+
+    def of(name: str) -> Split:
+        start = f"{name}_"
+        return {key.removeprefix(start): values for key, values in arrays.items() if key.startswith(start)}
+
+    return {name: of(name) for name in sources}, evaluated
 
 
-def how_to_prepare(builder: Any, data_dir: Path) -> str:
-    """What to type, once, in an environment of its own that has TensorFlow."""
-    name = f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name
-    build = f"tfds build {name} --file_format=array_record --data_dir={data_dir}"
-    return f"pip install tensorflow tensorflow-datasets && {build}"
+def open_sources(builder: Any, boxes: Boxes | None = None, wanted: str = "") -> tuple[dict[str, Any], str]:
+    """Random access to the encoded records of each split to read, and the name of the one to evaluate.
 
-
-def open_sources(builder: Any) -> tuple[dict[str, Any], str]:
-    """Random access to the encoded records of each split to read, and the name of the one to evaluate."""
+    With boxes, `wanted` may name it, and the test split comes with the validation split. Raises ConfigError if there
+    is no such split.
+    """
+    if boxes and wanted and wanted not in builder.info.splits:
+        raise ConfigError(f"data.split={wanted!r}: {boxes.name} has {', '.join(builder.info.splits)}")
+    candidates = (wanted,) if boxes and wanted else _EVALUATED
     with quiet():
         import tensorflow_datasets as tfds
 
         decoders = {"image": tfds.decode.SkipDecoding()}
-        sources = {}
-        for name in ("train", *_EVALUATED):
-            if name not in builder.info.splits:
-                continue
-            source = builder.as_data_source(name, decoders=decoders)
-            if name == "train":
-                sources[name] = source
-            elif len(source) and source[0]["label"] >= 0:  # labels that are kept secret are -1
-                return sources | {name: source}, name
-    return sources, ""
+        sources = {"train": builder.as_data_source("train", decoders=decoders)}
+        evaluated = ""
+        for name in candidates:
+            if name in builder.info.splits:
+                source = builder.as_data_source(name, decoders=decoders)
+                if name == wanted or (len(source) and _is_annotated(source, boxes)):
+                    sources[name] = source
+                    evaluated = evaluated or name
+                    if not boxes:
+                        break
+    return sources, evaluated
+
+
+def _is_annotated(source: Any, boxes: Boxes | None) -> bool:
+    """Whether what is to be found is in the records: contests keep that of their test split secret."""
+    if boxes is None:
+        return source[0]["label"] >= 0
+    return any(len(source[i][boxes.objects]["bbox"]) for i in range(min(_LOOKED_AT, len(source))))
 
 
 def _decode_or_load(
-    sources: dict[str, Any], data: Data, channels: int, info: Any, cache_folder: Path
+    sources: dict[str, Any],
+    data: Data,
+    channels: int,
+    info: Any,
+    cache_folder: Path,
+    boxes: Boxes | None,
 ) -> cache.Arrays:
     """Arrays "train_image", "train_label" and so on."""
+    if not sources:
+        return {}
     counts = {name: min(data.limit or len(source), len(source)) for name, source in sources.items()}
 
     def build() -> cache.Arrays:
         logging.info("decoding %s: once, then it is cached", info.full_name)
-        splits = {name: _decode(sources[name], count, data, channels, name) for name, count in counts.items()}
+        splits = {
+            name: prepared_boxes.decode(sources[name], count, data, boxes, name)
+            if boxes
+            else _decode(sources[name], count, data, channels, name)
+            for name, count in counts.items()
+        }
         return {f"{name}_{key}": values for name, split in splits.items() for key, values in split.items()}
 
     files = [(path.name, path.stat()) for path in Path(info.data_dir).iterdir()]
+    resize: list[Any] = [data.image_size, data.resize, data.resize_short]
     key = {
         "counts": counts,
-        "resize": [data.image_size, data.resize, data.resize_short] if data.image_size else None,
+        "resize": [data.image_size, data.image_width] if boxes else resize if data.image_size else None,
         "files": sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in files),
     }
     return cache.load_or_build(cache_folder, info.full_name, key, build)
@@ -136,7 +174,8 @@ def check_features(info: Any) -> int:
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise ConfigError(
-            f"data.name={info.full_name!r} is not a dataset of images with one label each: it has {', '.join(sorted(features))}"
+            f"data.name={info.full_name!r} is not a dataset of images with one label each, nor one with boxes: "
+            f"it has {', '.join(sorted(features))}"
         )
     if image.np_dtype != np.uint8:
         raise ConfigError(f"data.name={info.full_name!r} has {image.np_dtype} images, not uint8")

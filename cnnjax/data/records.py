@@ -1,9 +1,10 @@
 """A prepared data set: a folder of array_record files of images as they were, and what is known of them beside.
 
-  dataset.json              format, kind ("label" or "boxes"), classes, channels, and per split its files, the number
-                            of images and the CRC-32 of its targets
+  dataset.json              format, kind ("label" or "boxes"), classes, channels, which split thresholds are chosen on
+                            (or ""), and per split its files, the number of images and the CRC-32 of its targets
   train.npz                 label int32 [N]; or boxes float64 [N, M, 4] xyxy pixels of the original image, classes
-                            int32, valid and ignored bool [N, M], and size int32 [N, 2] (height, width)
+                            int32, valid and ignored bool, area float64 [N, M], and size int32 [N, 2]: what
+                            annotations.padded returns
   train-00000.array_record  one record per image: its file (JPEG, PNG, ...), byte for byte
 
 Targets are small and stay in memory; images are read one at a time, so a set may be larger than memory.
@@ -27,7 +28,7 @@ from cnnjax.data import images
 from cnnjax.data.dataset import Dataset, Split, first
 from cnnjax.data.stream import StreamedImages, read_one
 
-FORMAT = 1
+FORMAT = 2
 SHARD_BYTES = 2**28
 _ABOUT = "dataset.json"
 _CHUNK = 64  # images that are checked at a time
@@ -42,7 +43,9 @@ class Raw:
     count: int
 
 
-def write(folder: Path, classes: tuple[str, ...], splits: dict[str, Raw], note: str) -> dict[str, int]:
+def write(
+    folder: Path, classes: tuple[str, ...], splits: dict[str, Raw], note: str, validation: str = ""
+) -> dict[str, int]:
     """Writes a prepared data set; every image is decoded once to be sure of it. Returns images per split.
 
     Nothing is left behind if it fails. Raises ConfigError if the folder exists, an image is damaged, or is not of
@@ -54,7 +57,8 @@ def write(folder: Path, classes: tuple[str, ...], splits: dict[str, Raw], note: 
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        about: dict[str, Any] = {"format": FORMAT, "classes": list(classes), "note": note, "splits": {}}
+        about: dict[str, Any] = {"format": FORMAT, "classes": list(classes), "note": note}
+        about |= {"validation": validation, "splits": {}}
         all_grey = True
         for name, raw in splits.items():
             files, grey = _write_images(partial, name, raw)
@@ -161,6 +165,8 @@ def read(folder: Path, data: Data) -> Dataset:
     about = _about(folder)
     kind, channels = about["kind"], about["channels"]
     if kind == "boxes":
+        from cnnjax.data.detection import framed  # imports jax
+
         if not data.image_size:
             raise ConfigError(
                 f"data.name={data.name!r} needs --data.image_size, the height of the frame in pixels"
@@ -181,7 +187,7 @@ def read(folder: Path, data: Data) -> Dataset:
         where = f"{name} in {folder}"
         if kind == "boxes":
             shape = (data.image_size, data.image_width or data.image_size, 3)
-            targets = _framed(targets, shape[:2])
+            targets = framed(targets, shape[:2])
         elif data.image_size:
             shape = (data.image_size, data.image_size, channels)
         else:
@@ -191,7 +197,10 @@ def read(folder: Path, data: Data) -> Dataset:
             pixels = images.stack(_reader(encoded, order, data, shape, where), len(order), f"reading {name}")
         return {"image": pixels, **{key: values[order] for key, values in targets.items()}}
 
-    dataset = Dataset(data.name, split("train"), split("test"), tuple(about["classes"]), about["note"])
+    splits = {name: split(name) for name in about["splits"]}
+    validation = splits.get(about["validation"])
+    classes = tuple(about["classes"])
+    dataset = Dataset(data.name, splits["train"], splits["test"], classes, about["note"], validation)
     return first(dataset, data.limit) if kind == "boxes" else dataset
 
 
@@ -211,7 +220,8 @@ def _about(folder: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: format {about['format']}, this version reads {FORMAT}")
         kinds = about["kind"] in ("label", "boxes") and about["channels"] in (1, 3)
         names = [Path(file).name == file for split in about["splits"].values() for file in split["files"]]
-        if not kinds or not all(names) or not {"train", "test"} <= set(about["splits"]):
+        splits = {"", *about["splits"]}
+        if not kinds or not all(names) or not {"train", "test", about["validation"]} <= splits:
             raise ValueError("its entries are not those of a prepared data set")
         return about
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -229,18 +239,6 @@ def _targets(folder: Path, name: str, entry: dict[str, Any]) -> dict[str, np.nda
             return {key: file[key] for key in file.files}
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{path}: damaged: {error}") from error
-
-
-def _framed(targets: dict[str, np.ndarray], frame: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Boxes in pixels of the letterboxed frame (height, width)."""
-    from cnnjax.detection.boxes import box_to_letterbox, letterbox
-
-    boxes = np.zeros(targets["boxes"].shape, np.float32)
-    real = targets["valid"] | targets["ignored"]
-    for i, (height, width) in enumerate(targets["size"]):
-        geometry = letterbox(int(height), int(width), frame)
-        boxes[i][real[i]] = box_to_letterbox(targets["boxes"][i][real[i]], geometry)
-    return {"boxes": boxes, **{key: targets[key] for key in ("classes", "valid", "ignored")}}
 
 
 def _order(count: int) -> np.ndarray:

@@ -58,24 +58,6 @@ def grid_scenes(
     return {name: jnp.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
-def localization_scenes(
-    key: Array,
-    count: int,
-    size: int = 64,
-    kind: str = "shapes",
-    split: str = "train",
-    scale: tuple[float, float] = (0.25, 0.7),
-) -> dict[str, Array]:
-    """Scenes with one object or none: "image", "box" [count, 4], "class" [count] and "present" [count]."""
-    scenes = grid_scenes(key, count, size, 1, kind, split, scale)
-    return {
-        "image": scenes["image"],
-        "box": scenes["boxes"][:, 0],
-        "class": scenes["classes"][:, 0],
-        "present": scenes["valid"][:, 0],
-    }
-
-
 @functools.partial(jax.jit, static_argnames=("size", "room", "kind", "scale", "masks"))
 def _draw(
     key: Array,

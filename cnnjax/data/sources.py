@@ -141,10 +141,7 @@ def _tfds(data: Data, data_dir: Path) -> Dataset:
     elif builder.name in (*MNIST_LIKE, "emnist", *CIFAR):
         dataset = _arrays(_published(builder, data.name, data_dir), data)
     else:
-        raise ConfigError(
-            f"data.name={data.name!r} is not prepared as array_record in {data_dir}; once, and it may be in an "
-            f"environment of its own: {prepared.how_to_prepare(builder, data_dir)}"
-        )
+        raise ConfigError(tfds_builder.not_prepared(data.name, data_dir, builder))
     return _upright(dataset) if builder.name == "emnist" else dataset
 
 

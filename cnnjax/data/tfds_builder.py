@@ -5,6 +5,7 @@ The package is imported in functions only: that takes most of a second, which ot
 
 import contextlib
 import difflib
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from absl import logging
 from cnnjax.config import ConfigError
 
 # name, name/config, either with :version. Other forms that tensorflow-datasets knows fetch code or data at once.
-_NAME = re.compile(r"\w+(/[\w.\-]+)?(:\d+\.\d+\.\d+)?")
+_NAME = re.compile(r"(\w+)(?:/([\w.\-]+))?(?::(\d+\.\d+\.\d+))?")
 
 
 def data_folder(data_dir: str | None) -> Path:
@@ -30,17 +31,21 @@ def builder(name: str, data_dir: Path, own_names: tuple[str, ...]) -> Any:
     Args:
       own_names: names that are not of tensorflow-datasets, to be suggested too when a name is unknown.
     Raises:
-      ConfigError: no such dataset, configuration or version.
+      ConfigError: no such dataset, configuration or version, or one whose code needs TensorFlow that is not
+        prepared in `data_dir`.
     """
     with quiet():
         import tensorflow_datasets as tfds
 
         if _NAME.fullmatch(name):
             try:
-                return tfds.builder(name, data_dir=str(data_dir))
+                with contextlib.redirect_stdout(io.StringIO()):  # it prints that TensorFlow is missing
+                    return tfds.builder(name, data_dir=str(data_dir))
             except tfds.core.DatasetNotFoundError:
                 pass
-            except (ValueError, AssertionError, ImportError) as error:
+            except ImportError:  # the code needs TensorFlow; what it prepared elsewhere does not
+                return _from_files(name, data_dir)
+            except (ValueError, AssertionError) as error:
                 raise ConfigError(f"data.name={name!r}: {_reason(name, error)}") from error
         known = [*own_names, *tfds.list_builders(with_community_datasets=False)]
     likely = difflib.get_close_matches(re.split("[/:]", name)[0].lower(), known, n=3)
@@ -48,6 +53,31 @@ def builder(name: str, data_dir: Path, own_names: tuple[str, ...]) -> Any:
         raise ConfigError(f"data.name={name!r}: unknown; did you mean {' or '.join(likely)}?")
     raise ConfigError(
         f"data.name={name!r}: unknown; choose {', '.join(own_names)} or a name of tensorflow-datasets"
+    )
+
+
+def _from_files(name: str, data_dir: Path) -> Any:
+    """The builder of a dataset from what lies in `data_dir`, without its code."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
+
+    dataset, config, version = _NAME.fullmatch(name).groups()  # type: ignore[union-attr]
+    try:
+        return read_only_builder.builder_from_files(
+            dataset, config=config, version=version, data_dir=str(data_dir)
+        )
+    except tfds.core.DatasetNotFoundError as error:
+        raise ConfigError(not_prepared(name, data_dir)) from error
+
+
+def not_prepared(name: str, data_dir: Path, builder: Any = None) -> str:
+    """What is wrong with data.name, and what to type, once, in an environment that has TensorFlow."""
+    config = builder and builder.builder_config
+    full_name = f"{builder.name}/{config.name}" if config else name
+    build = f"tfds build {full_name} --file_format=array_record --data_dir={data_dir}"
+    return (
+        f"data.name={name!r} is not prepared as array_record in {data_dir}; once, and it may be in an environment "
+        f"of its own: pip install tensorflow tensorflow-datasets && {build}"
     )
 
 

@@ -54,6 +54,25 @@ class Curve:
         return float(np.mean(np.append(falling, 0.0)[first]))
 
 
+def best_f1(curves: Sequence[Curve]) -> tuple[float, float]:
+    """The score from which on detections of all classes together have the best F1, and that F1.
+
+    F1 = 2 correct / (detections + objects), the harmonic mean of precision and recall. The score lies halfway between
+    the last detection to count and the next one. NaN and 0 if no detection is correct.
+    """
+    scores = np.concatenate([curve.scores for curve in curves])
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order]
+    correct = np.cumsum(np.concatenate([curve.correct for curve in curves])[order])
+    if not correct.size or not correct[-1]:
+        return float("nan"), 0.0
+    f1 = 2 * correct / (np.arange(1, len(scores) + 1) + sum(curve.num_objects for curve in curves))
+    following = np.append(scores[1:], -np.inf)
+    best = int(np.argmax(np.where(scores > following, f1, 0)))  # equal scores count together
+    lower = scores[best] if best == len(scores) - 1 else following[best]
+    return float((scores[best] + lower) / 2), float(f1[best])
+
+
 @dataclasses.dataclass(frozen=True)
 class VocResult:
     mean: float  # over the classes that have objects; NaN if none has

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from cnnjax.detection.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, clip_boxes, iou
+from cnnjax.detection.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, clip_boxes
 
 
 def encode_localization(
@@ -55,13 +55,6 @@ def decode_localization(outputs: Array, height: int, width: int, logits: bool = 
     pixels = outputs[:, 1:5] * jnp.asarray([[width, height, width, height]], outputs.dtype)
     boxes = clip_boxes(box_cxcywh_to_xyxy(pixels), height, width)
     return Localized(scores, boxes, jnp.argmax(outputs[:, 5:], axis=-1).astype(jnp.int32))
-
-
-def localization_iou(outputs: Array, targets: Array) -> tuple[Array, Array]:
-    """Sum of the IoUs of predicted and real boxes over the images that hold an object, and their number."""
-    present = targets[:, 0] > 0.5
-    overlap = iou(box_cxcywh_to_xyxy(outputs[:, 1:5]), box_cxcywh_to_xyxy(targets[:, 1:5]))
-    return jnp.sum(jnp.where(present, overlap, 0)), jnp.sum(present, dtype=jnp.float32)
 
 
 def _care(outputs: Array, targets: Array) -> tuple[Array, Array, Array]:

@@ -59,6 +59,11 @@ class Classification:
     ) -> dict[str, float]:
         return {}
 
+    def choose(
+        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        return {}
+
     def confusion(self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> np.ndarray:
         """Counts [K, K]: rows are true classes, columns predicted ones."""
         matrix = np.zeros((self.num_outputs, self.num_outputs), np.int64)

@@ -11,8 +11,10 @@ from jax import Array
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
+from cnnjax.data.detection import detections_in_originals, truths_in_originals
+from cnnjax.detection.average_precision import best_f1, precision_recall
 from cnnjax.detection.boxes import box_from_letterbox, letterbox
-from cnnjax.detection.coco import coco_evaluate
+from cnnjax.detection.coco import AREAS, coco_evaluate
 from cnnjax.detection.detect import FORMS, detect
 from cnnjax.detection.errors import confusion_matrix, error_analysis
 from cnnjax.detection.grid import Grid, encode
@@ -24,9 +26,7 @@ from cnnjax.tasks.task import Batch
 if TYPE_CHECKING:
     from cnnjax.pictures import Boxes, Picture
 
-SHOWN_SCORE = (
-    0.3  # what pictures and predictions show; average precision looks at everything above score_threshold
-)
+SHOWN_SCORE = 0.3  # where neither a flag nor a validation split says what pictures and predictions show
 COLOURS = ("lime", "red", "deepskyblue", "orange", "magenta", "yellow", "cyan", "white")
 
 
@@ -70,6 +70,11 @@ class GridDetection:
         return cls(classes, grid, experiment.detection)
 
     @property
+    def shown_score(self) -> float:
+        """From which score on boxes are drawn, predicted and counted as confusions."""
+        return self.settings.shown_score or SHOWN_SCORE
+
+    @property
     def num_outputs(self) -> int:
         return self.grid.num_outputs
 
@@ -100,17 +105,36 @@ class GridDetection:
     def summarize(
         self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
     ) -> dict[str, float]:
-        """COCO's average precision, by pycocotools, in pixels of the frame; and AP50 of each class."""
-        result = coco_evaluate(_truths(truth), _detections(predictions), len(self.classes))
+        """Average precision by pycocotools, in pixels of the images before letterboxing: COCO's means, those of small,
+        medium and large objects, and AP50 of each class. What there is no object of is left out."""
+        result = coco_evaluate(*self._in_originals(predictions, truth), len(self.classes))
         per_class = {
             f"ap50/{name}": float(value)
             for name, value in zip(self.classes, result.class_ap50, strict=True)
             if not np.isnan(value)
         }
         named = {"ap50": result.ap50, "ap": result.ap, "ap75": result.ap75}
-        return {name: 0.0 if np.isnan(value) else float(value) for name, value in named.items()} | (
-            per_class if len(per_class) <= 20 else {}
+        named = {name: 0.0 if np.isnan(value) else float(value) for name, value in named.items()}
+        sizes = {f"ap/{area}": getattr(result, f"ap_{area}") for area in AREAS[1:]}
+        sizes = {name: float(value) for name, value in sizes.items() if not np.isnan(value)}
+        return named | sizes | (per_class if len(per_class) <= 20 else {})
+
+    def _in_originals(
+        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+    ) -> tuple[list[Truth], list[Detections]]:
+        """Objects and detections in pixels of the images before letterboxing."""
+        frame = (self.grid.height, self.grid.width)
+        return truths_in_originals(truth, frame), detections_in_originals(
+            _unpadded(predictions), truth, frame
         )
+
+    def choose(
+        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """The score from which on detections at IoU 0.5 have the best F1."""
+        truths, found = self._in_originals(predictions, truth)
+        score, _ = best_f1([precision_recall(truths, found, index) for index in range(len(self.classes))])
+        return {} if np.isnan(score) else {"detection.shown_score": score}
 
     def pictures(
         self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
@@ -118,21 +142,21 @@ class GridDetection:
         """Precision over recall, confusions, kinds of errors, and examples with real and found boxes."""
         from cnnjax import pictures
 
-        truths, found = _truths(truth), _detections(predictions)
+        truths, found = self._in_originals(predictions, truth)
         result = coco_evaluate(truths, found, len(self.classes))
-        matrix = confusion_matrix(truths, found, len(self.classes), score_threshold=SHOWN_SCORE)
+        matrix = confusion_matrix(truths, found, len(self.classes), score_threshold=self.shown_score)
         analysis = error_analysis(truths, found, len(self.classes))
         images, texts = [], []
         for i in range(min(12, len(truths))):
             record = self.record(
                 {name: values[i] for name, values in predictions.items()}, truth["image"][i].shape
             )
-            boxes = truths[i].boxes
+            boxes = truth["boxes"][i][truth["valid"][i]]
             drawn = self._drawing(record)
             drawn = pictures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
             images.append(pictures.draw_boxes(truth["image"][i], drawn))
             texts.append(f"{len(boxes)} objects, {len(record['detections'])} found")
-        caption = f"White: real boxes. Colour: boxes found with a score above {SHOWN_SCORE}."
+        caption = f"White: real boxes. Colour: boxes found with a score of {self.shown_score:.2f} or more."
         return [
             pictures.precision_recall_curves(result.precision[0], self.classes),
             pictures.confusion_matrix(matrix, (*self.classes, "background")),
@@ -159,7 +183,7 @@ class GridDetection:
                 prediction["classes"][:count],
                 strict=True,
             )
-            if score > SHOWN_SCORE
+            if score >= self.shown_score
         ]
         return {"width": shape[1], "height": shape[0], "detections": detections}
 
@@ -178,15 +202,5 @@ class GridDetection:
         return pictures.Boxes(boxes, labels, [COLOURS[d["category_id"] % len(COLOURS)] for d in found])
 
 
-def _truths(truth: Mapping[str, np.ndarray]) -> list[Truth]:
-    """The objects of each image, from padded arrays; "ignored" marks difficult and crowd ones."""
-    ignored = truth.get("ignored", np.zeros_like(truth["valid"]))
-    real = truth["valid"] | ignored
-    return [
-        Truth(boxes[keep], classes[keep], difficult=skip[keep])
-        for boxes, classes, keep, skip in zip(truth["boxes"], truth["classes"], real, ignored, strict=True)
-    ]
-
-
-def _detections(predictions: Mapping[str, np.ndarray]) -> list[Detections]:
+def _unpadded(predictions: Mapping[str, np.ndarray]) -> list[Detections]:
     return unpad(predictions["boxes"], predictions["scores"], predictions["classes"], predictions["counts"])

@@ -72,6 +72,11 @@ class Localization:
     ) -> dict[str, float]:
         return {}
 
+    def choose(
+        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        return {}
+
     def pictures(
         self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
     ) -> "list[Picture]":

@@ -56,6 +56,12 @@ class Task(Protocol):
         """On the host: metrics of a whole split that are not means over examples, such as average precision."""
         ...
 
+    def choose(
+        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """On the host: the fields of the experiment, by name, that a validation split decides (config.CHOSEN)."""
+        ...
+
     def pictures(
         self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
     ) -> "list[Picture]":

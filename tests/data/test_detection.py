@@ -6,7 +6,7 @@ from PIL import Image
 from cnnjax.config import ConfigError
 from cnnjax.data.annotations import AnnotatedImage, Annotations
 from cnnjax.data.annotations_voc import read_voc
-from cnnjax.data.detection import load_detection, to_original
+from cnnjax.data.detection import detections_in_originals, load_detection, truths_in_originals
 from cnnjax.detection.results import Detections, Truth
 
 
@@ -49,11 +49,22 @@ def test_a_rectangular_frame_and_room_for_more_boxes(two):
 def test_detections_return_to_the_pixels_of_the_file(two):
     data = load_detection(two, (48, 40))
     found = [Detections(data["boxes"][i, :1], [0.5], [2]) for i in range(2)]
-    back = to_original(found, two.images, (48, 40))
+    back = detections_in_originals(found, data, (48, 40))
     assert_allclose(back[0].boxes, [[20, 10, 60, 30]], atol=1e-4)
-    outside = to_original([Detections([-9, -9, 99, 99], [1.0], [0])] * 2, two.images, (48, 40))
+    outside = detections_in_originals([Detections([-9, -9, 99, 99], [1.0], [0])] * 2, data, (48, 40))
     assert_allclose(outside[0].boxes, [[0, 0, 80, 40]])
     assert_allclose(outside[1].boxes, [[0, 0, 30, 90]])
+
+
+def test_objects_return_to_the_pixels_of_the_file_with_their_area(two):
+    difficult = Truth(np.array([[1.0, 2, 5, 80]]), [1], difficult=[True], area=[100.5])
+    three = (*two.images, AnnotatedImage("tall.png", 30, 90, difficult))
+    data = load_detection(Annotations(two.folder, two.classes, three), (48, 40))
+    assert_array_equal(data["size"], [[40, 80], [90, 30], [90, 30]])
+    for truth, image in zip(truths_in_originals(data, (48, 40)), three, strict=True):
+        assert_allclose(truth.boxes, image.truth.boxes, atol=1e-4)
+        for name in ("classes", "difficult", "crowd", "area"):
+            assert_array_equal(getattr(truth, name), getattr(image.truth, name))
 
 
 def test_mistakes_are_named(two, tmp_path):
@@ -63,6 +74,14 @@ def test_mistakes_are_named(two, tmp_path):
     gone = Annotations(tmp_path, ("a",), (AnnotatedImage("gone.png", 40, 80, two.truths[1]),))
     with pytest.raises(ConfigError, match="gone.png: no such file"):
         load_detection(gone, (32, 32))
+
+
+def test_a_truncated_image_is_named(two, tmp_path):
+    whole = (tmp_path / "wide.png").read_bytes()
+    (tmp_path / "wide.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match="wide.png: cannot be read as an image") as error:
+        load_detection(two, (32, 32))
+    assert "\n" not in str(error.value)
 
 
 def test_no_images_at_all(tmp_path):

@@ -92,12 +92,11 @@ def test_scenes_depend_on_key_and_index_only(shapes, monkeypatch):
     assert np.all(np.any(other["image"] != shapes["image"], axis=(1, 2, 3)))
 
 
-def test_localization_scenes_hold_one_object_or_none():
-    data = on_host(scenes.localization_scenes(jax.random.key(2), 60, 24))
-    assert set(data) == {"image", "box", "class", "present"}
-    assert data["image"].shape == (60, 24, 24, 3) and data["box"].shape == (60, 4)
-    assert 20 < data["present"].sum() < 40
-    assert_array_equal(np.any(data["box"] != 0, axis=1), data["present"])
+def test_scenes_for_localization_hold_one_object_or_none():
+    data = on_host(scenes.grid_scenes(jax.random.key(2), 60, 24, 1, scale=(0.25, 0.7)))
+    assert data["image"].shape == (60, 24, 24, 3) and data["boxes"].shape == (60, 1, 4)
+    assert 20 < data["valid"].sum() < 40
+    assert_array_equal(np.any(data["boxes"] != 0, axis=2), data["valid"])
 
 
 def test_unknown_kinds_are_named():

@@ -90,7 +90,6 @@ def prepared(data_dir, name, splits, num_classes, shape, label_feature="label"):
     (folder / "features.json").write_text(json.dumps(described))
     names = "\n".join(f"class {index}" for index in range(num_classes))
     (folder / f"{label_feature}.labels.txt").write_text(names)
-    info = {"name": name, "version": "1.0.0", "fileFormat": "array_record", "splits": []}
     for split, (images, labels) in splits.items():
         writer = array_record_module.ArrayRecordWriter(
             str(folder / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1"
@@ -103,13 +102,43 @@ def prepared(data_dir, name, splits, num_classes, shape, label_feature="label"):
             example = example_pb2.Example(features=feature_pb2.Features(feature=values))
             writer.write(example.SerializeToString())
         writer.close()
-        info["splits"].append(
-            {
-                "name": split,
-                "shardLengths": [str(len(labels))],
-                "numBytes": "1",
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-            }
-        )
-    (folder / "dataset_info.json").write_text(json.dumps(info))
+    describe(folder, name, "1.0.0", {split: len(labels) for split, (_, labels) in splits.items()})
     return folder
+
+
+def prepared_boxes(data_dir, name, features, splits, version="1.0.0"):
+    """What `tfds build --file_format=array_record` leaves of these features, encoded and described by their own code.
+
+    name: with a configuration, such as "voc/2007". splits map a name to examples, whose images are encoded.
+    """
+    from array_record.python import array_record_module
+    from tensorflow_datasets.core import example_serializer
+
+    folder = data_dir / name / version
+    folder.mkdir(parents=True)
+    features.save_config(str(folder))
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    dataset, _, config = name.partition("/")
+    for split, examples in splits.items():
+        path = folder / f"{dataset}-{split}.array_record-00000-of-00001"
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+        for example in examples:
+            encoded = features.encode_example({**example, "image": io.BytesIO(example["image"])})
+            writer.write(serializer.serialize_example(encoded))
+        writer.close()
+    describe(folder, dataset, version, {split: len(examples) for split, examples in splits.items()}, config)
+    return folder
+
+
+def describe(folder, name, version, counts, config=""):
+    info = {"name": name, "version": version, "fileFormat": "array_record", "configName": config}
+    info["splits"] = [
+        {
+            "name": split,
+            "shardLengths": [str(count)],
+            "numBytes": "1",
+            "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        }
+        for split, count in counts.items()
+    ]
+    (folder / "dataset_info.json").write_text(json.dumps(info))

@@ -70,6 +70,16 @@ def test_focal_presence_has_the_values_of_torchvision():
     )
 
 
+@pytest.mark.parametrize(("logit", "value"), [(-2.0, 0.00135267), (0.0, 0.04332170), (2.0, 0.00045089)])
+def test_each_focal_value_is_that_of_torchvision(logit, value):
+    grid = Grid(1, 1, 10, 10, 1, anchors=((6, 6),))
+    box = jnp.array([[[2.0, 2, 8, 8]]])
+    targets = encode(grid, box, jnp.zeros((1, 1), jnp.int32), jnp.array([[logit >= 0]]))
+    outputs = jnp.zeros((1, 1, 1, 6)).at[..., 0].set(logit)
+    loss = an.AnchorLoss(box=0, classes=0, focal_gamma=2)
+    assert_allclose(loss_and_gradient(loss, grid, outputs, targets)[0], [value], rtol=1e-5)
+
+
 def test_gradient_is_zero_where_there_is_no_object():
     _, gradient = loss_and_gradient(an.AnchorLoss(), GRID, OUTPUTS, TARGETS)
     gradient = gradient.reshape(2, 3, 4, 2, 8)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from cnnjax.detection.average_precision import Curve, precision_recall, voc_evaluate
+from cnnjax.detection.average_precision import Curve, best_f1, precision_recall, voc_evaluate
 from cnnjax.detection.results import Detections, Truth
 
 BOX = np.array([10.0, 10, 50, 50])
@@ -115,6 +115,29 @@ def test_mean_is_over_classes_that_have_objects():
     result = voc_evaluate(truths, said, num_classes=4)
     assert_allclose(result.per_class, [1, np.nan, 0, np.nan])
     assert result.mean == 0.5
+
+
+def curve(scores, correct, objects):
+    return Curve(np.array(scores, float), np.array(correct, bool), objects)
+
+
+def test_the_best_f1_by_hand():
+    # Together: 0.9 right, 0.8 right, 0.7 wrong, 0.6 right, 0.2 wrong; 4 objects. F1: 2/5, 4/6, 4/7, 6/8, 6/9.
+    two = [curve([0.9, 0.7, 0.2], [1, 0, 0], 1), curve([0.8, 0.6], [1, 1], 3)]
+    assert_allclose(best_f1(two), [0.4, 6 / 8])
+    # Where the last one is the best there is no next one, and the score itself still counts.
+    assert_allclose(best_f1([curve([0.9, 0.5], [1, 1], 2)]), [0.5, 1])
+
+
+def test_equal_scores_are_counted_together():
+    # Of the three at 0.5 one cannot be had without the others: F1 2/3, then 4/6.
+    assert_allclose(best_f1([curve([0.9, 0.5, 0.5, 0.5], [1, 1, 0, 0], 2)]), [0.7, 2 / 3])
+
+
+def test_no_correct_detection_has_no_best_score():
+    for nothing in ([curve([], [], 3)], [curve([0.9], [0], 3)], [curve([0.9], [0], 0)]):
+        score, f1 = best_f1(nothing)
+        assert np.isnan(score) and f1 == 0
 
 
 def test_nothing_at_all():

@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from cnnjax.detection.average_precision import voc_evaluate
 from cnnjax.detection.coco import coco_evaluate, coco_evaluate_files
@@ -58,6 +60,53 @@ def test_the_coco_table_from_arrays(shared):
 def evaluate(truth, pairs, **kwargs):
     boxes, scores = np.array([b for b, _ in pairs]).reshape(-1, 4), [s for _, s in pairs]
     return coco_evaluate([truth], [Detections(boxes, scores, [0] * len(scores))], 1, **kwargs)
+
+
+def as_pycocotools(truth, pairs, first_id=1, limits=(1, 10, 100)):
+    """AP and AP50 by pycocotools as it is, of boxes with ids from `first_id`."""
+
+    def entries(boxes, more):
+        return [
+            {"id": first_id + i, "image_id": 1, "category_id": 1, "bbox": [*b[:2], *(b[2:] - b[:2])]}
+            | {"area": float(np.prod(b[2:] - b[:2])), "iscrowd": 0}
+            | more(i)
+            for i, b in enumerate(boxes)
+        ]
+
+    def index(rows):
+        data = COCO()
+        data.dataset = {"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": rows}
+        data.createIndex()
+        return data
+
+    real = index(entries(truth.boxes, lambda i: {"iscrowd": int(truth.crowd[i])}))
+    found = index(entries([b for b, _ in pairs], lambda i: {"score": pairs[i][1]}))
+    judge = COCOeval(real, found, "bbox")
+    judge.params.maxDets = list(limits)
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    return judge.stats[:2]
+
+
+def test_traps_of_pycocotools_and_that_they_are_none_here():
+    two = Truth(np.stack([BOX, FAR]), [0, 0])
+    perfect = [(BOX, 0.9), (FAR, 0.8)]
+    assert_allclose(as_pycocotools(two, perfect)[0], 1)
+    # An object of id 0 counts as unmatched.
+    assert_allclose(as_pycocotools(two, perfect, first_id=0)[0], 0.252475, atol=1e-6)
+    assert_allclose(evaluate(two, perfect).ap, 1)
+    # Other limits of detections make the mean undefined, though not the value at one IoU.
+    assert as_pycocotools(two, perfect, limits=(1, 10, 50))[0] == -1
+    result = evaluate(two, perfect, max_detections=50)
+    assert_allclose([result.ap, result.ap50], 1)
+
+
+def test_a_detection_inside_a_region_counts_unless_it_is_a_crowd():
+    region = np.array([BOX, [200.0, 200, 400, 400]])
+    pairs = [(BOX, 0.5), (np.array([250.0, 250, 300, 300]), 0.9)]
+    assert_allclose(evaluate(Truth(region, [0, 0], crowd=[False, True]), pairs).ap, 1)
+    assert_allclose(evaluate(Truth(region, [0, 0]), pairs).ap, 0.252475, atol=1e-6)
 
 
 def test_two_of_three_objects_found():

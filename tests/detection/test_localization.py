@@ -5,6 +5,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from cnnjax.detection import localization as loc
+from cnnjax.metrics import sums_and_counts
+from cnnjax.tasks.localization import Localization
 
 TARGET = jnp.array([[1, 0.5, 0.7, 0.3, 0.4, 0, 1, 0, 0]])
 EMPTY = jnp.zeros((1, 9))
@@ -75,8 +77,17 @@ def test_decode_returns_what_was_encoded():
 
 
 def test_iou_is_over_the_images_with_an_object():
-    outputs = jnp.concatenate([OUTPUT, OUTPUT])
-    outputs = outputs.at[0, 1:5].set(jnp.array([0.5, 0.7, 0.15, 0.4]))
-    total, count = loc.localization_iou(outputs, jnp.concatenate([TARGET, EMPTY]))
+    task = Localization(("car", "truck", "pedestrian", "motorcycle"), height=100, width=200)
+    outputs = jnp.concatenate([LOGITS, LOGITS]).at[0, 1:5].set(jnp.array([0.5, 0.7, 0.15, 0.4]))
+    # The object fills 60 x 40 pixels around (100, 70), twice what is found; the other image has none.
+    batch = {
+        "boxes": jnp.array([[[70.0, 50, 130, 90]], [[0, 0, 0, 0]]]),
+        "classes": jnp.array([[1], [0]]),
+        "valid": jnp.array([[True], [False]]),
+    }
+    values = task.metrics(outputs, batch)
+    (total, count) = sums_and_counts({"iou": values["iou"]}, jnp.ones(2, bool))["iou"]
     assert_allclose(total, 0.5, rtol=1e-6)
     assert count == 1
+    # Both presences are said to be 0.8 likely, which is right for the first; its class is right too.
+    assert_array_equal(values["accuracy"], [1, 0])

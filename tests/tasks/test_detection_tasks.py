@@ -6,13 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from cnnjax.config import Augment, ConfigError, Data, Detection, Experiment, Model, replace
+from cnnjax.data.annotations import AnnotatedImage, Annotations, padded
+from cnnjax.data.annotations_voc import write_voc
 from cnnjax.data.box_augment import augment_boxes
+from cnnjax.data.detection import framed
+from cnnjax.data.prepare import prepare
 from cnnjax.data.sources import load
+from cnnjax.detection.results import Truth
+from cnnjax.run import restore
 from cnnjax.tasks import make_task
+from cnnjax.tasks.grid_detection import GridDetection
 from cnnjax.train import make_recipe
+from cnnjax.workdir import Workdir
 
 CLASSES = ("disk", "square", "triangle", "cross")
 TINY = ("--data.limit=12", "--data.batch_size=4", "--train.steps=2", "--train.evaluate_every=0")
@@ -73,6 +82,20 @@ def test_perfect_outputs_have_an_average_precision_of_one():
     assert task.summarize(found, ignored)["ap50"] == 0  # nothing to find
 
 
+@pytest.mark.parametrize("area, size", [(None, "medium"), (900.0, "small")])
+def test_sizes_are_counted_in_pixels_of_the_original_image(area, size):
+    """A frame of 64x64 shows 200 pixels of an image's height: 50x50 there are 16x16 here."""
+    task = grid_task(form="logistic")
+    truth = Truth(np.array([[50.0, 75, 100, 125]]), [2], area=None if area is None else [area])
+    split = framed(padded([AnnotatedImage("a.png", 200, 200, truth)]), (64, 64))
+    assert_allclose(split["boxes"][0, 0], [16, 24, 32, 40])
+    outputs = perfect_outputs(task, [(16, 24, 32, 40)], [2])
+    found = {k: np.asarray(v) for k, v in task.predict(outputs).items()}
+    values = task.summarize(found, split)
+    assert {name for name in values if name.startswith("ap/")} == {f"ap/{size}"}
+    assert values[f"ap/{size}"] == pytest.approx(1) and values["ap"] == pytest.approx(1)
+
+
 def test_record_is_in_pixels_of_the_original_image():
     task = grid_task(form="logistic")
     found = task.predict(perfect_outputs(task, [(16, 24, 32, 40)], [2]))
@@ -80,7 +103,7 @@ def test_record_is_in_pixels_of_the_original_image():
     # A frame of 64x64 holds an image of 100x200 (height x width) at scale 0.32, with 16 grey rows above it.
     (detection,) = task.record(one, (100, 200, 3))["detections"]
     assert detection["category"] == "triangle"
-    np.testing.assert_allclose(detection["bbox"], [50, 25, 50, 50], atol=0.1)
+    assert_allclose(detection["bbox"], [50, 25, 50, 50], atol=0.1)
 
 
 def test_anchors_come_from_the_data_and_stay_with_the_run(launch, tmp_path):
@@ -88,6 +111,94 @@ def test_anchors_come_from_the_data_and_stay_with_the_run(launch, tmp_path):
     assert launch(*flags, *TINY, f"--workdir={tmp_path}").code == 0
     anchors = json.loads((tmp_path / "config.json").read_text())["detection"]["anchors"]
     assert len(anchors) == 4 and all(4 < side < 64 for side in anchors)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A data set in Pascal VOC's layout: 6 images to learn, 3 to choose a threshold on and 2 to test."""
+    folder, start = tmp_path_factory.mktemp("voc"), 0
+    rng = np.random.default_rng(0)
+    (folder / "JPEGImages").mkdir()
+    for split, count in (("train", 6), ("val", 3), ("test", 2)):
+        annotated = []
+        for i in range(start, start + count):
+            low = rng.integers(0, 40, (2, 2))
+            truth = Truth(np.concatenate([low, low + 20], axis=1), rng.integers(0, 4, 2))
+            pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "JPEGImages" / f"{i}.png")
+            annotated.append(AnnotatedImage(f"{i}.png", 64, 64, truth))
+        write_voc(Annotations(folder, CLASSES, tuple(annotated)), folder, split)
+        start += count
+    return folder
+
+
+def test_the_shown_score_is_that_of_the_best_f1_on_the_validation_split(launch, tmp_path, drawn, monkeypatch):
+    chosen_on = []
+
+    def choose(self, predictions, truth):
+        chosen_on.append(len(truth["image"]))
+        return {"detection.shown_score": 0.987}
+
+    monkeypatch.setattr(GridDetection, "choose", choose)
+    data = (f"--data.name=voc:{drawn}", "--data.image_size=64")
+    assert launch("--experiment=scenes_grid", *data, *TINY, f"--workdir={tmp_path / 'run'}").code == 0
+    assert chosen_on == [3]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (line,) = [line for line in lines if line["split"] == "validation"]
+    assert line["detection.shown_score"] == 0.987 and "ap50" in line
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "a score of 0.99 or more" in report
+    workdir = Workdir(tmp_path / "run")
+    assert restore(workdir).recipe.task.shown_score == 0.987
+    assert restore(workdir, changes={"detection.shown_score": 0.2}).recipe.task.shown_score == 0.2
+
+    predict = ("--mode=predict", f"--workdir={workdir.path}", f"--inputs={drawn / 'JPEGImages'}")
+    result = launch(*predict, "--detection.shown_score=0.01", "--detection.score_threshold=0.01")
+    assert result.code == 0, result.err
+    entries = json.loads((workdir.path / "predictions" / "predictions.json").read_text())
+    scores = [one["score"] for entry in entries for one in entry["detections"]]
+    assert scores and 0.01 <= min(scores) and max(scores) < 0.987  # two steps make no network that sure
+    refused = launch(*predict, "--data.objects=1")
+    assert refused.code == 1 and "--data.objects cannot be changed by mode=predict" in refused.err
+
+
+def test_the_score_that_is_chosen_separates_right_from_wrong():
+    task = grid_task(form="logistic")
+    assert task.shown_score == 0.3 and grid_task(form="logistic", shown_score=0.6).shown_score == 0.6
+    found = {
+        "boxes": np.array([[[4, 5, 20, 30], [40, 33, 60, 50], [0, 0, 64, 64]]], np.float32),
+        "scores": np.array([[0.9, 0.6, 0.5]], np.float32),
+        "classes": np.array([[1, 3, 3]]),
+        "counts": np.array([3]),
+    }
+    truth = {
+        "boxes": found["boxes"][:, :2],
+        "classes": found["classes"][:, :2],
+        "valid": np.ones((1, 2), bool),
+    }
+    assert task.choose(found, truth) == {"detection.shown_score": pytest.approx(0.55)}
+    assert task.choose(found, {**truth, "boxes": truth["boxes"] + 30}) == {}
+
+
+def test_validation_splits_come_with_the_test_split_only(drawn, tmp_path):
+    def sizes(**changes):
+        dataset = load(Data(name=f"voc:{drawn}", image_size=32, **changes))
+        validation = dataset.validation
+        return len(dataset.test["image"]), len(validation["image"]) if validation else 0, dataset
+
+    assert sizes()[:2] == (2, 3)
+    assert sizes(limit=1)[:2] == (1, 1)
+    assert sizes(split="train")[:2] == (6, 0)
+    for changes in ({"split": "val"}, {"split": "val", "limit": 2}, {"validation": 0.5}):
+        assert sizes(**changes)[2].validation is not None
+        dataset = sizes(**changes)[2]
+        assert dataset.validation is dataset.test
+    prepare(Data(name=f"voc:{drawn}"), tmp_path / "test")
+    prepare(Data(name=f"voc:{drawn}", split="val"), tmp_path / "val")
+    read = load(Data(name=f"records:{tmp_path / 'test'}", image_size=32))
+    assert_array_equal(read.validation["boxes"], sizes()[2].validation["boxes"])
+    read = load(Data(name=f"records:{tmp_path / 'val'}", image_size=32))
+    assert read.validation is read.test
 
 
 def test_a_model_without_grid_and_averaging_are_refused(launch, tmp_path):

@@ -1,0 +1,60 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from cnnjax.ops.roi import roi_align, roi_pool
+
+FEATURES = jnp.arange(64, dtype=jnp.float32).reshape(8, 8, 1)
+BOX = jnp.array([[1.0, 1, 5, 5]])
+
+
+@pytest.mark.parametrize(
+    ("aligned", "values"), [(True, [[13.5, 15.5], [29.5, 31.5]]), (False, [[18, 20], [34, 36]])]
+)
+def test_roi_align_has_the_values_of_torchvision(aligned, values):
+    assert_allclose(roi_align(FEATURES, BOX, (2, 2), aligned=aligned)[0, ..., 0], values, rtol=1e-6)
+
+
+def test_roi_align_on_smaller_features_has_the_values_of_torchvision():
+    found = roi_align(FEATURES, jnp.array([[2.0, 4, 30, 26]]), (2, 2), scale=0.25)
+    assert_allclose(found[0, ..., 0], [[16.75, 20.25], [38.75, 42.25]], rtol=1e-6)
+
+
+def test_roi_pool_has_the_values_of_torchvision():
+    assert_allclose(roi_pool(FEATURES, BOX, (2, 2))[0, ..., 0], [[27, 29], [43, 45]])
+
+
+def sampled_by_hand(features, box, size, sampling):
+    """The definition, sample by sample, of the aligned form at scale 1."""
+    height, width, channels = features.shape
+    x0, y0, x1, y1 = np.asarray(box) - 0.5
+    total = np.zeros((*size, channels))
+    for i in range(size[0] * sampling):
+        for j in range(size[1] * sampling):
+            y = y0 + (y1 - y0) * (i + 0.5) / (size[0] * sampling)
+            x = x0 + (x1 - x0) * (j + 0.5) / (size[1] * sampling)
+            if not (-1 <= y <= height and -1 <= x <= width):
+                continue
+            y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+            up, left = min(int(y), height - 2), min(int(x), width - 2)
+            a, b = y - up, x - left
+            corner = features[up : up + 2, left : left + 2]
+            value = np.einsum("y,x,yxc->c", [1 - a, a], [1 - b, b], corner)
+            total[i // sampling, j // sampling] += value / sampling**2
+    return total
+
+
+def test_roi_align_is_its_definition_also_beyond_the_border():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(7, 9, 3)).astype(np.float32)
+    low = rng.uniform(-4, 7, (20, 2))
+    boxes = np.concatenate([low, low + rng.uniform(0.1, 8, (20, 2))], axis=1).astype(np.float32)
+    found = jax.jit(lambda f, b: roi_align(f, b, (3, 2), sampling=3))(features, boxes)
+    expected = [sampled_by_hand(features, box, (3, 2), 3) for box in boxes]
+    assert_allclose(found, expected, atol=1e-5)
+
+
+def test_bins_without_a_pixel_are_empty():
+    assert_allclose(roi_pool(FEATURES, BOX + 100, (2, 2)), 0)
