@@ -64,6 +64,10 @@ class CheckpointStore:
             step, state, checkpointable_name=_STATE, metrics=metrics, custom_metadata=metadata
         )
 
+    def wait(self) -> None:
+        """Returns when the last save is written."""
+        self._checkpointer.wait()
+
     def steps(self) -> list[int]:
         """Steps of the checkpoints that were written completely, oldest first."""
         return sorted(found.step for found in self._checkpointer.checkpoints)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnjax import processes
+from cnnjax import modes, processes
 from cnnjax.config import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -201,6 +201,19 @@ def test_an_alarm_is_shown_unless_it_is_part_of_the_loss_of_another_process(monk
 def test_wrong_flags(flags, message):
     with pytest.raises(ConfigError, match=message):
         processes.start(*flags)
+
+
+def test_a_timeout_of_a_checkpoint_is_the_loss_of_another_process(launch, monkeypatch):
+    """Orbax raises TimeoutError, which is an OSError."""
+
+    def mode() -> None:
+        raise TimeoutError("ChainedFuture timed out") from TimeoutError("barrier: UNAVAILABLE")
+
+    monkeypatch.setitem(modes.MODES, "layers", mode)
+    monkeypatch.setattr(processes, "_several", True)
+    monkeypatch.setattr(processes.os, "_exit", sys.exit)
+    result = launch("--mode=layers")
+    assert result.code == 1 and result.err == f"error: {processes.LOST}\n"
 
 
 def test_modes_of_one_process_say_so(launch):
