@@ -70,9 +70,14 @@ flags.DEFINE_string(
 flags.DEFINE_list(
     "benchmark.name",
     [],
-    "mode=benchmark: measurements of speed, by name or group (--mode=benchmark --list); else the experiment's result.",
+    "mode=benchmark: measurements of speed or reliability, by name or group (--mode=benchmark --list); else the experiment's result.",
 )
-flags.DEFINE_integer("benchmark.repetitions", 10, "Turns of each contestant, A B A B.", lower_bound=1)
+flags.DEFINE_integer(
+    "benchmark.repetitions",
+    10,
+    "Turns of each contestant, A B A B. Of faults: kills; of soak: minutes; of streaming: gigabytes.",
+    lower_bound=1,
+)
 flags.DEFINE_integer("benchmark.seeds", 50, "Runs of the benchmarks that measure whole runs.", lower_bound=1)
 flags.DEFINE_string(
     "benchmark.airbench", None, "A peer: airbench94_muon.py of KellerJordan/cifar10-airbench."
