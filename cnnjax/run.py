@@ -210,7 +210,7 @@ def restore(workdir: Workdir, checkpoint: str = "last") -> Restored:
                     f"checkpoint={checkpoint!r}: choose last, best or one of {', '.join(map(str, steps))}"
                 )
             step = int(checkpoint)
-        about = store.describe(steps[-1] if step is None else step)
+        about = store.describe(step)
         experiment = config.from_dict(about["experiment"])
         shape = tuple(about["image_shape"])
         recipe = make_recipe(experiment, tuple(about["classes"]), shape, num_steps=1)

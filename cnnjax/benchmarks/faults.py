@@ -131,25 +131,29 @@ class Saboteur:
     def _damage(self, checkpoints: Path) -> None:
         """Damages the newest checkpoint, if there is another one to go back to."""
         steps = sorted(int(name) for name in _names(checkpoints) if name.isdigit())
-        if len(steps) < 2:
-            return
-        inside = sorted((checkpoints / str(steps[-1])).rglob("*"))
-        files = [path for path in inside if path.is_file() and path.stat().st_size]
-        how = str(self.random.choice(["cut", "flipped", "removed"]))
-        if how == "removed":
-            folders = [path for path in inside if path.is_dir()]
-            shutil.rmtree(folders[self.random.integers(len(folders))])
-        else:
-            path = files[self.random.integers(len(files))]
-            content = bytearray(path.read_bytes())
-            place = int(self.random.integers(len(content)))
-            if how == "cut":
-                del content[place:]
-            else:
-                content[place] ^= int(self.random.integers(1, 256))
-            path.write_bytes(content)
-        self.seen[how] += 1
-        self._unreported = True
+        if len(steps) > 1:
+            self.seen[damage(checkpoints / str(steps[-1]), self.random)] += 1
+            self._unreported = True
+
+
+def damage(folder: Path, random: np.random.Generator) -> str:
+    """Cuts a file, flips bits of a byte of one, or removes a folder inside this one; returns which of the three."""
+    inside = sorted(folder.rglob("*"))
+    how = str(random.choice(["cut", "flipped", "removed"]))
+    if how == "removed":
+        folders = [path for path in inside if path.is_dir()]
+        shutil.rmtree(folders[random.integers(len(folders))])
+        return how
+    files = [path for path in inside if path.is_file() and path.stat().st_size]
+    path = files[random.integers(len(files))]
+    content = bytearray(path.read_bytes())
+    place = int(random.integers(len(content)))
+    if how == "cut":
+        del content[place:]
+    else:
+        content[place] ^= int(random.integers(1, 256))
+    path.write_bytes(content)
+    return how
 
 
 def _names(folder: Path) -> set[str]:
