@@ -70,9 +70,14 @@ flags.DEFINE_string(
 flags.DEFINE_list(
     "benchmark.name",
     [],
-    "mode=benchmark: measurements of speed, by name or group (--mode=benchmark --list); else the experiment's result.",
+    "mode=benchmark: measurements of speed or reliability, by name or group (--mode=benchmark --list); else the experiment's result.",
 )
-flags.DEFINE_integer("benchmark.repetitions", 10, "Turns of each contestant, A B A B.", lower_bound=1)
+flags.DEFINE_integer(
+    "benchmark.repetitions",
+    10,
+    "Turns of each contestant, A B A B. Of faults: kills; of soak: minutes; of streaming: gigabytes.",
+    lower_bound=1,
+)
 flags.DEFINE_integer("benchmark.seeds", 50, "Runs of the benchmarks that measure whole runs.", lower_bound=1)
 flags.DEFINE_string(
     "benchmark.airbench", None, "A peer: airbench94_muon.py of KellerJordan/cifar10-airbench."
@@ -92,8 +97,15 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
 flags.DEFINE_integer("process_id", None, "With --coordinator: the number of this process, from 0.")
+flags.DEFINE_bool(
+    "deterministic",
+    False,
+    "On GPUs: only operations that give the same bits each time; slower. CPUs and TPUs always do.",
+)
 flags.DEFINE_bool("list", False, "List all experiments, or with mode=benchmark all benchmarks, and exit.")
 
+# What the system refuses, in its own words: full disks and quotas, missing permissions, read-only folders.
+DENIED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
 
 DEFINE: dict[Any, Callable[..., Any]] = {
     str: flags.DEFINE_string,
@@ -137,6 +149,8 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
+        if FLAGS.deterministic:
+            platform.make_deterministic()
         join_processes()
         print_names() if FLAGS.list else MODES[FLAGS.mode]()
         processes.end()
@@ -145,15 +159,15 @@ def main(argv: list[str]) -> None:
     except BrokenPipeError:  # who reads our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
-            raise
-        processes.fail(f"error: {os.strerror(error.errno)}{f': {error.filename}' if error.filename else ''}")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         if processes.is_loss_of_another(error):
             processes.fail(f"error: {processes.LOST}")
+        if isinstance(error, OSError) and error.errno in DENIED:
+            processes.fail(
+                f"error: {os.strerror(error.errno)}{f': {error.filename}' if error.filename else ''}"
+            )
         processes.crash()
         raise
 

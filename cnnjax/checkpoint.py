@@ -1,11 +1,18 @@
 """Checkpoints of a run, through Orbax; the only file that imports it.
 
-Each checkpoint holds the whole train state, the experiment that made it and a checksum of every array. What does
+Each checkpoint holds the whole train state, the experiment that made it and checksums of both. What does
 not match its checksum is never returned: the newest good checkpoint is, and the user is told.
 """
 
+import contextlib
+import json
 import logging
+import os
+import re
+import shutil
+import sys
 import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +24,33 @@ from orbax.checkpoint import v1 as ocp
 from cnnjax.config import ConfigError
 
 _STATE = "state"
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # in messages of TensorStore
 log = logging.getLogger(__name__)
+
+
+def _for_the_user(record: logging.LogRecord) -> bool:
+    """False for what Orbax logs of exceptions, which it raises too, and of guesses about what it reads.
+
+    Nothing but Orbax runs in asyncio here.
+    """
+    if record.name != "asyncio" and "orbax" not in Path(record.pathname).parts:
+        return True
+    return record.levelno >= logging.ERROR and not record.exc_info
+
+
+def _ignore_unfinished_reads(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """When one read of a damaged checkpoint fails, Orbax leaves, and each of its other reads complains of that."""
+
+    def report(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return report
+
+
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).addFilter(_for_the_user)
+sys.unraisablehook = _ignore_unfinished_reads(sys.unraisablehook)
 
 
 class CheckpointStore:
@@ -30,6 +63,7 @@ class CheckpointStore:
     def __init__(self, directory: Path, keep_last: int = 2, keep_best: int = 1):
         policies = ocp.training.preservation_policies
         directory.mkdir(parents=True, exist_ok=True)
+        _drop_damaged_metrics(directory)
         keep = [policies.LatestN(keep_last)]
         if keep_best:
             keep.append(
@@ -46,23 +80,38 @@ class CheckpointStore:
     def __enter__(self) -> "CheckpointStore":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except Exception:
+            if kind is None:  # else it fails because of what is on its way already
+                raise
 
     def close(self) -> None:
         """Waits for the last save."""
-        self._checkpointer.close()
+        with self._refusals():
+            self._checkpointer.close()
 
     def save(self, step: int, state: Any, headline: float | None, metadata: dict[str, Any]) -> None:
-        """Starts to write the checkpoint of this step; a second save of one step is ignored."""
-        metrics = None if headline is None else {"headline": headline}
+        """Starts to write the checkpoint of this step; a second save of one step is ignored.
+
+        Raises ConfigError if the system refuses to write this one or, later, the one before.
+        """
+        metrics = None if headline is None else _metrics(headline)
         if step in self.steps():
             return
         state = jax.tree.map(jnp.copy, state)  # the caller may donate its own to the next step
-        metadata = {**metadata, "checksums": checksums(state)}
-        self._checkpointer.save_async(
-            step, state, checkpointable_name=_STATE, metrics=metrics, custom_metadata=metadata
-        )
+        metadata = json.loads(json.dumps({**metadata, "checksums": checksums(state)}))
+        metadata["checksum"] = _checksum(metadata)
+        with self._refusals():
+            self._checkpointer.save_async(
+                step, state, checkpointable_name=_STATE, metrics=metrics, custom_metadata=metadata
+            )
+
+    def wait(self) -> None:
+        """Returns when the last save is written."""
+        with self._refusals():
+            self._checkpointer.wait()
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that were written completely, oldest first."""
@@ -73,9 +122,22 @@ class CheckpointStore:
         known = [(_headline(c.metrics), c.step) for c in self._checkpointer.checkpoints if c.metrics]
         return max(known)[1] if known else None
 
-    def describe(self, step: int) -> dict[str, Any]:
-        """The metadata that was saved with a checkpoint: its experiment, classes and image shape."""
-        return dict(self._checkpointer.metadata(step).custom_metadata or {})
+    def describe(self, step: int | None = None) -> dict[str, Any]:
+        """The metadata that was saved with a checkpoint: its experiment, classes and image shape.
+
+        Without a step that of the newest whose metadata is whole. Raises ConfigError if it is damaged.
+        """
+        problem: ConfigError | None = None
+        for one in reversed(self.steps()) if step is None else [step]:
+            try:
+                about = dict(self._checkpointer.metadata(one).custom_metadata or {})
+                if _checksum(about) != about["checksum"]:
+                    raise ValueError("its description does not match its checksum")
+                return about
+            except Exception as error:  # Orbax raises many kinds for a damaged folder
+                text = f"checkpoint {self._path(one)} cannot be read: {_first_line(error)}"
+                problem = problem or ConfigError(text)
+        raise problem or ConfigError(f"{self.directory} has no checkpoint")
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of one step, with the shapes, types and shardings of `abstract_state`.
@@ -83,10 +145,7 @@ class CheckpointStore:
         Raises ConfigError, with the names of the arrays, if the checkpoint holds another model or is damaged.
         """
         path = self._path(step)
-        try:
-            saved = self.describe(step)["checksums"]
-        except Exception as error:  # Orbax raises many kinds for a damaged folder
-            raise ConfigError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
+        saved = self.describe(step)["checksums"]
         wanted = {name: _spec(leaf) for name, leaf in _named_leaves(abstract_state)}
         found = {name: tuple(entry[:2]) for name, entry in saved.items()}
         if wanted != found:
@@ -124,6 +183,21 @@ class CheckpointStore:
             raise problems[0]
         return None
 
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Turns what the system refuses, such as a full disk, into one line; other errors pass."""
+        try:
+            yield
+        except Exception as error:
+            code = error.errno if isinstance(error, OSError) else None
+            if told := _SYSTEM_ERROR.search(str(error)):
+                code = int(told[1])
+            if code is None:
+                raise
+            raise ConfigError(
+                f"a checkpoint cannot be written to {self.directory}: {os.strerror(code)}; those before are whole"
+            ) from error
+
     def _path(self, step: int) -> Path:
         return self.directory / str(step)
 
@@ -131,6 +205,12 @@ class CheckpointStore:
 def checksums(state: Any) -> dict[str, list[Any]]:
     """{name: [shape, dtype, crc32]} of every array of the state."""
     return {name: [*_spec(leaf), zlib.crc32(_bytes(leaf))] for name, leaf in _named_leaves(state)}
+
+
+def _checksum(metadata: Mapping[str, Any]) -> int:
+    """Of all entries but "checksum" itself, as JSON."""
+    text = json.dumps({k: v for k, v in metadata.items() if k != "checksum"}, sort_keys=True)
+    return zlib.crc32(text.encode())
 
 
 def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -147,8 +227,29 @@ def _bytes(leaf: Any) -> bytes | memoryview:
     return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data
 
 
+def _metrics(headline: float) -> dict[str, float | int]:
+    """What Orbax keeps beside a checkpoint and compares."""
+    return {"headline": headline, "checksum": zlib.crc32(repr(headline).encode())}
+
+
 def _headline(metrics: Any) -> float:
     return float(metrics["headline"])
+
+
+def _drop_damaged_metrics(directory: Path) -> None:
+    """Removes metrics that are not what was written: Orbax would open none of the checkpoints, or keep the wrong one.
+
+    The checkpoint itself stays, as one that was not evaluated.
+    """
+    for path in directory.glob("[0-9]*/metrics/metrics"):
+        try:
+            found = json.loads(path.read_text())
+            whole = found == _metrics(found["headline"])
+        except (ValueError, TypeError, KeyError):
+            whole = False
+        if not whole and path.parents[1].name.isdigit():
+            log.warning("the metric of checkpoint %s is damaged; the checkpoint is kept", path.parents[1])
+            shutil.rmtree(path.parent)
 
 
 def _first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:

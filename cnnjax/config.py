@@ -204,6 +204,18 @@ class Train:
     keep_best: int = option(1, "best checkpoints that are kept")
     log_every: int = option(50, "steps between lines of metrics.jsonl")
     tensorboard: bool = option(False, "also write TensorBoard event files")
+    on_nan: str = option(
+        "stop",
+        "when a loss or gradient is not finite: stop; skip that update; or roll_back to the newest checkpoint and go on with the data in another order",
+        ("stop", "skip", "roll_back"),
+    )
+    nan_limit: int = option(
+        10,
+        "skip: updates in a row, roll_back: times to one checkpoint, after which the run stops all the same",
+    )
+    debug_nans: bool = option(
+        False, "name the layer in which the first value that is not finite appeared; waits for every step"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +279,7 @@ class Experiment:
 # Fields that may differ when a run is resumed: how long, how often, how much is written and shown.
 RESUMABLE = frozenset(
     {"train.epochs", "train.steps", "train.examples", "train.evaluate_every", "train.checkpoint_every", "train.keep_last",
-     "train.keep_best", "train.log_every", "train.tensorboard", "train.steps_per_call", "data.stream", "data.workers", "evaluate.batch_size",
+     "train.keep_best", "train.log_every", "train.tensorboard", "train.on_nan", "train.nan_limit", "train.debug_nans", "train.steps_per_call", "data.stream", "data.workers", "evaluate.batch_size",
      "evaluate.augment", "detection.shown_score"}
     | {f"visualize.{field.name}" for field in dataclasses.fields(Visualize)}
 )  # fmt: skip
@@ -324,6 +336,7 @@ def check(experiment: Experiment) -> Experiment:
         "train.keep_last": train.keep_last,
         "optimizer.accumulate": experiment.optimizer.accumulate,
         "train.log_every": train.log_every,
+        "train.nan_limit": train.nan_limit,
     }
     for name, value in positive.items():
         if value <= 0:

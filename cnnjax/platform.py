@@ -35,6 +35,15 @@ def ask_for_huge_pages() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def make_deterministic() -> None:
+    """Makes XLA choose only kernels for GPUs that give the same bits each time. Call before JAX computes anything.
+
+    Slower, for it also leaves out the measurements by which XLA picks the fastest kernel. CPUs and TPUs need it not.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
+
 def cache_dir() -> Path:
     """Where cnnjax keeps what can be made again; CNNJAX_CACHE moves it."""
     return Path(os.environ.get("CNNJAX_CACHE") or Path.home() / ".cache" / "cnnjax")

@@ -10,6 +10,7 @@ import os
 import re
 import select
 import sys
+import time
 import traceback
 from typing import NoReturn
 
@@ -23,6 +24,9 @@ _SIGNS = re.compile(r"gloo|nccl|UNAVAILABLE|DEADLINE_EXCEEDED|coordination", re.
 _FATAL = re.compile(rb"Check failure stack trace|Terminating process because the JAX distributed service")
 _CHATTER = re.compile(rb"coordination_service|^\[Gloo\]")
 _MESSAGE = re.compile(rb"^[IWEF]\d{4} ")  # begins a message of the runtime, which may have several lines
+# Messages that may turn out to be part of the same death, told by a thread that noticed it first.
+_ALARM = re.compile(rb"^E\d{4} |^Traceback |^Exception in thread ")
+_ENDED, _LOST_ANOTHER = b"\0", b"\1"  # the last byte to the child that passes on stderr
 _several = False
 _relayed = False  # whether a child passes on stderr
 
@@ -112,7 +116,7 @@ def end() -> None:
 
 def fail(message: str) -> NoReturn:
     """Says one line and exits with status 1; never waits for others, which notice it and end too."""
-    _hush()
+    _hush(_LOST_ANOTHER if LOST in message else _ENDED)
     if not _several:
         sys.exit(message)
     print(message, file=sys.stderr, flush=True)
@@ -149,30 +153,71 @@ def _speak_for_the_runtime() -> None:
     os.close(write_end)
 
 
-def _hush() -> None:
-    """Tells the child that this process ends as it should."""
+def _hush(last: bytes = _ENDED) -> None:
+    """Tells the child that this process ends as it should, or because it lost another."""
     global _relayed
     if _relayed:
         _relayed = False
-        os.write(2, b"\0")
+        os.write(2, last)
         os.dup2(sys.stderr.fileno(), 2)
 
 
+class _Filter:
+    """Which of the lines on stderr a user sees, and when.
+
+    An alarm is held back, for the end of the process may follow, of which one line tells. It is shown if the
+    process lives on, or ends without another process having gone.
+    """
+
+    def __init__(self) -> None:
+        self._fatal = False
+        self._what = "show"  # what is done with the message at hand: show, drop or hold
+        self._alarms: list[bytes] = []
+        self._held_since = 0.0
+
+    def lines(self, lines: list[bytes]) -> bytes:
+        """What to show now of these lines."""
+        shown = b""
+        for line in lines:
+            self._fatal = self._fatal or bool(_FATAL.search(line))
+            alarm = _ALARM.search(line)
+            if self._fatal or _CHATTER.search(line):
+                self._what = "drop"
+            elif _MESSAGE.search(line) or (alarm and self._what != "hold"):
+                self._what = "hold" if alarm else "show"
+                if alarm:
+                    self._alarms.append(b"")
+                    self._held_since = time.monotonic()
+            if self._what == "hold":
+                self._alarms[-1] += line + b"\n"
+            elif self._what == "show":
+                shown += line + b"\n"
+        return shown
+
+    def alarms(self, lost: bool = False) -> bytes:
+        """What was held back; if another process is known to have gone, without what only says so."""
+        shown = b"".join(a for a in self._alarms if not (lost and _SIGNS.search(a.decode(errors="replace"))))
+        self._alarms, self._what = [], "show"
+        return shown
+
+    def overdue(self) -> bytes:
+        """The alarms that nothing has followed for so long that this process survives them."""
+        late = self._alarms and time.monotonic() > self._held_since + HEARTBEAT_TIMEOUT
+        return self.alarms() if late else b""
+
+
 def _relay(source: int, parent: int) -> NoReturn:
-    """Copies lines from `source` to stderr until a zero byte or the parent's death, of which it tells."""
-    rest, drop, fatal = b"", False, False
+    """Copies lines from `source` to stderr until a last byte or the parent's death, of which it tells."""
+    rest, shown = b"", _Filter()
     while True:
         ready, _, _ = select.select([source], [], [], 0.5)
         chunk = os.read(source, 65536) if ready else b""
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            fatal = fatal or bool(_FATAL.search(line))
-            if fatal or _CHATTER.search(line) or _MESSAGE.search(line):
-                drop = fatal or bool(_CHATTER.search(line))
-            if not drop and b"\0" not in line:
-                os.write(2, line + b"\n")
-        if b"\0" in chunk:
+        ended = rest.endswith((_ENDED, _LOST_ANOTHER))
+        os.write(2, shown.lines(lines) + shown.overdue())
+        if ended:
+            os.write(2, shown.alarms(lost=rest.endswith(_LOST_ANOTHER)))
             os._exit(0)
         if not chunk and os.getppid() != parent:
-            os.write(2, f"error: {LOST}\n".encode())
+            os.write(2, shown.alarms(lost=True) + f"error: {LOST}\n".encode())
             os._exit(0)

@@ -1,9 +1,11 @@
 """One run from its workdir: what train, evaluate, predict and visualize share."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 import signal
 import threading
@@ -16,7 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cnnjax import config, platform, processes, report, results, sharding
+from cnnjax import config, nans, platform, processes, report, results, sharding
 from cnnjax.checkpoint import CheckpointStore
 from cnnjax.config import RESUMABLE, ConfigError, Experiment
 from cnnjax.data import labels
@@ -46,7 +48,9 @@ _MEASURED = 1000  # images of a streamed set that data.mean, data.std and initia
 PREDICTABLE = tuple(
     f"detection.{name}" for name in ("shown_score", "score_threshold", "iou_threshold", "max_detections")
 )
+_ANOTHER_ORDER = 1_000_003  # added to the seed when a run is rolled back; far from those of other runs
 _CALLS_PER_AGREEMENT = 10  # compiled calls of several processes between two questions whether to stop
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,39 +101,36 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
             recipe, dataset.validation, experiment.evaluate.batch_size, mesh, experiment.evaluate.augment
         )
     store = CheckpointStore(workdir.checkpoints, experiment.train.keep_last, experiment.train.keep_best)
-    with store, _stop_on_signal() as stopped:
-        start, state = _resume_or_init(store, recipe, experiment, dataset, mesh)
-        if start > num_steps:
-            raise ConfigError(
-                f"workdir {workdir.path} has {start:,} steps; the experiment asks for {num_steps:,}"
-            )
-        first = processes.is_first()
+    first = processes.is_first()
+    evaluations: list[Evaluation] = []
+
+    def go_on(start: int, state: TrainState, stopped: threading.Event) -> TrainState:
+        """From `start` steps to the end, with everything that is written and said on the way."""
         if first:
             workdir.write_config(experiment)
             workdir.rewind_metrics(start)
-        log = MetricsLog(
+        lines = MetricsLog(
             workdir.metrics if first else Path(os.devnull), first and experiment.train.tensorboard
         )
         progress = Progress(num_steps, start, quiet=not first)
         if start:
             progress.say(f"going on from step {start:,} of {num_steps:,}")
-        evaluations: list[Evaluation] = []
         clock = _Clock(start)
 
         def on_metrics(step: int, metrics: dict[str, float]) -> None:
             rate = clock.lap(step) * experiment.data.batch_size * experiment.train.seeds
-            log.write(step, "train", {**metrics, "images_per_second": rate, "seconds": clock.seconds})
+            lines.write(step, "train", {**metrics, "images_per_second": rate, "seconds": clock.seconds})
             shown = {name: metrics[name] for name in ("loss", recipe.task.headline) if name in metrics}
             progress.update(step, **shown)
 
         def on_evaluate(step: int, state: TrainState) -> float:
             evaluations[:] = [evaluator(state.variables)]
-            log.write(step, "test", {**evaluations[0].mean, "seconds": clock.seconds})
+            lines.write(step, "test", {**evaluations[0].mean, "seconds": clock.seconds})
             if dataset.validation is not None:
                 found = evaluations[0] if validator is evaluator else validator(state.variables)
                 chosen = recipe.task.choose(found.predictions, dataset.validation)
                 if chosen or validator is not evaluator:
-                    log.write(step, "validation", {**found.mean, **chosen, "seconds": clock.seconds})
+                    lines.write(step, "validation", {**found.mean, **chosen, "seconds": clock.seconds})
             progress.say(f"step {step:,}  {describe_metrics(evaluations[0])}")
             clock.lap(step)
             return evaluations[0].mean[recipe.task.headline]
@@ -146,23 +147,40 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
             store.save(step, state, headline, metadata)
 
         try:
-            state = train(
+            return train(
                 experiment, recipe, dataset, mesh, state, num_steps,
                 Callbacks(on_metrics, on_evaluate, on_checkpoint, should_stop),
             )  # fmt: skip
-        except Diverged as error:
-            good = max(store.steps(), default=None)
-            kept = (
-                f"the last good checkpoint is step {good:,}"
-                if good is not None
-                else "no checkpoint was written yet"
-            )
-            raise ConfigError(
-                f"{error}; {kept}. Try a lower --optimizer.learning_rate, some --optimizer.warmup or --optimizer.clip_norm=1"
-            ) from error
         finally:
             progress.close()
-            log.close()
+            lines.close()
+
+    with store, _stop_on_signal() as stopped:
+        tries: collections.Counter[int] = collections.Counter()  # by the step that they began from
+        while True:
+            start, state = _resume_or_init(store, recipe, experiment, dataset, mesh)
+            if start > num_steps:
+                raise ConfigError(
+                    f"workdir {workdir.path} has {start:,} steps; the experiment asks for {num_steps:,}"
+                )
+            if tries[start]:
+                # A function of the checkpoint: a run that is killed now will come to the same seed again.
+                state = dataclasses.replace(state, seed=state.seed + tries[start] * _ANOTHER_ORDER)
+            try:
+                state = go_on(start, state, stopped)
+                break
+            except Diverged as error:
+                store.wait()
+                good = max(store.steps(), default=None)
+                tries[good or 0] += 1
+                settings = experiment.train
+                if settings.on_nan != "roll_back" or tries[good or 0] > settings.nan_limit:
+                    raise ConfigError(_explain(error, recipe, good)) from error
+                if first:
+                    tried = f"{tries[good or 0]} of {settings.nan_limit}"
+                    log.warning(
+                        "%s; going back to step %d (%s), the data in another order", error, good or 0, tried
+                    )
         if int(jax.device_get(state.step)[0]) < num_steps:
             raise ConfigError(f"stopped by a signal; launch again with --workdir={workdir.path} to go on")
     evaluation = evaluations[0] if evaluations else evaluator(state.variables)
@@ -212,7 +230,7 @@ def restore(workdir: Workdir, checkpoint: str = "last", changes: Mapping[str, An
                     f"checkpoint={checkpoint!r}: choose last, best or one of {', '.join(map(str, steps))}"
                 )
             step = int(checkpoint)
-        about = store.describe(steps[-1] if step is None else step)
+        about = store.describe(step)
         experiment = config.from_dict(about["experiment"])
         experiment = with_chosen(experiment, workdir, steps[-1] if step is None else step)
         experiment = config.check(config.replace(experiment, changes or {}))
@@ -309,6 +327,17 @@ def _refuse_another_experiment(workdir: Workdir, experiment: Experiment) -> None
         raise ConfigError(
             f"workdir {workdir.path} holds another experiment; use another --workdir. It differs in {'; '.join(blocking)}"
         )
+
+
+def _explain(error: Diverged, recipe: Recipe, good: int | None) -> str:
+    """One line about a run that diverged when `good` was the newest checkpoint."""
+    where = f"; {nans.first_appearance(recipe, *error.before)}" if error.before else ""
+    kept = "no checkpoint was written yet" if good is None else f"the last good checkpoint is step {good:,}"
+    look = "" if error.before else "; --train.debug_nans names the layer where it began"
+    return (
+        f"{error}{where}; {kept}. Try a lower --optimizer.learning_rate, some --optimizer.warmup or "
+        f"--optimizer.clip_norm=1{look}"
+    )
 
 
 def _resume_or_init(

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,7 +39,7 @@ class TrainState:
     model_state: Any  # collections besides the parameters, such as batch_stats
     opt_state: Any
     ema: Any  # moving average of params and model_state, or {} without one
-    seed: Array  # int32: all randomness of the run comes from it and the step
+    seed: Array  # int32: all randomness of the run, the order of its data too, comes from it and the step
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -63,6 +63,7 @@ class Recipe:
         None  # height and width that a training batch is resized to; None: its own
     )
     sized: tuple["Recipe", ...] = ()  # of augment.sizes: what a step follows instead of this, by turns
+    skip_nonfinite: bool = False  # leave everything as it was where the loss or the gradient is not finite
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
@@ -89,6 +90,7 @@ def make_recipe(
         ema=experiment.optimizer.ema,
         lookahead=experiment.optimizer.lookahead,
         num_steps=num_steps,
+        skip_nonfinite=experiment.train.on_nan == "skip",
     )
     sized = tuple(
         dataclasses.replace(
@@ -134,7 +136,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     """One update. Pure: jit, donation and sharding are the caller's.
 
     `batch` holds uint8 "image" [N, H, W, C], the targets of the task, and "index" and "epoch" [N], which give each
-    example a key of its own. Metrics are means over the batch.
+    example a key of its own. Metrics are means over the batch; "skipped" is 1 where a recipe that skips did.
     """
     batch = augmented(recipe, batch, stream(state.seed, AUGMENT))
     images = normalize(batch["image"], recipe.data)
@@ -159,17 +161,20 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     sums = sums_and_counts(recipe.task.metrics(outputs, batch), everyone)
     metrics = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
     metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-    return (
-        TrainState(
-            step=state.step + 1,
-            params=params,
-            model_state=variables,
-            opt_state=opt_state,
-            ema=ema,
-            seed=state.seed,
-        ),
-        metrics,
+    new = TrainState(
+        step=state.step + 1,
+        params=params,
+        model_state=variables,
+        opt_state=opt_state,
+        ema=ema,
+        seed=state.seed,
     )
+    if recipe.skip_nonfinite:
+        finite = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"])
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+        new = dataclasses.replace(kept, step=new.step)
+        metrics["skipped"] = 1 - finite.astype(jnp.float32)
+    return new, metrics
 
 
 def stream(seed: Array, name: int) -> Array:
@@ -253,25 +258,26 @@ def compile_init(recipe: Recipe, image_shape: tuple[int, ...], mesh: Mesh) -> Ca
 
 
 def compile_steps(
-    recipe: Recipe, mesh: Mesh, streamed: bool = False
+    recipe: Recipe, mesh: Mesh, streamed: bool = False, donate: bool = True
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The jitted `steps(state, arrays, index, epoch)`: one update per row of index and epoch [K, seeds, batch].
 
     `arrays` hold all training examples, from which a step takes its batch; `streamed`: just the batch.
 
-    `state` has a leading axis of seeds, is replicated and donated; the batch is split over the mesh. Metrics are
-    [K, seeds].
+    `state` has a leading axis of seeds, is replicated and, with `donate`, gone afterwards; the batch is split over
+    the mesh. Metrics are [K, seeds].
     """
     on_cpu = jax.default_backend() == "cpu"
 
     def one(state: TrainState, arrays: Arrays, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
         def of_seed(state: TrainState, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
-            batch = arrays if streamed else {k: v[index] for k, v in arrays.items()}
-            return train_step(recipe, state, {**batch, "index": index, "epoch": epoch})
+            return train_step(recipe, state, _batch(arrays, index, epoch, streamed))
 
         return for_each_seed(of_seed, state, index, epoch)
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    @functools.partial(
+        jax.jit, donate_argnums=(0,) if donate else (), out_shardings=sharding.replicated(mesh)
+    )
     def steps(state: TrainState, arrays: Arrays, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
         if index.shape[0] == 1:
             state, metrics = one(state, arrays, index[0], epoch[0])
@@ -284,12 +290,33 @@ def compile_steps(
     return steps
 
 
-class Diverged(RuntimeError):
-    """The loss or the gradient stopped being finite."""
+def _batch(arrays: Arrays, index: Array, epoch: Array, streamed: bool) -> Batch:
+    """What `train_step` takes: the examples of index [batch] of all, or those that were streamed."""
+    batch = arrays if streamed else {k: v[index] for k, v in arrays.items()}
+    return {**batch, "index": index, "epoch": epoch}
 
-    def __init__(self, step: int, seed: int, name: str):
-        super().__init__(f"{name} of seed {seed} is not finite at step {step}")
+
+def _of_seed(
+    seed: int, states: TrainState, arrays: Arrays, index: np.ndarray, epoch: np.ndarray, streamed: bool
+) -> tuple[TrainState, Batch]:
+    """What `train_step` was given for one seed by a call of one step."""
+    batch = _batch(arrays, jnp.asarray(index[0, seed]), jnp.asarray(epoch[0, seed]), streamed)
+    return jax.tree.map(lambda a: a[seed], states), batch
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient stopped being finite.
+
+    With train.debug_nans, `before` is the (state, batch) of the seed that the step was given.
+    """
+
+    before: tuple[TrainState, Batch] | None = None
+
+    def __init__(self, step: int, seed: int, name: str, skipped: int = 0):
+        after = f", after {skipped} skipped updates in a row" if skipped else ""
+        super().__init__(f"{name} of seed {seed} is not finite at step {step}{after}")
         self.step = step
+        self.seed = seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,17 +344,20 @@ def train(
 
     Order within an interval: dispatch steps; read the metrics of the interval before while the device works;
     check that they are finite; then evaluate; then checkpoint. So a checkpoint never holds a diverged state.
+    With train.debug_nans each step is waited for, and the state before it kept.
     """
     settings = experiment.train
+    debug = settings.debug_nans
     batch_size, count = experiment.data.batch_size, len(dataset.train["image"])
     split_rows = sharding.sharded(mesh, 2)
-    # Compiled when first called, so once for each size.
-    steps = {one: compile_steps(one, mesh, dataset.streamed) for one in recipe.sized or (recipe,)}
+    steps = compile_steps(recipe, mesh, dataset.streamed, donate=not debug)
     per_epoch = count / batch_size
     eval_every = _interval(settings.evaluate_every, per_epoch, num_steps)
     save_every = _interval(settings.checkpoint_every, per_epoch, num_steps)
     per_call = settings.steps_per_call or (1 if jax.default_backend() == "cpu" else math.ceil(per_epoch))
-    if dataset.streamed or recipe.sized:
+    if debug:
+        per_call = 1
+    if dataset.streamed:
         per_call = 1
     if dataset.streamed:
         if settings.seeds > 1:
@@ -336,7 +366,9 @@ def train(
     pending: tuple[int, Metrics] | None = None
     done = int(jax.device_get(state.step).reshape(-1)[0])
     headline: float | None = None
-    feed = _feed(experiment, dataset, mesh, done, num_steps)
+    seeds = jax.device_get(state.seed).tolist()
+    feed = _feed(experiment, dataset, mesh, seeds, done, num_steps)
+    check = _Check(settings)
 
     def settle() -> None:
         """Reads the metrics of the call before, which blocks until it has run."""
@@ -344,16 +376,14 @@ def train(
         if pending is not None:
             end, metrics = pending[0], jax.device_get(pending[1])
             pending = None
-            _check_finite(end, settings.seed, metrics)
+            check(end, metrics)
             window.append(metrics)
             if end % settings.log_every < len(metrics["loss"]):
                 flush(end)
 
     def flush(step: int) -> None:
         if window:
-            callbacks.on_metrics(
-                step, {k: float(np.mean(np.concatenate([m[k] for m in window]))) for k in window[0]}
-            )
+            callbacks.on_metrics(step, _means(window))
             window.clear()
 
     try:
@@ -361,11 +391,20 @@ def train(
             stop_at = min(
                 done + per_call, *(_next(done, every, num_steps) for every in (eval_every, save_every))
             )
-            index, epoch = train_rows(settings, done, stop_at, count, batch_size)
-            step = steps[recipe.of_step(settings.seed, done)]
-            state, metrics = step(state, next(feed), *sharding.place((index, epoch), split_rows))
+            index, epoch = train_rows(seeds, done, stop_at, count, batch_size)
+            before, arrays = state, next(feed)
+            state, metrics = steps(state, arrays, *sharding.place((index, epoch), split_rows))
             settle()
             pending, done = (stop_at, metrics), stop_at
+            if debug:
+                try:
+                    settle()
+                except Diverged as error:
+                    error.before = _of_seed(
+                        error.seed - settings.seed, before, arrays, index, epoch, dataset.streamed
+                    )
+                    raise
+            del before, arrays  # of a donated state nothing may be left
             stopping = callbacks.should_stop()
             evaluating = done == num_steps or done % eval_every == 0
             saving = done == num_steps or done % save_every == 0 or stopping
@@ -385,7 +424,7 @@ def train(
 
 
 def _feed(
-    experiment: Experiment, dataset: Dataset, mesh: Mesh, start: int, stop: int
+    experiment: Experiment, dataset: Dataset, mesh: Mesh, seeds: Sequence[int], start: int, stop: int
 ) -> Generator[Arrays, None, None]:
     """What each compiled call is given: all examples, on the devices; or, streamed, the batch of the next step."""
     if not dataset.streamed:
@@ -394,9 +433,7 @@ def _feed(
             yield arrays
     targets = {name: values for name, values in dataset.train.items() if name != "image"}
     batch_size, count = experiment.data.batch_size, len(dataset.train["image"])
-    rows = TrainRows(
-        experiment.train.seed, start, stop, count, batch_size, sharding.local_rows(mesh, batch_size)
-    )
+    rows = TrainRows(seeds[0], start, stop, count, batch_size, sharding.local_rows(mesh, batch_size))
     images = read_ahead(dataset.train["image"], rows, experiment.data.workers)
     with contextlib.closing(images):
         for number, local in enumerate(images):
@@ -414,20 +451,42 @@ def _next(step: int, every: int, num_steps: int) -> int:
 
 
 def train_rows(
-    train: config.Train, start: int, stop: int, count: int, batch_size: int
+    seeds: Sequence[int], start: int, stop: int, count: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Index and epoch of the steps from start to stop, int32 [steps, seeds, batch]."""
     rows = [
-        [batches.train_indices(train.seed + seed, step, count, batch_size) for seed in range(train.seeds)]
+        [batches.train_indices(seed, step, count, batch_size) for seed in seeds]
         for step in range(start, stop)
     ]
     stacked = np.asarray(rows)
     return stacked[:, :, 0], stacked[:, :, 1]
 
 
-def _check_finite(end: int, first_seed: int, metrics: Mapping[str, np.ndarray]) -> None:
-    for name in ("loss", "grad_norm"):
-        bad = np.argwhere(~np.isfinite(metrics[name]))
-        if len(bad):
-            row, seed = bad[0]
-            raise Diverged(end - len(metrics[name]) + 1 + int(row), first_seed + int(seed), name)
+def _means(window: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over all steps and seeds [steps, seeds], without the skipped ones, which are counted."""
+    rows = {name: np.concatenate([metrics[name] for metrics in window]) for name in window[0]}
+    if "skipped" not in rows:
+        return {name: float(np.mean(values)) for name, values in rows.items()}
+    skipped = rows.pop("skipped")
+    used = skipped == 0
+    means = {name: float(np.mean(values[used])) for name, values in rows.items()} if used.any() else {}
+    return {**means, "skipped": float(np.sum(skipped))}
+
+
+class _Check:
+    """Raises Diverged at the first step that is not finite or, where such updates are skipped, at too many."""
+
+    def __init__(self, settings: config.Train):
+        self._settings = settings
+        self._in_a_row = np.zeros(settings.seeds, int)
+
+    def __call__(self, end: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Of the metrics [steps, seeds] of the steps up to `end`."""
+        bad = {name: ~np.isfinite(metrics[name]) for name in ("loss", "grad_norm")}
+        allowed = self._settings.nan_limit if "skipped" in metrics else 0
+        first = end - len(metrics["loss"]) + 1
+        for step, loss, gradient in zip(range(first, end + 1), bad["loss"], bad["grad_norm"], strict=True):
+            self._in_a_row = np.where(loss | gradient, self._in_a_row + 1, 0)
+            for seed in np.flatnonzero(self._in_a_row > allowed):
+                name = "loss" if loss[seed] else "grad_norm"
+                raise Diverged(step, self._settings.seed + int(seed), name, skipped=allowed)

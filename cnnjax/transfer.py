@@ -50,7 +50,8 @@ def import_weights(
         state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), state)
         averaged = {"params": params, **variables} if recipe.ema else {}
         state = dataclasses.replace(state, params=params, model_state=variables, ema=averaged)
-        state = dataclasses.replace(state, opt_state=recipe.optimizer.init(params))
+        seed = jnp.int32(experiment.train.seed)
+        state = dataclasses.replace(state, opt_state=recipe.optimizer.init(params), seed=seed)
         metadata: dict[str, Any] = {
             "experiment": dataclasses.asdict(experiment),
             "classes": list(classes),

@@ -1,11 +1,28 @@
+import gc
+import os
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from cnnjax.benchmarks.faults import damage
 from cnnjax.checkpoint import CheckpointStore
 from cnnjax.config import ConfigError
+
+# Orbax leaves its other reads unfinished when one of them fails.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(autouse=True)
+def unfinished_reads():
+    """Are not left for the next test to find."""
+    yield
+    gc.collect()
 
 
 def make_state(value: float, width: int = 4):
@@ -81,8 +98,6 @@ def _damage(kind, folder):
         (folder / "state" / "manifest.ocdbt").unlink()
 
 
-# Orbax leaves its other reads unfinished when one of them fails.
-@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", ["cut", "flip", "no metadata", "no manifest"])
 def test_a_damaged_checkpoint_is_reported_and_passed_over(tmp_path, kind, caplog):
     save_all(tmp_path, [0.1, 0.2])
@@ -92,6 +107,49 @@ def test_a_damaged_checkpoint_is_reported_and_passed_over(tmp_path, kind, caplog
     assert step == 0
     assert float(state["params"]["dense"]["kernel"][0, 0]) == 0.0
     assert "1" in caplog.text and "trying the one before" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    save_all(folder, [0.1, 0.2])
+    return folder
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_damage_at_random_is_never_loaded_as_if_it_were_right(tmp_path, two_checkpoints, seed, caplog, capfd):
+    shutil.copytree(two_checkpoints, tmp_path / "all")
+    damage(tmp_path / "all" / "1", np.random.default_rng(seed))
+    with CheckpointStore(tmp_path / "all") as store:
+        about = store.describe()
+        step, state = store.restore_newest(abstract(make_state(0.0)))
+    for a, b in zip(
+        jax.tree.leaves(state["params"]), jax.tree.leaves(make_state(step)["params"]), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert about["note"] in ("step 0", "step 1")
+    assert step == 1 or "trying the one before it" in caplog.text  # else it did no harm
+    assert "Traceback" not in capfd.readouterr().err and "Traceback" not in caplog.text
+
+
+def test_a_clock_that_jumps_does_not_change_which_checkpoint_is_newest(tmp_path, two_checkpoints):
+    shutil.copytree(two_checkpoints, tmp_path / "all")
+    for path in (tmp_path / "all").rglob("*"):
+        newest = path.relative_to(tmp_path / "all").parts[0] == "1"
+        os.utime(path, (0, 0) if newest else (2**32, 2**32))
+    with CheckpointStore(tmp_path / "all") as store:
+        assert store.restore_newest(abstract(make_state(0.0)))[0] == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"headline": 0.9', b"\xff", b'{"headline": 0.9, "checksum": 1}', b"[]", b""]
+)
+def test_a_damaged_metric_is_reported_and_counts_no_more(tmp_path, two_checkpoints, content, caplog):
+    shutil.copytree(two_checkpoints, tmp_path / "all")
+    (tmp_path / "all" / "0" / "metrics" / "metrics").write_bytes(content)
+    with CheckpointStore(tmp_path / "all") as store:
+        assert store.steps() == [0, 1] and store.best() == 1
+    assert "the metric of checkpoint" in caplog.text and "Traceback" not in caplog.text
 
 
 def test_all_damaged_is_an_error(tmp_path):

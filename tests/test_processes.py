@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnjax import processes
+from cnnjax import modes, processes
 from cnnjax.config import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -153,6 +153,42 @@ def test_a_mistake_that_only_one_process_can_see_ends_all(start, tmp_path):
     assert second != 0 and other.splitlines() == [f"error: {processes.LOST}"]
 
 
+ALARM = (
+    b"E1123 10:56:58.7 140 future.py:387] run() raised an exception: Timeout waiting at barrier: UNAVAILABLE",
+    b"",
+    b"Traceback (most recent call last):",
+    b"TimeoutError: Timeout waiting at barrier",
+)
+OTHER = (b"E1123 10:56:58.8 140 cuda.cc:1] out of memory", b"  of a device")
+FATAL = (
+    b"F1123 10:56:59.1 140 client.h:8] Terminating process because the JAX distributed service",
+    b"@ 0x7f",
+)
+
+
+def text(lines) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
+
+
+def test_an_alarm_is_shown_unless_it_is_part_of_the_loss_of_another_process(monkeypatch):
+    shown = processes._Filter()
+    assert shown.lines([b"a warning", *ALARM]) == b"a warning\n" and shown.overdue() == b""
+    assert shown.lines([b"W1123 10:56:59.0 140 a.cc:1] go on"]) == b"W1123 10:56:59.0 140 a.cc:1] go on\n"
+    assert shown.lines([*OTHER, *FATAL, *ALARM]) == b""
+    assert shown.alarms(lost=True) == text(OTHER)  # not a sign of another process: kept
+    assert shown.alarms() == b""
+
+    ended = processes._Filter()
+    ended.lines([*ALARM])
+    assert ended.alarms() == text(ALARM)
+    late = processes._Filter()
+    late.lines([*ALARM])
+    now = processes.time.monotonic()
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now + processes.HEARTBEAT_TIMEOUT + 1)
+    assert late.overdue() == text(ALARM)
+    assert late.lines([b"plain"]) == b"plain\n" and late.overdue() == b""
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -165,6 +201,19 @@ def test_a_mistake_that_only_one_process_can_see_ends_all(start, tmp_path):
 def test_wrong_flags(flags, message):
     with pytest.raises(ConfigError, match=message):
         processes.start(*flags)
+
+
+def test_a_timeout_of_a_checkpoint_is_the_loss_of_another_process(launch, monkeypatch):
+    """Orbax raises TimeoutError, which is an OSError."""
+
+    def mode() -> None:
+        raise TimeoutError("ChainedFuture timed out") from TimeoutError("barrier: UNAVAILABLE")
+
+    monkeypatch.setitem(modes.MODES, "layers", mode)
+    monkeypatch.setattr(processes, "_several", True)
+    monkeypatch.setattr(processes.os, "_exit", sys.exit)
+    result = launch("--mode=layers")
+    assert result.code == 1 and result.err == f"error: {processes.LOST}\n"
 
 
 def test_modes_of_one_process_say_so(launch):

@@ -1,12 +1,9 @@
-"""Training from records on disk: the numbers of data in memory, resumption, processes, and bounded memory."""
+"""Training from records on disk: the numbers of data in memory, resumption, and processes."""
 
-import contextlib
 import io
 import json
-import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -14,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnjax.benchmarks.launched import family
 from cnnjax.config import Data
 from cnnjax.data.prepare import prepare
-from cnnjax.data.records import Raw, write
 
 ROOT = Path(__file__).parent.parent
 FLAGS = (
@@ -109,62 +106,3 @@ def test_workers_change_nothing_and_end_with_their_run(tmp_path, prepared):
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-
-
-def family(pid: int) -> list[int]:
-    """A process and all below it, whichever of its threads started them."""
-    children: list[str] = []
-    for thread in Path(f"/proc/{pid}/task").glob("*"):
-        with contextlib.suppress(OSError):
-            children += (thread / "children").read_text().split()
-    return [pid, *(one for child in children for one in family(int(child)))]
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that a process and its children hold; what they share counts once."""
-    total = 0
-    for one in family(pid):
-        try:
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    return total
-
-
-@pytest.mark.slow
-def test_records_larger_than_memory_allows_stream_in_less_than_two_gigabytes(tmp_path):
-    """CNNJAX_STREAM_GB (default 4) of records, each read once, at a peak below 2 GB of all processes."""
-    size = 10**9 * int(os.environ.get("CNNJAX_STREAM_GB", "4"))
-    record = picture(0, side=1024)
-    count = size // len(record)
-
-    def files():
-        for i in range(count):
-            yield f"{i}", record
-
-    labels = {"label": np.arange(count, dtype=np.int32) % 2}
-    test = Raw([("0", record), ("1", record)], {"label": np.arange(2, dtype=np.int32)}, 2)
-    write(tmp_path / "records", ("a", "b"), {"train": Raw(files(), labels, count), "test": test}, "synthetic")
-    began = time.monotonic()
-    flags = ("--data.stream=true", "--data.batch_size=32", "--train.epochs=1", "--train.log_every=20")
-    process = run(tmp_path / "run", f"--data.name=records:{tmp_path / 'records'}", *flags)
-    peak, done = 0, threading.Event()
-
-    def measure() -> None:
-        nonlocal peak
-        while not done.wait(0.5):
-            peak = max(peak, resident(process.pid))
-
-    watcher = threading.Thread(target=measure)
-    watcher.start()
-    out, err = process.communicate()
-    done.set()
-    watcher.join()
-    assert process.returncode == 0, err
-    seconds = time.monotonic() - began
-    print(
-        f"\n{count:,} records, {count * len(record) / 1e9:.1f} GB, {seconds:.0f} s, "
-        f"{count / seconds:.0f} images/s, {count * len(record) / seconds / 1e6:.0f} MB/s, peak {peak / 1e9:.2f} GB"
-    )
-    assert 0.1e9 < peak < 2e9

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -155,7 +158,7 @@ def run_loop(experiment, stop_after=None, devices=1):
     state = jax.device_put(jax.tree.map(lambda a: a[None], state), sharding.replicated(mesh))
     seen = {"metrics": [], "evaluated": [], "saved": []}
     callbacks = Callbacks(
-        on_metrics=lambda step, m: seen["metrics"].append((step, m["loss"])),
+        on_metrics=lambda step, m: seen["metrics"].append((step, m["loss"])) or seen.update(m),
         on_evaluate=lambda step, _: seen["evaluated"].append(step) or 0.5,
         on_checkpoint=lambda step, _, headline: seen["saved"].append((step, headline)),
         should_stop=lambda: stop_after is not None and len(seen["metrics"]) >= stop_after,
@@ -208,6 +211,53 @@ def test_stopping_saves_where_it_stopped():
     assert len(seen["saved"]) == 1 and seen["saved"][0][0] < 100 and seen["saved"][0][1] is None
 
 
+def poisoned(monkeypatch, when):
+    """Makes the loss infinite wherever `when(index [N])` says so of an example."""
+    from cnnjax.tasks.classification import Classification
+
+    loss = Classification.loss
+    monkeypatch.setattr(
+        Classification,
+        "loss",
+        lambda self, outputs, batch: loss(self, outputs, batch) + jnp.where(when(batch["index"]), jnp.inf, 0),
+    )
+
+
+def test_skipping_leaves_everything_as_it_was_and_counts(monkeypatch):
+    plain, _ = setup(tiny(optimizer__ema=0.9, optimizer__name="adamw"))
+    recipe, state = setup(tiny(train__on_nan="skip", optimizer__ema=0.9, optimizer__name="adamw"))
+    batch = make_batch()
+    want, _ = jax.jit(lambda s: train_step(plain, s, batch))(state)
+    good, metrics = jax.jit(lambda s: train_step(recipe, s, batch))(state)
+    assert float(metrics["skipped"]) == 0
+    for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(good), strict=True):
+        np.testing.assert_array_equal(a, b)
+    poisoned(monkeypatch, lambda index: index == 3)
+    bad, metrics = train_step(recipe, good, batch)
+    assert float(metrics["skipped"]) == 1 and int(bad.step) == 2
+    bad = dataclasses.replace(bad, step=good.step)
+    for a, b in zip(jax.tree.leaves(good), jax.tree.leaves(bad), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("per_call", [1, 3])
+def test_metrics_leave_out_skipped_steps_until_there_are_too_many_in_a_row(monkeypatch, per_call):
+    poisoned(monkeypatch, lambda index: index == 3)  # one batch of each epoch of 2.5 steps
+    changes = {
+        "train__steps": 9,
+        "train__log_every": 9,
+        "train__evaluate_every": 0.0,
+        "train__checkpoint_every": 0.0,
+    }
+    changes |= {"train__on_nan": "skip", "train__steps_per_call": per_call}
+    final, seen = run_loop(tiny(**changes))
+    ((step, loss),) = seen["metrics"]
+    assert step == 9 and np.isfinite(loss) and 3 <= seen["skipped"] <= 4 and int(final.step[0]) == 9
+    poisoned(monkeypatch, lambda index: index >= 0)
+    with pytest.raises(Diverged, match="not finite at step 4, after 3 skipped updates in a row"):
+        run_loop(tiny(**changes, train__nan_limit=3))
+
+
 def lines_without_times(path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
@@ -255,6 +305,16 @@ def test_equal_runs_and_resumed_runs_are_equal_to_the_last_bit(tmp_path, launch,
     for a, b, c in zip(final_params(whole), final_params(again), final_params(broken), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, c)
+
+
+def test_deterministic_is_a_flag_that_xla_knows(launch, monkeypatch):
+    """XLA ends a process that is given an unknown flag; it reads them when JAX first computes something."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    assert launch("--deterministic", "--mode=layers").code == 1  # without --workdir
+    assert os.environ["XLA_FLAGS"].split()[0] == "--xla_cpu_enable_fast_math=false"
+    code = "import jax; print(jax.numpy.ones(2).sum())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "deterministic" in os.environ["XLA_FLAGS"] and result.stdout == "2.0\n", result.stderr
 
 
 def test_a_finished_run_can_be_extended_but_not_changed(tmp_path, launch):

@@ -4,12 +4,15 @@ import difflib
 from collections.abc import Callable, Iterable
 
 from cnnjax.benchmarks.detection import grid_detection
+from cnnjax.benchmarks.faults import survive_faults
 from cnnjax.benchmarks.inputs import against_grain, input_share
 from cnnjax.benchmarks.networks import cpu_networks, gpu_throughput, steps_per_call
 from cnnjax.benchmarks.options import Measured, Options
 from cnnjax.benchmarks.rendering import feature_visualization
+from cnnjax.benchmarks.soak import long_run
 from cnnjax.benchmarks.speed_run import cifar10_94, mnist_99
 from cnnjax.benchmarks.startup import compilation, first_step
+from cnnjax.benchmarks.streaming import stream_records
 from cnnjax.config import ConfigError
 
 __all__ = ["BENCHMARKS", "GROUPS", "Measured", "Options", "chosen"]
@@ -27,6 +30,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "steps_per_call": steps_per_call,
     "mnist_99": mnist_99,
     "cifar10_94": cifar10_94,
+    "faults": survive_faults,
+    "soak": long_run,
+    "streaming": stream_records,
 }
 GROUPS = {
     "cpu": ("first_step", "compilation", "networks", "detection", "rendering", "input_share", "input_grain"),

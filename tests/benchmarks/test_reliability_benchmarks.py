@@ -1,0 +1,80 @@
+"""The benchmarks of reliability, at a small size: real runs, really killed."""
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from cnnjax.benchmarks import faults, launched
+from cnnjax.benchmarks.faults import Saboteur, survived
+from cnnjax.benchmarks.soak import soaked
+from cnnjax.benchmarks.streaming import streamed
+from cnnjax.config import ConfigError
+
+
+def only(measured) -> dict[str, float]:
+    return {name: values[0] for name, values in measured.values.items()}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_and_damaged_ends_as_if_nothing_had_happened(tmp_path):
+    """`survived` itself compares the states and the metrics, and raises where they differ."""
+    found = only(survived(tmp_path, kills=6, steps=200))
+    assert sum(found[name] for name in found if name.startswith("kills during")) == 6 == found["kills -9"]
+    assert found["runs, all equal to the undisturbed one to the last bit"] >= 1
+
+
+def test_a_difference_would_be_found(tmp_path, monkeypatch):
+    """What the runs left is made up here: a state, and one that differs in the last bit."""
+    outcomes = iter([(4, {"w": 1}, []), (4, {"w": 2}, [])])
+    monkeypatch.setattr(faults, "_outcome", lambda workdir: next(outcomes))
+    monkeypatch.setattr(
+        launched, "start", lambda workdir, *flags: subprocess.Popen(["true"], stderr=-1, text=True)
+    )
+    with pytest.raises(ConfigError, match="killed on its way, ended differently"):
+        survived(tmp_path, kills=1)
+
+
+def test_a_launch_that_fails_by_itself_is_no_kill(tmp_path):
+    from cnnjax.workdir import Workdir
+
+    command = [sys.executable, "-c", "raise SystemExit('error: no')"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    with pytest.raises(ConfigError, match="status 1: error: no"):
+        Saboteur(np.random.default_rng(0), 1).disturb(process, Workdir(tmp_path), kill=False)
+
+
+@pytest.mark.slow
+def test_memory_and_step_time_of_a_run(tmp_path):
+    found = only(soaked(tmp_path / "run", seconds=8))
+    assert found["steps"] > 20
+    assert 100 < found["memory in the last tenth, MB"] < 2000
+    assert (
+        0
+        < found["step in the last quarter, 10% quantile, ms"]
+        <= found["step in the last quarter, 90% quantile, ms"]
+    )
+
+
+def test_memory_counts_children():
+    code = "import subprocess, sys; x = bytearray(30_000_000); x[::4096] = b'1' * len(x[::4096]);"
+    inner = code + "print('ready', flush=True); sys.stdin.read()"
+    outer = code + f"subprocess.run([sys.executable, '-c', {inner!r}])"
+    process = subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout and process.stdout.readline() == b"ready\n"
+    with launched.watched(process, seconds=0.01) as series:
+        time.sleep(0.2)
+    process.communicate(b"")
+    assert 60e6 < max(size for _, size in series) < 200e6
+
+
+@pytest.mark.slow
+def test_records_larger_than_memory_allows_stream_in_less_than_two_gigabytes(tmp_path):
+    """CNNJAX_STREAM_GB (default 4) of records, each read once, at a peak below 2 GB of all processes."""
+    size = 10**9 * int(os.environ.get("CNNJAX_STREAM_GB", "4"))
+    found = only(streamed(tmp_path, size))
+    assert found["size, GB"] > 0.99 * size / 1e9
+    assert 0.1 < found["peak memory of all processes, GB"] < 2
