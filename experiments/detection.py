@@ -26,7 +26,9 @@ def digits_localization() -> Experiment:
         augment=Augment(scale=0.2, translate=0.1, hue=0.2, saturation=0.5, exposure=0.3),
         model=Model(name="localizer"),
         localization=Localization(box_weight=40),
-        optimizer=Optimizer(name="adamw", learning_rate=3e-3, weight_decay=5e-2, warmup=0.1, clip_norm=5.0),
+        optimizer=Optimizer(
+            name="adamw", learning_rate=3e-3, weight_decay=5e-2, warmup=0.1, clip_norm=5.0, ema=0.99
+        ),
         train=Train(epochs=12, evaluate_every=2, checkpoint_every=2),
     )
 
