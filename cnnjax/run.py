@@ -316,8 +316,9 @@ def describe_metrics(evaluation: Evaluation) -> str:
 
 
 def format_metric(name: str, value: float) -> str:
-    """Shares in percent, losses as they are."""
-    return f"{value:.4f}" if "loss" in name or not 0 <= value <= 1 else f"{100 * value:.2f} %"
+    """Shares in percent; losses and numbers of collisions, means over the images, as they are."""
+    share = "loss" not in name and name != "collisions" and 0 <= value <= 1
+    return f"{100 * value:.2f} %" if share else f"{value:.4f}"
 
 
 def _refuse_another_experiment(workdir: Workdir, experiment: Experiment) -> None:
