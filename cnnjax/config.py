@@ -253,6 +253,12 @@ class Visualize:
     embedded: int = option(1000, "evaluated images whose vectors are compared and classified by an SVM")
     svm_images: int = option(1000, "training images that the SVM learns from")
     toward: str = option("", "class that a photograph is pulled toward; empty: the next one")
+    guide: str = option("", "image file whose features DeepDream imitates; empty: it climbs what it sees")
+    parameterization: str = option(
+        "fourier",
+        "what rendered pictures are made of; maco: phases of waves with the magnitudes of the images",
+        ("fourier", "pixels", "maco"),
+    )
     size: int = option(0, "height and width of rendered pictures; 0: those of the images")
     seed: int = option(0, "of noise and transformations")
     train: bool = option(False, "train first what is not trained yet; otherwise a network must be there")

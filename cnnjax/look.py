@@ -103,8 +103,7 @@ def make_gallery(
         raise ConfigError(f"mode=visualize looks at classifiers; this run's task is {run.experiment.task}")
     training = None
     if inputs:
-        originals = [read_image(path, config.Data(), run.image_shape[-1]) for path in find_images(inputs)]
-        images = np.stack([resize(image, run.recipe.data, run.image_shape) for image in originals])
+        images = np.stack([_read(run, path) for path in find_images(inputs)])
         logits = map_batches(lambda batch: activations(network(run), batch, LOGITS), images)
         labels = np.argmax(logits, axis=-1).astype(np.int32)
     else:
@@ -117,8 +116,14 @@ def make_gallery(
         images, labels = dataset.test["image"], dataset.test["label"]
         training = Labelled(dataset.train["image"], dataset.train["label"])
     history = functools.partial(_history, workdir, _EVOLVED)
-    subject = Subject(network(run), images, labels, options, command, training, history)
+    guide = _read(run, find_images([options.guide])[0]) if options.guide else None
+    subject = Subject(network(run), images, labels, options, command, training, history, guide)
     return len(visualize(subject, folder, print))
+
+
+def _read(run: Restored, path: Path) -> np.ndarray:
+    """An image file as the network of a run takes it, uint8 [H, W, C]."""
+    return resize(read_image(path, config.Data(), run.image_shape[-1]), run.recipe.data, run.image_shape)
 
 
 def _history(workdir: Workdir, count: int) -> list[tuple[int, Network]]:

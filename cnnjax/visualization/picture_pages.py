@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cnnjax.visualization.deepdream import deepdream
+from cnnjax.visualization.deepdream import deepdream, guide
 from cnnjax.visualization.filters import apply_filter, feature_maps, first_filters
 from cnnjax.visualization.interrogate import DELTAS, interrogate
 from cnnjax.visualization.network import LOGITS, PROBABILITY
@@ -39,7 +39,7 @@ def maps(subject: Subject) -> list[Picture]:
         values = feature_maps(subject.network, example, name)
         total = subject.network.layers()[name][-1]
         caption = f"{len(values)} of {total} feature maps of one image, on one scale from black to white."
-        image = grid([to_uint8(example), *map(to_uint8, values)], side=64, largest=112)
+        image = grid([to_uint8(example), *map(to_uint8, values)], side=112, largest=112)
         result.append(Picture(f"maps {name}", image, caption, name, subject.command_for("maps", name)))
     return result
 
@@ -75,7 +75,13 @@ def objectives(subject: Subject) -> list[Picture]:
         "class probability": class_probability(label),
     }
     made = [
-        render_each(canvas, [objective], key=subject.key, steps=(max(subject.options.steps),))[0]
+        render_each(
+            canvas,
+            [objective],
+            key=subject.key,
+            steps=(max(subject.options.steps),),
+            parameterization=subject.parameterization(),
+        )[0]
         for objective in asked.values()
     ]
     image = grid([r.images[0] for r in made], len(made), titles=list(asked), side=128)
@@ -108,9 +114,15 @@ def deepdreams(subject: Subject) -> list[Picture]:
     enlarged = resize(example, factor * example.shape[0], factor * example.shape[1])
     result = []
     for name in subject.spatial_layers(3)[-2:]:
-        pictures = deepdream(subject.network, enlarged, name, key=subject.key)
-        image = grid([enlarged, pictures[-1]], 2, titles=("image", name), side=256)
-        caption = f"DeepDream: a picture climbs the mean square of {name}, from coarse to fine."
+        shown, titles, goal = [enlarged], ["image"], f"climbs the mean square of {name}"
+        objective: Objective | str = name
+        if subject.guide is not None:
+            objective = guide(subject.network, subject.guide, name)
+            shown, titles = [enlarged, subject.guide], ["image", "guide"]
+            goal = f"is drawn to what {name} sees in another"
+        pictures = deepdream(subject.network, enlarged, objective, key=subject.key)
+        image = grid([*shown, pictures[-1]], len(shown) + 1, titles=[*titles, name], side=256, largest=256)
+        caption = f"DeepDream: a picture {goal}, from coarse to fine."
         result.append(
             Picture(f"deepdream {name}", image, caption, name, subject.command_for("deepdream", name))
         )
@@ -149,7 +161,14 @@ def _steps_picture(
     steps = sorted(set(subject.options.steps))
     canvas = subject.canvas()
     transform = for_objects(canvas.image_shape) if page == "classes" else STANDARD
-    made = render_each(canvas, wanted, key=subject.key, steps=steps, transform=transform)
+    made = render_each(
+        canvas,
+        wanted,
+        key=subject.key,
+        steps=steps,
+        parameterization=subject.parameterization(),
+        transform=transform,
+    )
     labels = list(names) or [str(i) for i in range(len(made))]
     if len(made) == 1:
         titles = [f"{step}: {made[0].values[step]:.3g}" for step in steps]

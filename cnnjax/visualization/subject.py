@@ -12,6 +12,16 @@ from jax import Array
 from cnnjax.config import ConfigError, Visualize
 from cnnjax.visualization.embeddings import features
 from cnnjax.visualization.network import LOGITS, PROBABILITY, Network
+from cnnjax.visualization.parameterizations import (
+    Fourier,
+    Maco,
+    Parameterization,
+    Pixels,
+    magnitude_template,
+)
+from cnnjax.visualization.pictures import resize
+
+_TEMPLATES = 500  # images whose waves MACO's magnitudes come from
 
 # A step of training and the network as it was then, oldest first.
 History = Sequence[tuple[int, Network]]
@@ -32,6 +42,7 @@ class Subject:
     images: uint8 [N, H, W, C]. labels: [N] integers. command: what started the run, repeated under each picture.
     training: what the network learned from, if it is there and its labels are real.
     history: the network's checkpoints, read when a page needs them.
+    guide: an image [H, W, C] of the network's image shape, whose features a dream imitates.
     """
 
     network: Network
@@ -41,6 +52,7 @@ class Subject:
     command: str = ""
     training: Labelled | None = None
     history: Callable[[], History] = tuple
+    guide: np.ndarray | None = None
 
     @property
     def key(self) -> Array:
@@ -61,6 +73,16 @@ class Subject:
         """The network at the size of rendered pictures."""
         size = self.options.size
         return self.network.at_size(size, size) if size else self.network
+
+    def parameterization(self) -> Parameterization:
+        """What pictures on the canvas are made of."""
+        shape = self.canvas().image_shape
+        if self.options.parameterization == "pixels":
+            return Pixels(shape)
+        if self.options.parameterization == "maco":
+            images = [resize(image, *shape[:2]) for image in self.images[:_TEMPLATES]]
+            return Maco(shape, magnitude_template(np.stack(images) / np.float32(255), shape))
+        return Fourier(shape)
 
     def examples(self) -> np.ndarray:
         """Indices of a few images: the first of each class, then the second of each."""

@@ -3,6 +3,9 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from cnnjax.config import PAGE_NAMES, ConfigError
 from cnnjax.visualization import explanation_pages, picture_pages
@@ -33,7 +36,8 @@ def visualize(
 ) -> list[Picture]:
     """Makes the pictures asked for and writes them to a folder, with gallery.html. Returns them.
 
-    Each page is written as soon as it is done, and `say` is told how long it took.
+    Each page is written as soon as it is done, and `say` is told how long it took. With the embeddings come
+    features.npz, the vectors of every layer compared and the labels, and TensorBoard's projector/.
 
     Pages that a network cannot have, such as a deconvnet without ReLUs, are left out, and `say` is told why, unless
     they were asked for by name. Raises ConfigError for what the network does not have or the folder cannot take.
@@ -64,6 +68,8 @@ def visualize(
             name = subject.embedding
             some = slice(options.embedded)
             names = [subject.network.class_name(int(label)) for label in subject.labels[some]]
+            arrays: dict[str, Any] = {"labels": subject.labels[some], **subject.vectors}
+            np.savez_compressed(gallery.folder / "features.npz", **arrays)
             write_projector(gallery.folder / "projector", subject.vectors[name], subject.images[some], names)
         say(f"{page}: {time.monotonic() - began:.0f} s")
     return gallery.pictures

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnnjax.config import PAGE_NAMES, ConfigError, Visualize
+from cnnjax.visualization.parameterizations import Fourier, Maco, Pixels
 from cnnjax.visualization.subject import Labelled, Subject
 from cnnjax.visualization.visualize import PAGES, visualize
 
@@ -44,6 +45,9 @@ def test_a_gallery_of_everything(lenet, digits, tmp_path):
     text = (tmp_path / "gallery.html").read_text(encoding="utf-8")
     assert text.count("<figure") == len(pictures)
     assert (tmp_path / "projector" / "vectors.tsv").exists()
+    saved = np.load(tmp_path / "features.npz")
+    np.testing.assert_array_equal(saved["labels"], labels)
+    np.testing.assert_array_equal(saved["fc2"], subject.vectors["fc2"])
     assert (tmp_path / "channels-conv2.gif").exists()
 
 
@@ -53,6 +57,35 @@ def test_only_what_is_asked_for(lenet, digits, tmp_path):
     assert [(p.name, p.layer) for p in pictures] == [("conv2:3", "conv2:3"), ("logits:7", "logits:7")]
     assert pictures[0].command == "run --visualize.pages=channels --visualize.layer=conv2:3"
     assert not (tmp_path / "projector").exists()
+
+
+@pytest.mark.full
+def test_pictures_are_made_of_what_was_chosen(lenet, digits, tmp_path):
+    made = {}
+    for name in ("fourier", "pixels", "maco"):
+        options = dataclasses.replace(QUICK, pages=("channels",), layer=("conv2:3",), parameterization=name)
+        (picture,) = visualize(Subject(lenet, digits[0][:20], digits[1][:20], options), tmp_path / name)
+        made[name] = picture.image
+    assert (made["fourier"] != made["pixels"]).any() and (made["fourier"] != made["maco"]).any()
+    kinds = [
+        type(
+            Subject(
+                lenet, digits[0][:20], digits[1][:20], Visualize(parameterization=name)
+            ).parameterization()
+        )
+        for name in made
+    ]
+    assert kinds == [Fourier, Pixels, Maco]
+
+
+def test_a_dream_is_guided_by_another_image(lenet, digits, tmp_path):
+    options = dataclasses.replace(QUICK, pages=("deepdream",), layer=("conv2",))
+    subject = Subject(lenet, digits[0][:5], digits[1][:5], options, guide=digits[0][7])
+    (guided,) = visualize(subject, tmp_path / "guided")
+    (free,) = visualize(dataclasses.replace(subject, guide=None), tmp_path / "free")
+    assert "is drawn to what conv2 sees in another" in guided.caption
+    assert guided.image.shape[1] > free.image.shape[1]  # the guide is shown too
+    assert (guided.image[:, -80:] != free.image[:, -80:]).any()
 
 
 def test_mistakes_are_told_before_any_work(lenet, digits, tmp_path):
