@@ -1,5 +1,6 @@
 """Localization and grid detection through the launcher, at a tiny size, and what their numbers mean."""
 
+import functools
 import json
 
 import jax
@@ -11,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from pycocotools.coco import COCO
 
+from cnnjax import pictures
 from cnnjax.config import Augment, ConfigError, Data, Detection, Experiment, Model, replace
 from cnnjax.data.annotations import AnnotatedImage, Annotations, padded
 from cnnjax.data.annotations_voc import write_voc
@@ -19,12 +21,16 @@ from cnnjax.data.detection import framed
 from cnnjax.data.prepare import prepare
 from cnnjax.data.sources import load
 from cnnjax.detection.results import Truth
+from cnnjax.look import preview
+from cnnjax.models import MODELS
+from cnnjax.models.grid import GridNet
 from cnnjax.run import restore
 from cnnjax.tasks import make_task
 from cnnjax.tasks.grid_detection import GridDetection
 from cnnjax.tasks.localization import Localization
 from cnnjax.train import make_recipe
 from cnnjax.workdir import Workdir
+from experiments import EXPERIMENTS
 
 CLASSES = ("disk", "square", "triangle", "cross")
 TINY = ("--data.limit=12", "--data.batch_size=4", "--train.steps=2", "--train.evaluate_every=0")
@@ -138,6 +144,27 @@ def drawn(tmp_path_factory):
     return folder
 
 
+def test_preview_draws_the_boxes_of_the_augmented_batch(drawn, tmp_path, monkeypatch):
+    seen = []
+    draw = pictures.draw_boxes
+    monkeypatch.setattr(pictures, "draw_boxes", lambda image, boxes: seen.append(boxes) or draw(image, boxes))
+    experiment = replace(
+        EXPERIMENTS["scenes_grid"](),
+        {"data.name": f"voc:{drawn}", "data.image_size": 64, "data.batch_size": 6, "augment.scale": 0.0}
+        | {"augment.translate": 0.0, "augment.flip": "random", "augment.sizes": (32,)},
+    )
+    preview(experiment, None, str(tmp_path / "preview.png"))
+    with Image.open(tmp_path / "preview.png") as picture:
+        assert picture.width > 400
+    train = load(experiment.data).train
+    # Some images are mirrored, and all are half as large: what is left of a box is its place from above.
+    rows = sorted(tuple(box[[1, 3]]) for boxes in seen for box in boxes.boxes)
+    assert rows == sorted(tuple(box[[1, 3]] / 2) for box in train["boxes"][train["valid"]])
+    columns = {tuple(box[[0, 2]]) for boxes in seen for box in boxes.boxes}
+    assert columns != {tuple(box[[0, 2]] / 2) for box in train["boxes"][train["valid"]]}
+    assert {label for boxes in seen for label in boxes.labels} <= set(CLASSES)
+
+
 def test_the_shown_score_is_that_of_the_best_f1_on_the_validation_split(launch, tmp_path, drawn, monkeypatch):
     chosen_on = []
 
@@ -146,7 +173,9 @@ def test_the_shown_score_is_that_of_the_best_f1_on_the_validation_split(launch, 
         return {"detection.shown_score": 0.987}
 
     monkeypatch.setattr(GridDetection, "choose", choose)
-    data = (f"--data.name=voc:{drawn}", "--data.image_size=64")
+    tiny = functools.partial(GridNet, widths=(4, 8, 8), blocks=(0, 0, 0))
+    monkeypatch.setitem(MODELS, "tiny_grid", tiny)
+    data = (f"--data.name=voc:{drawn}", "--data.image_size=32", "--model.name=tiny_grid")
     assert launch("--experiment=scenes_grid", *data, *TINY, f"--workdir={tmp_path / 'run'}").code == 0
     assert chosen_on == [3]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
