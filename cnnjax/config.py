@@ -37,6 +37,7 @@ class Data:
     resize_short: int = option(0, "with resize=crop: the short side before the crop; 0 means image_size")
     image_width: int = option(0, "with boxes: width of the frame, where it is not image_size too")
     objects: int = option(4, "shapes and digit_scenes: most objects in an image")
+    keep: tuple[str, ...] = option((), "voc, coco, yolo: read objects of these classes only; empty: of all")
     split: str = option("", "with boxes: the split that is evaluated; empty: test, else val")
     channel_order: str = option("rgb", "order of colour channels that the model expects", ("rgb", "bgr"))
     mean: tuple[float, ...] = option(
@@ -128,6 +129,12 @@ class Detection:
     boxes: int = option(1, "yolov1: boxes that each cell predicts")
     num_anchors: int = option(5, "anchors: how many shapes k-means finds in the training boxes")
     anchors: tuple[float, ...] = option((), "anchors: width, height, width, ... in pixels; empty: k-means")
+    focal_gamma: float = option(
+        0.0, "anchors: above 0, focal loss of presence with this gamma (Lin et al. 2017); 2 in the paper"
+    )
+    similar: tuple[str, ...] = option(
+        (), "groups of classes that are alike, for the analysis of errors, such as cat/dog,car/bus/truck"
+    )
     score_threshold: float = option(0.05, "what scores less is no detection for average precision")
     shown_score: float = option(
         0.0,
@@ -286,7 +293,7 @@ class Experiment:
 RESUMABLE = frozenset(
     {"train.epochs", "train.steps", "train.examples", "train.evaluate_every", "train.checkpoint_every", "train.keep_last",
      "train.keep_best", "train.log_every", "train.tensorboard", "train.on_nan", "train.nan_limit", "train.debug_nans", "train.steps_per_call", "data.stream", "data.workers", "evaluate.batch_size",
-     "evaluate.augment", "detection.shown_score"}
+     "evaluate.augment", "detection.shown_score", "detection.similar"}
     | {f"visualize.{field.name}" for field in dataclasses.fields(Visualize)}
 )  # fmt: skip
 

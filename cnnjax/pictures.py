@@ -71,7 +71,7 @@ def precision_recall_curves(precision: np.ndarray, classes: Sequence[str]) -> Pi
             axis.plot(recall, precision[:, index], label=label if len(classes) <= 20 else None)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axis.grid(alpha=0.3)
-    if len(classes) <= 20:
+    if axis.lines and len(classes) <= 20:
         axis.legend(title="class: AP50")
     caption = "COCO's interpolated precision at IoU 0.5; the area under a curve is the class's AP50."
     return Picture("precision_recall", "Precision and recall", caption, figure)

@@ -1,7 +1,7 @@
 """Files and folders in; predictions.json and a contact sheet out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
 
 
 def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:
-    """Writes `output`/predictions.json and contact_sheet.png for images of any size.
+    """Writes `output`/predictions.json and contact_sheet.png for images of any size; of detections also coco.json.
 
     Returns how many images were predicted and one line for each file that could not be read.
     """
@@ -66,6 +66,9 @@ def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[i
     entries = [{"file": str(path), **record} for path, record in zip(read, records, strict=True)]
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "predictions.json", json.dumps(entries, indent=2) + "\n")
+    if any("detections" in record for record in records):
+        detected = json.dumps(coco_json(entries, run.classes), indent=2)
+        write_atomically(output / "coco.json", detected + "\n")
     drawn = [
         task.draw(image, path.name, record)
         for image, path, record in zip(originals[:_SHOWN], read[:_SHOWN], records[:_SHOWN], strict=True)
@@ -80,6 +83,22 @@ def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[i
     )
     sheet.figure.savefig(output / "contact_sheet.png", dpi=100, bbox_inches="tight")
     return len(read), problems
+
+
+def coco_json(entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
+    """Detections as a data set in COCO's format, each annotation with its score; all ids count from 1."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, entry in enumerate(entries, start=1):
+        size = {"width": entry["width"], "height": entry["height"]}
+        images.append({"id": number, "file_name": entry["file"], **size})
+        for found in entry["detections"]:
+            annotation = {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0}
+            annotation |= {"category_id": found["category_id"] + 1, "bbox": found["bbox"]}
+            annotation |= {"area": found["bbox"][2] * found["bbox"][3], "score": found["score"]}
+            annotations.append(annotation)
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _predict(run: Restored, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -60,6 +60,28 @@ class Annotations:
         return [image.truth for image in self.images]
 
 
+def keep_classes(annotations: Annotations, names: Sequence[str]) -> Annotations:
+    """The data set with objects of these classes only, which are numbered in this order; all images stay.
+
+    Raises ConfigError if one of them is no class of the data set.
+    """
+    if unknown := [name for name in names if name not in annotations.classes]:
+        raise ConfigError(
+            f"data.keep: {annotations.folder} has no class {unknown[0]!r}, but {', '.join(annotations.classes)}"
+        )
+    number = np.full(len(annotations.classes), -1)
+    number[[annotations.classes.index(name) for name in names]] = np.arange(len(names))
+
+    def kept(image: AnnotatedImage) -> AnnotatedImage:
+        index = number[image.truth.classes]
+        chosen = {
+            field.name: getattr(image.truth, field.name)[index >= 0] for field in dataclasses.fields(Truth)
+        }
+        return dataclasses.replace(image, truth=Truth(**{**chosen, "classes": index[index >= 0]}))
+
+    return dataclasses.replace(annotations, classes=tuple(names), images=tuple(map(kept, annotations.images)))
+
+
 class ImageBuilder:
     """Collects the objects of one image and applies the rules."""
 
@@ -115,7 +137,7 @@ def padded(images: Sequence[AnnotatedImage], room: int = 0) -> dict[str, np.ndar
     """The objects of N images as arrays.
 
     Args:
-      room: M, room for the objects of an image; 0: as many as the fullest image has.
+      room: M, room for the objects of an image; 0: as many as the fullest image has, and one at least.
 
     Returns:
       boxes: float64 [N, M, 4] xyxy pixels of the image; classes: int32 [N, M]; area: float64 [N, M] in pixels.
@@ -125,7 +147,7 @@ def padded(images: Sequence[AnnotatedImage], room: int = 0) -> dict[str, np.ndar
 
     Raises ConfigError if an image has more than `room` objects.
     """
-    room = room or max((len(image.truth.boxes) for image in images), default=0)
+    room = room or max((max(1, len(image.truth.boxes)) for image in images), default=0)
     shape = (len(images), room)
     arrays: dict[str, np.ndarray] = {
         "boxes": np.zeros((*shape, 4)),

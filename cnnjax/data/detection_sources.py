@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import scenes
-from cnnjax.data.annotations import Annotations, describe_problems
+from cnnjax.data.annotations import Annotations, describe_problems, keep_classes
 from cnnjax.data.annotations_coco import read_coco
 from cnnjax.data.annotations_voc import read_voc
 from cnnjax.data.annotations_yolo import read_yolo
@@ -85,6 +85,8 @@ def read_splits(data: Data) -> tuple[dict[str, Annotations], str]:
         if split.classes != found["train"].classes:
             both = f"{found['train'].classes} and {split.classes}"
             raise ConfigError(f"{folder}: the splits have different classes: {both}")
+    if data.keep:
+        found = {name: keep_classes(split, data.keep) for name, split in found.items()}
     if problems := [problem for split in found.values() for problem in split.problems]:
         log.warning("%s", describe_problems(problems))
     return found, "test" if evaluated == "val" else "validation" if "validation" in found else ""

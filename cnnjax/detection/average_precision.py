@@ -132,5 +132,10 @@ def voc_evaluate(
         precision_recall(truths, detections, index, iou_threshold, pixels) for index in range(num_classes)
     )
     per_class = np.array([curve.average_precision(rule) for curve in curves])
-    known = per_class[~np.isnan(per_class)]
-    return VocResult(float(known.mean()) if known.size else float("nan"), per_class, curves)
+    return VocResult(mean_of_known(per_class), per_class, curves)
+
+
+def mean_of_known(values: Sequence[float] | np.ndarray) -> float:
+    """Of what is not NaN; NaN if everything is."""
+    known = np.asarray(values)[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")

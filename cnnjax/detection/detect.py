@@ -36,6 +36,11 @@ FORMS: dict[str, Form] = {
 }
 
 
+def form_of(name: str, focal_gamma: float = 0.0) -> Form:
+    """A form of the table; `focal_gamma` of the loss with anchors."""
+    return Form(AnchorLoss(focal_gamma=focal_gamma), decode_anchors) if name == "anchors" else FORMS[name]
+
+
 class Found(NamedTuple):
     """The final boxes of N images, best first, padded to K."""
 

@@ -12,12 +12,12 @@ from jax import Array
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.detection import detections_in_originals, truths_in_originals
-from cnnjax.detection.average_precision import best_f1, precision_recall
+from cnnjax.detection.average_precision import best_f1, mean_of_known, precision_recall, voc_evaluate
 from cnnjax.detection.boxes import box_from_letterbox, letterbox
 from cnnjax.detection.coco import AREAS, coco_evaluate
-from cnnjax.detection.detect import FORMS, detect
+from cnnjax.detection.detect import detect, form_of
 from cnnjax.detection.errors import confusion_matrix, error_analysis
-from cnnjax.detection.grid import Grid, encode
+from cnnjax.detection.grid import Grid, Targets, encode
 from cnnjax.detection.results import Detections, Truth, unpad
 from cnnjax.metrics import Values
 from cnnjax.models import create_model
@@ -45,7 +45,7 @@ class GridDetection:
     ) -> "GridDetection":
         """The task with the grid that the experiment's model lays over an image.
 
-        Raises ConfigError if the model's output is no grid.
+        Raises ConfigError if the model's output is no grid, or similar classes are none of the classes.
         """
         model = create_model(experiment.model.name, 1)
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
@@ -53,6 +53,11 @@ class GridDetection:
         if output.ndim != 4:
             raise ConfigError(
                 f"model.name={experiment.model.name!r} has no grid as output; grid16 has, for example"
+            )
+        names = [name for group in experiment.detection.similar for name in group.split("/")]
+        if unknown := [name for name in names if name not in classes]:
+            raise ConfigError(
+                f"detection.similar: no class is called {unknown[0]!r}, but {', '.join(classes)}"
             )
         flat = experiment.detection.anchors
         anchors = (
@@ -78,14 +83,17 @@ class GridDetection:
     def num_outputs(self) -> int:
         return self.grid.num_outputs
 
+    def _loss(self, grid: Grid, outputs: Array, targets: Targets) -> Array:
+        return form_of(self.settings.form, self.settings.focal_gamma).loss(grid, outputs, targets)
+
     def loss(self, outputs: Array, batch: Batch) -> Array:
         targets = encode(self.grid, batch["boxes"], batch["classes"], batch["valid"])
-        return FORMS[self.settings.form].loss(self.grid, outputs.astype(jnp.float32), targets)
+        return self._loss(self.grid, outputs.astype(jnp.float32), targets)
 
     def metrics(self, outputs: Array, batch: Batch) -> Values:
         """The loss, and how many objects of an image had to be left out because their cell was taken."""
         targets = encode(self.grid, batch["boxes"], batch["classes"], batch["valid"])
-        loss = FORMS[self.settings.form].loss(self.grid, outputs.astype(jnp.float32), targets)
+        loss = self._loss(self.grid, outputs.astype(jnp.float32), targets)
         return {"loss": loss, "collisions": targets.collisions.astype(jnp.float32)}
 
     def predict(self, outputs: Array) -> dict[str, Array]:
@@ -105,15 +113,20 @@ class GridDetection:
     def summarize(
         self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
     ) -> dict[str, float]:
-        """Average precision by pycocotools, in pixels of the images before letterboxing: COCO's means, those of small,
-        medium and large objects, and AP50 of each class. What there is no object of is left out."""
-        result = coco_evaluate(*self._in_originals(predictions, truth), len(self.classes))
+        """Average precision in pixels of the images before letterboxing: by pycocotools COCO's means, those of small,
+        medium and large objects and AP50 of each class; and the mean at IoU 0.5 by the rules of Pascal VOC. What there
+        is no object of is left out."""
+        truths, found = self._in_originals(predictions, truth)
+        result = coco_evaluate(truths, found, len(self.classes))
         per_class = {
             f"ap50/{name}": float(value)
             for name, value in zip(self.classes, result.class_ap50, strict=True)
             if not np.isnan(value)
         }
         named = {"ap50": result.ap50, "ap": result.ap, "ap75": result.ap75}
+        curves = voc_evaluate(truths, found, len(self.classes)).curves
+        for rule in ("voc2007", "voc2010"):
+            named[rule] = mean_of_known([curve.average_precision(rule) for curve in curves])
         named = {name: 0.0 if np.isnan(value) else float(value) for name, value in named.items()}
         sizes = {f"ap/{area}": getattr(result, f"ap_{area}") for area in AREAS[1:]}
         sizes = {name: float(value) for name, value in sizes.items() if not np.isnan(value)}
@@ -145,7 +158,7 @@ class GridDetection:
         truths, found = self._in_originals(predictions, truth)
         result = coco_evaluate(truths, found, len(self.classes))
         matrix = confusion_matrix(truths, found, len(self.classes), score_threshold=self.shown_score)
-        analysis = error_analysis(truths, found, len(self.classes))
+        analysis = error_analysis(truths, found, len(self.classes), self._similar())
         images, texts = [], []
         for i in range(min(12, len(truths))):
             record = self.record(
@@ -163,6 +176,10 @@ class GridDetection:
             pictures.error_kinds(analysis.shares),
             pictures.image_grid("examples", "Examples", caption, images, texts, columns=4),
         ]
+
+    def _similar(self) -> list[list[int]]:
+        """Of each group of classes that are alike their numbers."""
+        return [[self.classes.index(name) for name in group.split("/")] for group in self.settings.similar]
 
     def record(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, Any]:
         """Detections in COCO's form: bbox is x, y, width, height in pixels of the original image."""

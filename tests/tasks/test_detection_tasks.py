@@ -1,14 +1,18 @@
 """Localization and grid detection through the launcher, at a tiny size, and what their numbers mean."""
 
+import functools
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from pycocotools.coco import COCO
 
+from cnnjax import pictures
 from cnnjax.config import Augment, ConfigError, Data, Detection, Experiment, Model, replace
 from cnnjax.data.annotations import AnnotatedImage, Annotations, padded
 from cnnjax.data.annotations_voc import write_voc
@@ -17,11 +21,16 @@ from cnnjax.data.detection import framed
 from cnnjax.data.prepare import prepare
 from cnnjax.data.sources import load
 from cnnjax.detection.results import Truth
+from cnnjax.look import preview
+from cnnjax.models import MODELS
+from cnnjax.models.grid import GridNet
 from cnnjax.run import restore
 from cnnjax.tasks import make_task
 from cnnjax.tasks.grid_detection import GridDetection
+from cnnjax.tasks.localization import Localization
 from cnnjax.train import make_recipe
 from cnnjax.workdir import Workdir
+from experiments import EXPERIMENTS
 
 CLASSES = ("disk", "square", "triangle", "cross")
 TINY = ("--data.limit=12", "--data.batch_size=4", "--train.steps=2", "--train.evaluate_every=0")
@@ -75,7 +84,10 @@ def test_perfect_outputs_have_an_average_precision_of_one():
         "classes": np.array([classes], np.int32),
         "valid": np.ones((1, 2), bool),
     }
-    assert task.summarize(found, truth)["ap50"] == pytest.approx(1.0)
+    values = task.summarize(found, truth)
+    assert all(
+        values[name] == pytest.approx(1) for name in ("ap50", "ap", "voc2007", "voc2010", "ap50/square")
+    )
     moved = {**truth, "boxes": truth["boxes"] + 30}
     assert task.summarize(found, moved)["ap50"] == 0
     ignored = {**moved, "valid": np.zeros((1, 2), bool), "ignored": np.ones((1, 2), bool)}
@@ -132,6 +144,27 @@ def drawn(tmp_path_factory):
     return folder
 
 
+def test_preview_draws_the_boxes_of_the_augmented_batch(drawn, tmp_path, monkeypatch):
+    seen = []
+    draw = pictures.draw_boxes
+    monkeypatch.setattr(pictures, "draw_boxes", lambda image, boxes: seen.append(boxes) or draw(image, boxes))
+    experiment = replace(
+        EXPERIMENTS["scenes_grid"](),
+        {"data.name": f"voc:{drawn}", "data.image_size": 64, "data.batch_size": 6, "augment.scale": 0.0}
+        | {"augment.translate": 0.0, "augment.flip": "random", "augment.sizes": (32,)},
+    )
+    preview(experiment, None, str(tmp_path / "preview.png"))
+    with Image.open(tmp_path / "preview.png") as picture:
+        assert picture.width > 400
+    train = load(experiment.data).train
+    # Some images are mirrored, and all are half as large: what is left of a box is its place from above.
+    rows = sorted(tuple(box[[1, 3]]) for boxes in seen for box in boxes.boxes)
+    assert rows == sorted(tuple(box[[1, 3]] / 2) for box in train["boxes"][train["valid"]])
+    columns = {tuple(box[[0, 2]]) for boxes in seen for box in boxes.boxes}
+    assert columns != {tuple(box[[0, 2]] / 2) for box in train["boxes"][train["valid"]]}
+    assert {label for boxes in seen for label in boxes.labels} <= set(CLASSES)
+
+
 def test_the_shown_score_is_that_of_the_best_f1_on_the_validation_split(launch, tmp_path, drawn, monkeypatch):
     chosen_on = []
 
@@ -140,7 +173,9 @@ def test_the_shown_score_is_that_of_the_best_f1_on_the_validation_split(launch, 
         return {"detection.shown_score": 0.987}
 
     monkeypatch.setattr(GridDetection, "choose", choose)
-    data = (f"--data.name=voc:{drawn}", "--data.image_size=64")
+    tiny = functools.partial(GridNet, widths=(4, 8, 8), blocks=(0, 0, 0))
+    monkeypatch.setitem(MODELS, "tiny_grid", tiny)
+    data = (f"--data.name=voc:{drawn}", "--data.image_size=32", "--model.name=tiny_grid")
     assert launch("--experiment=scenes_grid", *data, *TINY, f"--workdir={tmp_path / 'run'}").code == 0
     assert chosen_on == [3]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -156,10 +191,25 @@ def test_the_shown_score_is_that_of_the_best_f1_on_the_validation_split(launch, 
     result = launch(*predict, "--detection.shown_score=0.01", "--detection.score_threshold=0.01")
     assert result.code == 0, result.err
     entries = json.loads((workdir.path / "predictions" / "predictions.json").read_text())
+    check_coco_json(workdir.path / "predictions" / "coco.json", entries)
     scores = [one["score"] for entry in entries for one in entry["detections"]]
     assert scores and 0.01 <= min(scores) and max(scores) < 0.987  # two steps make no network that sure
     refused = launch(*predict, "--data.objects=1")
     assert refused.code == 1 and "--data.objects cannot be changed by mode=predict" in refused.err
+
+
+def check_coco_json(path, entries):
+    """pycocotools reads it, and what it reads is what predictions.json says."""
+    data = COCO(str(path))
+    assert [data.imgs[i + 1]["file_name"] for i in range(len(entries))] == [
+        entry["file"] for entry in entries
+    ]
+    assert [one["name"] for one in data.loadCats(data.getCatIds())] == sorted(CLASSES)
+    for number, entry in enumerate(entries, start=1):
+        found = data.imgToAnns[number]
+        assert [one["bbox"] for one in found] == [one["bbox"] for one in entry["detections"]]
+        names = [data.cats[one["category_id"]]["name"] for one in found]
+        assert names == [one["category"] for one in entry["detections"]]
 
 
 def test_the_score_that_is_chosen_separates_right_from_wrong():
@@ -243,6 +293,36 @@ def test_augmentation_without_a_form_for_boxes_is_refused():
         augment_boxes(Augment(rotate=3), scenes(), jax.random.split(jax.random.key(0), 6))
 
 
+@pytest.mark.parametrize("task", [grid_task(form="logistic"), Localization(CLASSES, 64, 64)])
+def test_data_without_any_object_is_no_mistake(task):
+    """All images are negatives: losses are finite, there is nothing to find, and the report has its pictures."""
+    empty = Truth(np.zeros((0, 4)), [])
+    split = framed(padded([AnnotatedImage(f"{i}.png", 50, 40, empty) for i in range(2)]), (64, 64))
+    split["image"] = np.zeros((2, 64, 64, 3), np.uint8)
+    outputs = jnp.zeros((2, 8, 8, 9) if task.headline == "ap50" else (2, 9))
+    batch = {name: jnp.asarray(values) for name, values in split.items()}
+    assert np.isfinite(task.loss(outputs, batch)).all()
+    found = {name: np.asarray(value) for name, value in task.predict(outputs).items()}
+    assert all(value == 0 for value in task.summarize(found, split).values())
+    for picture in task.pictures(found, split):
+        plt.close(picture.figure)
+
+
+def test_only_some_classes_are_kept(drawn):
+    every = load(Data(name=f"voc:{drawn}", image_size=64))
+    assert every.classes == tuple(sorted(CLASSES))
+    some = load(Data(name=f"voc:{drawn}", image_size=64, keep=("triangle", "disk")))
+    assert some.classes == ("triangle", "disk") and len(some.train["image"]) == len(every.train["image"])
+    for index, name in enumerate(some.classes):
+        wanted = every.train["boxes"][
+            every.train["valid"] & (every.train["classes"] == every.classes.index(name))
+        ]
+        kept = some.train["boxes"][some.train["valid"] & (some.train["classes"] == index)]
+        assert_array_equal(kept, wanted)
+    with pytest.raises(ConfigError, match="data.keep: .* has no class 'dog', but cross, disk"):
+        load(Data(name=f"voc:{drawn}", image_size=64, keep=("dog",)))
+
+
 def test_real_annotations_in_three_layouts(shared):
     bccd = load(Data(name=f"voc:{shared('data/bccd')}", image_size=60, image_width=80, limit=5))
     assert bccd.train["image"].shape == (5, 60, 80, 3) and bccd.classes == ("Platelets", "RBC", "WBC")
@@ -250,6 +330,28 @@ def test_real_annotations_in_three_layouts(shared):
     for layout in ("coco", "yolo"):
         dataset = load(Data(name=f"{layout}:{coco}", image_size=32, limit=3))
         assert len(dataset.classes) == 80 and dataset.train["valid"].any()
+
+
+def test_focal_loss_is_an_option():
+    settings = {"form": "anchors", "anchors": (16.0, 16.0)}
+    batch = {
+        "boxes": jnp.array([[[4.0, 5, 20, 30]]]),
+        "classes": jnp.array([[1]]),
+        "valid": jnp.ones((1, 1), bool),
+    }
+    outputs = jnp.zeros((1, 8, 8, 9))
+    plain, focal = (
+        jax.jit(grid_task(**settings, focal_gamma=gamma).loss)(outputs, batch) for gamma in (0.0, 2.0)
+    )
+    # At an even chance focal loss is a quarter of the logistic one, times 1/4 where there is an object, else 3/4.
+    logistic = np.log(2) * np.array([1, 63])
+    assert_allclose(plain - focal, [logistic.sum() - (logistic * [1 / 16, 3 / 16]).sum()], rtol=1e-5)
+
+
+def test_groups_of_similar_classes():
+    assert grid_task(form="logistic", similar=("square/cross", "disk"))._similar() == [[1, 3], [0]]
+    with pytest.raises(ConfigError, match="detection.similar: no class is called 'cat', but disk, square"):
+        grid_task(form="logistic", similar=("disk/cat",))
 
 
 def test_settings_are_part_of_the_recipe():
