@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from cnnjax import metrics, sharding
 from cnnjax.config import ConfigError
 from cnnjax.data import augment, batches, stream
+from cnnjax.step import Recipe, for_each_seed, normalize
 from cnnjax.tasks import Batch, Outputs
-from cnnjax.train import Recipe, for_each_seed, normalize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from cnnjax.models import create_model
 from cnnjax.predict import find_images
 from cnnjax.report import network_of
 from cnnjax.run import Restored, restore, with_statistics
-from cnnjax.train import AUGMENT, augmented, make_recipe, stream
+from cnnjax.step import AUGMENT, augmented, make_recipe, stream
 from cnnjax.visualization.batches import map_batches
 from cnnjax.visualization.network import LOGITS, Network, activations
 from cnnjax.visualization.subject import Labelled, Subject

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from cnnjax.step import AUGMENT, DROPOUT, Recipe, TrainState, augmented, normalize, stream
 from cnnjax.tasks import Batch
-from cnnjax.train import AUGMENT, DROPOUT, Recipe, TrainState, augmented, normalize, stream
 
 
 def first_appearance(recipe: Recipe, state: TrainState, batch: Batch) -> str:

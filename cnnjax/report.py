@@ -15,7 +15,7 @@ from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.dataset import Dataset
 from cnnjax.evaluate import Evaluation
 from cnnjax.pictures import Picture, image_grid, learning_curves
-from cnnjax.train import Recipe
+from cnnjax.step import Recipe
 from cnnjax.visualization import filters as filter_pictures
 from cnnjax.visualization.network import Network
 from cnnjax.workdir import Workdir, write_atomically

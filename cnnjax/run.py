@@ -29,17 +29,9 @@ from cnnjax.data.statistics import channel_stats
 from cnnjax.detection.anchors import kmeans_anchors
 from cnnjax.evaluate import Evaluation, Evaluator
 from cnnjax.logs import MetricsLog, Progress
+from cnnjax.step import Recipe, TrainState, compile_init, init_states, make_recipe
 from cnnjax.tasks import make_task
-from cnnjax.train import (
-    Callbacks,
-    Diverged,
-    Recipe,
-    TrainState,
-    compile_init,
-    init_states,
-    make_recipe,
-    train,
-)
+from cnnjax.train import Callbacks, Diverged, train
 from cnnjax.workdir import Workdir
 
 _LOOKED_AT = 5000  # training images that may determine initial weights
@@ -175,7 +167,7 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
                 tries[good or 0] += 1
                 settings = experiment.train
                 if settings.on_nan != "roll_back" or tries[good or 0] > settings.nan_limit:
-                    raise ConfigError(_explain(error, recipe, good)) from error
+                    raise ConfigError(_explain(error, good)) from error
                 if first:
                     tried = f"{tries[good or 0]} of {settings.nan_limit}"
                     log.warning(
@@ -330,9 +322,9 @@ def _refuse_another_experiment(workdir: Workdir, experiment: Experiment) -> None
         )
 
 
-def _explain(error: Diverged, recipe: Recipe, good: int | None) -> str:
+def _explain(error: Diverged, good: int | None) -> str:
     """One line about a run that diverged when `good` was the newest checkpoint."""
-    where = f"; {nans.first_appearance(recipe, *error.before)}" if error.before else ""
+    where = f"; {nans.first_appearance(*error.before)}" if error.before else ""
     kept = "no checkpoint was written yet" if good is None else f"the last good checkpoint is step {good:,}"
     look = "" if error.before else "; --train.debug_nans names the layer where it began"
     return (

@@ -14,8 +14,8 @@ from jax import Array
 from cnnjax import pictures
 from cnnjax.ops.dense import to_dense
 from cnnjax.run import Restored
+from cnnjax.step import normalize
 from cnnjax.summary import compiled_costs
-from cnnjax.train import normalize
 from cnnjax.workdir import write_atomically
 
 _PLACES = 5  # the canvas has so many places for an image along each side

@@ -12,7 +12,7 @@ from cnnjax import config, platform
 from cnnjax.checkpoint import CheckpointStore
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.run import Restored
-from cnnjax.train import init_state, make_recipe
+from cnnjax.step import init_state, make_recipe
 from cnnjax.weights import load_weights, preprocessing, save_torchvision
 from cnnjax.workdir import Workdir
 

@@ -11,7 +11,7 @@ from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 from cnnjax import sharding
 from cnnjax.config import Data, Experiment, Model, Optimizer, Train, replace
 from cnnjax.evaluate import Evaluator
-from cnnjax.train import init_state, make_recipe
+from cnnjax.step import init_state, make_recipe
 
 CLASSES = tuple("0123456789")
 COUNT = 203

@@ -19,7 +19,7 @@ from cnnjax.export import export_run
 from cnnjax.models import create_model
 from cnnjax.predict import _predict
 from cnnjax.run import Restored
-from cnnjax.train import init_states, make_recipe
+from cnnjax.step import init_states, make_recipe
 
 ROOT = Path(__file__).parent.parent
 CLASSES = tuple("abcd")

@@ -12,8 +12,8 @@ from cnnjax.config import Data, Experiment, Model, Train
 from cnnjax.data import batches
 from cnnjax.nans import first_appearance
 from cnnjax.run import restore
+from cnnjax.step import init_state, make_recipe
 from cnnjax.tasks.classification import Classification
-from cnnjax.train import init_state, make_recipe
 from cnnjax.workdir import Workdir
 
 SHAPE = (8, 8, 1)

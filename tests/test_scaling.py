@@ -18,7 +18,7 @@ platform.configure()
 import jax, numpy as np
 from cnnjax import sharding
 from cnnjax.config import Data, Experiment, Model, Optimizer, Train
-from cnnjax.train import compile_init, compile_steps, make_recipe
+from cnnjax.step import compile_init, compile_steps, make_recipe
 
 data = Data(name="synthetic", batch_size=16, mean=(0.5,), std=(0.25,))
 optimizer = Optimizer(name="sgd", learning_rate=0.05, momentum=0.9)

@@ -9,13 +9,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from cnnjax import models, sharding, sizes
-from cnnjax import train as loop
+from cnnjax import step as steps
 from cnnjax.config import Augment, ConfigError, Data, Detection, Experiment, Model, Optimizer, Train
 from cnnjax.data import box_augment
 from cnnjax.data.batches import train_size
 from cnnjax.data.dataset import Dataset
 from cnnjax.models import create_model
 from cnnjax.models.grid import GridNet
+from cnnjax.train import Callbacks, train
 
 STEPS, HEIGHTS = 6, (16, 24)
 
@@ -91,7 +92,7 @@ def drawn(count):
 
 
 def test_grids_follow_the_size_and_anchors_stay_in_pixels(experiment):
-    recipe = loop.make_recipe(experiment, ("a", "b"), (16, 24, 3), STEPS)
+    recipe = steps.make_recipe(experiment, ("a", "b"), (16, 24, 3), STEPS)
     assert recipe.frame is None and [one.frame for one in recipe.sized] == [(16, 24), (24, 36)]
     grids = [one.task.grid for one in recipe.sized]
     assert [(grid.rows, grid.columns, grid.height, grid.width) for grid in grids] == [
@@ -105,24 +106,24 @@ def test_grids_follow_the_size_and_anchors_stay_in_pixels(experiment):
 
 def test_each_size_compiles_once_and_a_resumed_run_is_the_same(experiment, monkeypatch):
     dataset = Dataset("drawn", drawn(12), drawn(2), ("a", "b"))
-    recipe = loop.make_recipe(experiment, dataset.classes, (16, 24, 3), STEPS)
+    recipe = steps.make_recipe(experiment, dataset.classes, (16, 24, 3), STEPS)
     mesh = sharding.make_mesh(4, data_parallel=False)
     traced, losses = [], {}
-    step = loop.train_step
+    step = steps.train_step
 
     def counted(recipe, state, batch):
         traced.append(recipe.frame)
         return step(recipe, state, batch)
 
-    monkeypatch.setattr(loop, "train_step", counted)
+    monkeypatch.setattr(steps, "train_step", counted)
 
     def run(state, until):
-        return loop.train(
+        return train(
             experiment, recipe, dataset, mesh, state, until,
-            loop.Callbacks(lambda at, m: losses.setdefault(at, []).append(m["loss"]), lambda *_: 0.0, lambda *_: None),
+            Callbacks(lambda at, m: losses.setdefault(at, []).append(m["loss"]), lambda *_: 0.0, lambda *_: None),
         )  # fmt: skip
 
-    init = loop.compile_init(recipe, (16, 24, 3), mesh)
+    init = steps.compile_init(recipe, (16, 24, 3), mesh)
     whole = run(init(np.zeros(1, np.int32), None), STEPS)
     assert sorted(traced) == [(16, 24), (24, 36)]
     half = run(init(np.zeros(1, np.int32), None), 3)

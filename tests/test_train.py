@@ -13,7 +13,8 @@ import pytest
 
 from cnnjax import config, sharding
 from cnnjax.config import Augment, Data, Experiment, Model, Optimizer, Train
-from cnnjax.train import Callbacks, Diverged, for_each_seed, init_state, make_recipe, train, train_step
+from cnnjax.step import for_each_seed, init_state, make_recipe, train_step
+from cnnjax.train import Callbacks, Diverged, train
 
 CLASSES = tuple("0123456789")
 

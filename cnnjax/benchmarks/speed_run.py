@@ -18,7 +18,8 @@ from cnnjax.data.dataset import Dataset
 from cnnjax.data.sources import load
 from cnnjax.data.statistics import channel_stats
 from cnnjax.evaluate import Evaluator
-from cnnjax.train import compile_init, compile_steps, make_recipe, train_rows
+from cnnjax.step import compile_init, compile_steps, make_recipe
+from cnnjax.train import train_rows
 
 INITIALIZED_FROM = 5000  # training images from which the whitening layer is computed
 

@@ -16,9 +16,9 @@ from cnnjax.config import Augment, Data
 from cnnjax.evaluate import network_outputs
 from cnnjax.models import create_model
 from cnnjax.optimizers import make_optimizer
+from cnnjax.step import Recipe, TrainState, compile_init, compile_steps
 from cnnjax.tasks import Batch
 from cnnjax.tasks.classification import Classification
-from cnnjax.train import Recipe, TrainState, compile_init, compile_steps
 
 
 class Squared(Classification):

@@ -11,7 +11,7 @@ from cnnjax.config import Data, Experiment, Model, Optimizer, Train
 from cnnjax.data.batches import train_indices
 from cnnjax.data.sources import load
 from cnnjax.evaluate import network_outputs
-from cnnjax.train import init_state, make_recipe, train_step
+from cnnjax.step import init_state, make_recipe, train_step
 
 # Side of the image, epochs, peak learning rate of Adam. Batches of 64, a cosine to zero, no augmentation.
 RECIPES = {

@@ -25,10 +25,10 @@ from cnnjax.look import preview
 from cnnjax.models import MODELS
 from cnnjax.models.grid import GridNet
 from cnnjax.run import restore
+from cnnjax.step import make_recipe
 from cnnjax.tasks import make_task
 from cnnjax.tasks.grid_detection import GridDetection
 from cnnjax.tasks.localization import Localization
-from cnnjax.train import make_recipe
 from cnnjax.workdir import Workdir
 from experiments import EXPERIMENTS
 
