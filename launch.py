@@ -104,8 +104,11 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_bool("list", False, "List all experiments, or with mode=benchmark all benchmarks, and exit.")
 
-# What the system refuses, in its own words: full disks and quotas, missing permissions, read-only folders.
-DENIED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
+# What the system refuses, in its own words: full disks and quotas, missing permissions, paths that lead nowhere.
+DENIED = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
 
 DEFINE: dict[Any, Callable[..., Any]] = {
     str: flags.DEFINE_string,
@@ -143,6 +146,19 @@ def join_processes() -> None:
     processes.start(*given)
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """What is left of the command line; a wrong flag ends the program with one line."""
+    try:
+        return FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"error: {one_line(str(error))}")
+
+
+def one_line(text: str) -> str:
+    """Without line breaks and what else moves a terminal's cursor: names in the text are not ours."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def main(argv: list[str]) -> None:
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries tell their life story otherwise
@@ -155,7 +171,7 @@ def main(argv: list[str]) -> None:
         print_names() if FLAGS.list else MODES[FLAGS.mode]()
         processes.end()
     except ConfigError as error:
-        processes.fail(f"error: {error}")
+        processes.fail(f"error: {one_line(str(error))}")
     except BrokenPipeError:  # who reads our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -165,13 +181,12 @@ def main(argv: list[str]) -> None:
         if processes.is_loss_of_another(error):
             processes.fail(f"error: {processes.LOST}")
         if isinstance(error, OSError) and error.errno in DENIED:
-            processes.fail(
-                f"error: {os.strerror(error.errno)}{f': {error.filename}' if error.filename else ''}"
-            )
+            name = f": {error.filename}" if error.filename else ""
+            processes.fail(f"error: {one_line(os.strerror(error.errno) + name)}")
         processes.crash()
         raise
 
 
 if __name__ == "__main__":
     platform.ask_for_huge_pages()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -51,6 +52,7 @@ def _ignore_unfinished_reads(hook: Callable[[Any], Any]) -> Callable[[Any], Any]
 for _name in ("absl", "asyncio"):
     logging.getLogger(_name).addFilter(_for_the_user)
 sys.unraisablehook = _ignore_unfinished_reads(sys.unraisablehook)
+warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
 
 
 class CheckpointStore:
@@ -133,6 +135,8 @@ class CheckpointStore:
                 about = dict(self._checkpointer.metadata(one).custom_metadata or {})
                 if _checksum(about) != about["checksum"]:
                     raise ValueError("its description does not match its checksum")
+                if not all(len(entry) == 3 for entry in about["checksums"].values()):
+                    raise ValueError("its checksums are damaged")
                 return about
             except Exception as error:  # Orbax raises many kinds for a damaged folder
                 text = f"checkpoint {self._path(one)} cannot be read: {_first_line(error)}"
@@ -174,8 +178,9 @@ class CheckpointStore:
                 if "does not fit" in str(error):
                     raise
                 problems.append(error)
-                log.warning("%s; trying the one before it", error)
             else:
+                for problem in problems:
+                    log.warning("%s; trying the one before it", problem)
                 for damaged in [s for s in self.steps() if s > step]:
                     self._checkpointer.delete(damaged)
                 return step, state

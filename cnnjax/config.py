@@ -6,6 +6,8 @@ examples, and `total_steps` turns that into steps once.
 
 import dataclasses
 import json
+import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -16,9 +18,13 @@ class ConfigError(ValueError):
     """A mistake in what the user asked for; its text is one clear line for them."""
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
-    """A field with its help text: what `--helpshort` shows."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+def option(
+    default: Any, help: str, choices: tuple[str, ...] = (), above: float = -math.inf,
+    most: float = math.inf, below: float = math.inf,
+) -> Any:  # fmt: skip
+    """A field with its help text: what `--helpshort` shows. Numbers must lie `above`, `below`, or be at most `most`."""
+    limits = {"choices": choices, "above": above, "most": most, "below": below}
+    return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Data:
         "digits",
         "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; of mode=prepare: records:PATH",
     )
-    batch_size: int = option(128, "examples per training step, over all devices")
+    batch_size: int = option(128, "examples per training step, over all devices", above=0)
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
     resize: str = option(
         "stretch",
@@ -69,7 +75,7 @@ class Augment:
         ("none", "random", "alternating"),
     )
     rotate: float = option(0.0, "rotation by up to so many degrees")
-    scale: float = option(0.0, "zoom by a factor from 1 - scale to 1 + scale")
+    scale: float = option(0.0, "zoom by a factor from 1 - scale to 1 + scale", below=1)
     translate: float = option(0.0, "shift by up to this share of the size")
     shear: float = option(0.0, "shear by up to so many degrees")
     elastic: float = option(
@@ -106,7 +112,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    label_smoothing: float = option(0.0, "share of the target spread evenly over all classes")
+    label_smoothing: float = option(0.0, "share of the target spread evenly over all classes", most=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +132,8 @@ class Detection:
         "what a cell's numbers mean and how they are trained: the lecture's with loss A or B, YOLOv1's, or with anchors",
         ("squared", "logistic", "yolov1", "anchors"),
     )
-    boxes: int = option(1, "yolov1: boxes that each cell predicts")
-    num_anchors: int = option(5, "anchors: how many shapes k-means finds in the training boxes")
+    boxes: int = option(1, "yolov1: boxes that each cell predicts", above=0)
+    num_anchors: int = option(5, "anchors: how many shapes k-means finds in the training boxes", above=0)
     anchors: tuple[float, ...] = option((), "anchors: width, height, width, ... in pixels; empty: k-means")
     focal_gamma: float = option(
         0.0, "anchors: above 0, focal loss of presence with this gamma (Lin et al. 2017); 2 in the paper"
@@ -135,13 +141,14 @@ class Detection:
     similar: tuple[str, ...] = option(
         (), "groups of classes that are alike, for the analysis of errors, such as cat/dog,car/bus/truck"
     )
-    score_threshold: float = option(0.05, "what scores less is no detection for average precision")
+    score_threshold: float = option(0.05, "what scores less is no detection for average precision", most=1)
     shown_score: float = option(
         0.0,
         "what scores less is not drawn, predicted and counted as a confusion; 0: what has the best F1 on the validation split, 0.3 without one",
+        most=1,
     )
-    iou_threshold: float = option(0.5, "of two boxes of a class that overlap more, the better stays")
-    max_detections: int = option(100, "most detections in an image")
+    iou_threshold: float = option(0.5, "of two boxes of a class that overlap more, the better stays", most=1)
+    max_detections: int = option(100, "most detections in an image", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,8 +174,8 @@ class Optimizer:
     final: float = option(
         0.0, "share of the peak rate that is left at the end (cosine, linear, one_cycle, triangular)"
     )
-    momentum: float = option(0.9, "SGD and Muon: momentum; Adam: b1")
-    b2: float = option(0.999, "Adam: decay of the second moment")
+    momentum: float = option(0.9, "SGD and Muon: momentum; Adam: b1", below=1)
+    b2: float = option(0.999, "Adam: decay of the second moment", below=1)
     nesterov: bool = option(False, "SGD and Muon: Nesterov momentum")
     weight_decay: float = option(
         0.0, "of weights only, not biases or norms; decoupled for adamw and muon, L2 for sgd and adam"
@@ -180,16 +187,16 @@ class Optimizer:
     muon_rest: str = option(
         "adamw", "Muon: update rule of everything but convolution kernels", ("adamw", "sgd")
     )
-    muon_rest_momentum: float = option(0.9, "Muon: momentum, or b1, of that rule")
+    muon_rest_momentum: float = option(0.9, "Muon: momentum, or b1, of that rule", below=1)
     clip_norm: float = option(0.0, "clip gradients to this global norm; 0 is off")
     ema: float = option(
-        0.0, "decay of an exponential moving average of the weights, used in evaluation; 0 is off"
+        0.0, "decay of an exponential moving average of the weights, used in evaluation; 0 is off", below=1
     )
     lookahead: int = option(
         0,
         "with ema: every so many steps training goes on from the average, which keeps a share that grows with the cube of progress (airbench); 0 is off",
     )
-    accumulate: int = option(1, "steps whose gradients are averaged into one update")
+    accumulate: int = option(1, "steps whose gradients are averaged into one update", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,9 +204,9 @@ class Train:
     epochs: float = option(0.0, "length of the run; give exactly one of epochs, steps, examples")
     steps: int = option(0, "length of the run in steps")
     examples: int = option(0, "length of the run in examples seen")
-    seed: int = option(0, "of initialization, order and augmentation")
+    seed: int = option(0, "of initialization, order and augmentation", below=2**31)
     seeds: int = option(
-        1, "train so many seeds (seed, seed + 1, ...) in one program; mean and std are reported"
+        1, "train so many seeds (seed, seed + 1, ...) in one program; mean and std are reported", above=0
     )
     steps_per_call: int = option(
         0, "steps in one compiled call; 0: one on CPU, up to an epoch on accelerators"
@@ -207,9 +214,9 @@ class Train:
     data_parallel: bool = option(True, "split each batch over all local devices")
     evaluate_every: float = option(1.0, "epochs between evaluations; 0: at the end only")
     checkpoint_every: float = option(1.0, "epochs between checkpoints; 0: at the end only")
-    keep_last: int = option(2, "newest checkpoints that are kept")
+    keep_last: int = option(2, "newest checkpoints that are kept", above=0)
     keep_best: int = option(1, "best checkpoints that are kept")
-    log_every: int = option(50, "steps between lines of metrics.jsonl")
+    log_every: int = option(50, "steps between lines of metrics.jsonl", above=0)
     tensorboard: bool = option(False, "also write TensorBoard event files")
     on_nan: str = option(
         "stop",
@@ -219,6 +226,7 @@ class Train:
     nan_limit: int = option(
         10,
         "skip: updates in a row, roll_back: times to one checkpoint, after which the run stops all the same",
+        above=0,
     )
     debug_nans: bool = option(
         False, "name the layer in which the first value that is not finite appeared; waits for every step"
@@ -228,7 +236,7 @@ class Train:
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
     batch_size: int = option(
-        500, "images that the network sees at once in evaluation; no influence on the result"
+        500, "images that the network sees at once in evaluation; no influence on the result", above=0
     )
     augment: str = option(
         "none",
@@ -267,7 +275,7 @@ class Visualize:
         ("fourier", "pixels", "maco"),
     )
     size: int = option(0, "height and width of rendered pictures; 0: those of the images")
-    seed: int = option(0, "of noise and transformations")
+    seed: int = option(0, "of noise and transformations", below=2**31)
     train: bool = option(False, "train first what is not trained yet; otherwise a network must be there")
 
 
@@ -335,30 +343,32 @@ def check(experiment: Experiment) -> Experiment:
         choices = field.metadata.get("choices", ())
         if choices and value not in choices:
             raise ConfigError(f"{name}={value!r}: choose one of {', '.join(choices)}")
+    if not re.fullmatch(r"\w[\w.-]*", experiment.name):  # files are called after it
+        raise ConfigError(f"name={experiment.name!r}: expected letters, digits, '_', '-' and '.'")
     train, data = experiment.train, experiment.data
     given = [name for name in ("epochs", "steps", "examples") if getattr(train, name)]
     if len(given) != 1:
         raise ConfigError(
             f"give exactly one of train.epochs, train.steps and train.examples, not {' and '.join(given) or 'none'}"
         )
-    positive = {
-        f"train.{given[0]}": getattr(train, given[0]),
-        "data.batch_size": data.batch_size,
-        "evaluate.batch_size": experiment.evaluate.batch_size,
-        "train.seeds": train.seeds,
-        "train.keep_last": train.keep_last,
-        "optimizer.accumulate": experiment.optimizer.accumulate,
-        "train.log_every": train.log_every,
-        "train.nan_limit": train.nan_limit,
-    }
-    for name, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{name}={value}: must be above 0")
-    for name, _, value in fields(experiment):
-        if isinstance(value, int | float) and value < 0:
+    for name, field, value in fields(experiment):
+        if not isinstance(value, int | float):
+            continue
+        if value < 0:
             raise ConfigError(f"{name}={value}: must not be negative")
+        limits = field.metadata
+        if value <= limits["above"]:
+            raise ConfigError(f"{name}={value}: must be above {limits['above']:,}")
+        if value > limits["most"]:
+            raise ConfigError(f"{name}={value}: must be at most {limits['most']:,}")
+        if value >= limits["below"]:
+            raise ConfigError(f"{name}={value}: must be below {limits['below']:,}")
     if experiment.optimizer.lookahead and not experiment.optimizer.ema:
         raise ConfigError("optimizer.lookahead needs optimizer.ema, the decay of its average")
+    if len(data.mean) != len(data.std):
+        raise ConfigError("give data.mean and data.std alike: a number per channel each, or neither of them")
+    if data.std and min(data.std) <= 0:
+        raise ConfigError(f"data.std={data.std}: must be above 0")
     if not 0 <= data.validation < 1:
         raise ConfigError(f"data.validation={data.validation}: must be at least 0 and below 1")
     return experiment
@@ -379,7 +389,7 @@ def from_json(text: str) -> Experiment:
     """Reads what `to_json` wrote. Raises ConfigError if the text is not an experiment."""
     try:
         tree = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"config is not valid JSON: {error}") from error
     return from_dict(tree)
 
@@ -405,7 +415,9 @@ def _from_dict(cls: type, tree: Any, prefix: str) -> Any:
     known = typing.get_type_hints(cls)
     unknown = sorted(set(tree) - set(known))
     if unknown:
-        raise ConfigError(f"config has an unknown field {prefix}{unknown[0]}")
+        raise ConfigError(
+            f"config has an unknown field {prefix}{unknown[0]}: misspelt, or of another version"
+        )
     values = {}
     for name, value in tree.items():
         if dataclasses.is_dataclass(known[name]):
@@ -423,8 +435,13 @@ def element_type(field_type: Any) -> type:
 
 def _check_type(name: str, field_type: Any, value: Any) -> None:
     kind = element_type(field_type)
-    values = value if isinstance(field_type, types.GenericAlias) and isinstance(value, tuple) else (value,)
+    several = isinstance(field_type, types.GenericAlias)
+    if several and not isinstance(value, tuple):
+        raise ConfigError(f"{name}={value!r}: expected a list of {kind.__name__}")
+    values = value if several else (value,)
     allowed = (int, float) if kind is float else (kind,)
     for item in values:
         if not isinstance(item, allowed) or (isinstance(item, bool) and kind is not bool):
             raise ConfigError(f"{name}={value!r}: expected {kind.__name__}, got {type(item).__name__}")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ConfigError(f"{name}={value!r}: must be finite")

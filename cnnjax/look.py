@@ -143,7 +143,8 @@ def slide_over_canvas(run: Restored, data_dir: str | None, folder: Path) -> slid
 
 def _save(figure: pictures.Figure, path: str | Path) -> None:
     try:
-        figure.savefig(path, dpi=100, bbox_inches="tight")
+        kind = Path(path).suffix[1:] or "png"  # given, or matplotlib would write to another name
+        figure.savefig(path, format=kind, dpi=100, bbox_inches="tight")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: the picture cannot be written: {error}") from error
     pictures.plt.close(figure)

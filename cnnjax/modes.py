@@ -51,7 +51,7 @@ def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment
     if FLAGS.experiment is None and workdir is not None and workdir.has_run():
         experiment = workdir.read_config()
     else:
-        name = FLAGS.experiment or default
+        name = default if FLAGS.experiment is None else FLAGS.experiment
         if name not in EXPERIMENTS:
             close = difflib.get_close_matches(name, EXPERIMENTS, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else "--list shows all"

@@ -1,6 +1,7 @@
 """Figures with matplotlib: what reports and predictions show."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,11 @@ from PIL import Image, ImageDraw
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import LogFormatter  # noqa: E402
+
+# Names of files and classes are drawn as they are: "$" begins no formula, what the font lacks is an empty box.
+matplotlib.rcParams["text.parse_math"] = False
+warnings.filterwarnings("ignore", message="Glyph .* missing from font")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +41,8 @@ def learning_curves(lines: Sequence[Mapping[str, Any]], headline: str) -> Pictur
         axis.grid(alpha=0.3)
         axis.legend()
     axes[0].set_yscale("log")
+    for plain in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
+        plain(LogFormatter())
     caption = "Training values are means over the batches since the last point, with augmentation; test values are of the whole split."
     return Picture("curves", "Learning curves", caption, figure)
 

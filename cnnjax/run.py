@@ -30,7 +30,7 @@ from cnnjax.detection.anchors import kmeans_anchors
 from cnnjax.evaluate import Evaluation, Evaluator
 from cnnjax.logs import MetricsLog, Progress
 from cnnjax.step import Recipe, TrainState, compile_init, init_states, make_recipe
-from cnnjax.tasks import make_task
+from cnnjax.tasks import TASKS, make_task
 from cnnjax.train import Callbacks, Diverged, train
 from cnnjax.workdir import Workdir
 
@@ -217,22 +217,31 @@ def restore(workdir: Workdir, checkpoint: str = "last", changes: Mapping[str, An
         if checkpoint == "best":
             step = store.best()
         elif checkpoint != "last":
-            if not checkpoint.isdigit() or int(checkpoint) not in steps:
+            if not checkpoint.isdecimal() or int(checkpoint) not in steps:
                 raise ConfigError(
                     f"checkpoint={checkpoint!r}: choose last, best or one of {', '.join(map(str, steps))}"
                 )
             step = int(checkpoint)
-        about = store.describe(step)
-        experiment = config.from_dict(about["experiment"])
+        experiment, classes, shape = _described(store.describe(step), workdir)
         experiment = with_chosen(experiment, workdir, steps[-1] if step is None else step)
         experiment = config.check(config.replace(experiment, changes or {}))
-        shape = tuple(about["image_shape"])
-        recipe = make_recipe(experiment, tuple(about["classes"]), shape, num_steps=1)
+        recipe = make_recipe(experiment, classes, shape, num_steps=1)
         mesh = sharding.make_mesh(1, data_parallel=False)
         abstract = _abstract_state(recipe, experiment, shape, mesh)
         newest = store.restore_newest(abstract) if step is None else None
         step, state = newest or (step or steps[-1], store.restore(step or steps[-1], abstract))
-    return Restored(experiment, tuple(about["classes"]), shape, recipe, state, step)
+    return Restored(experiment, classes, shape, recipe, state, step)
+
+
+def _described(
+    about: Mapping[str, Any], workdir: Workdir
+) -> tuple[Experiment, tuple[str, ...], tuple[int, ...]]:
+    """Experiment, classes and image shape that a checkpoint tells of; ConfigError if they are no such things."""
+    classes, shape = (tuple(about.get(name) or ()) for name in ("classes", "image_shape"))
+    texts, sides = (isinstance(name, str) for name in classes), (isinstance(side, int) for side in shape)
+    if not (all(texts) and all(sides) and classes and len(shape) == 3 and min(shape) > 0):
+        raise ConfigError(f"checkpoint in {workdir.checkpoints}: its classes or image_shape are damaged")
+    return config.from_dict(about.get("experiment")), classes, shape
 
 
 def evaluate_run(
@@ -264,7 +273,21 @@ def evaluate_run(
 
 
 def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:
-    """Fills from the training split what the experiment leaves empty: data.mean and data.std, and anchors."""
+    """Fills from the training split what the experiment leaves empty: data.mean and data.std, and anchors.
+
+    Raises ConfigError if the experiment does not fit the data.
+    """
+    name, channels = experiment.data.name, dataset.train["image"].shape[-1]
+    kind = "boxes" if "boxes" in dataset.train else "label"
+    wanted = "label" if experiment.task == "classification" else "boxes"
+    if experiment.task in TASKS and kind != wanted:
+        has = {"boxes": "boxes", "label": "one label per image"}
+        raise ConfigError(f"data.name={name!r} has {has[kind]}; task={experiment.task} learns {has[wanted]}")
+    if len(experiment.data.mean) not in (0, 1, channels):
+        given = len(experiment.data.mean)
+        raise ConfigError(
+            f"data.mean has {given} numbers, the images of data.name={name!r} {channels} channels"
+        )
     changes: dict[str, Any] = {}
     if not (experiment.data.mean and experiment.data.std):
         looked_at = dataset.train["image"]

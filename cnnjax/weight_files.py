@@ -50,7 +50,14 @@ def read_tensors(path: str | os.PathLike) -> Tensors:
         tensors = _read_frozen_graph(path)
     else:
         tensors = _read_keras(path) if kind == KERAS else _read_torch(path)
-    return {name.removeprefix("module."): np.asarray(value, np.float32) for name, value in tensors.items()}
+    return {name.removeprefix("module."): _numbers(path, name, value) for name, value in tensors.items()}
+
+
+def _numbers(path: Path, name: str, value: np.ndarray) -> np.ndarray:
+    kind = np.asarray(value).dtype
+    if kind.kind not in "fiub" and "float" not in kind.name:  # bfloat16 is a kind of its own
+        raise ConfigError(f"{path}: {name} holds {kind}, no numbers that weights could be")
+    return np.asarray(value, np.float32)
 
 
 def _read_safetensors(path: Path) -> Tensors:
@@ -60,13 +67,13 @@ def _read_safetensors(path: Path) -> Tensors:
 
     try:
         return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
+    except Exception as error:  # SafetensorError, or what numpy says of a type it lacks
         raise ConfigError(f"{path}: not a safetensors file ({_first_line(error)})") from error
 
 
 def _read_npz(path: Path) -> Tensors:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib and numpy each have their own
         raise ConfigError(f"{path}: not an npz file of plain arrays ({_first_line(error)})") from error
@@ -99,8 +106,13 @@ def _read_torch(path: Path) -> Tensors:
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
         raise ConfigError(f"{path}: holds no state dict, that is a table from names to tensors")
+    for name, value in content.items():
+        if value.is_complex() or value.layout != torch.strided or value.is_meta:
+            raise ConfigError(f"{path}: {name} holds {value.dtype} ({value.layout}), no plain numbers")
     return {name: value.detach().float().numpy() for name, value in content.items()}
 
 
@@ -119,8 +131,10 @@ def _read_keras(path: Path) -> Tensors:
     try:
         with h5py.File(path, "r") as file:
             file.get("model_weights", file).visititems(visit)
-    except OSError as error:
-        raise ConfigError(f"{path}: not an HDF5 file ({_first_line(error)})") from error
+    except (
+        Exception
+    ) as error:  # damage makes h5py raise almost anything, sizes that cannot be meant MemoryError
+        raise ConfigError(f"{path}: not an HDF5 file of weights ({_first_line(error)})") from error
     return tensors
 
 

@@ -89,7 +89,8 @@ def load_weights(path: str | os.PathLike, model_name: str, variables: Variables)
     `variables` gives the structure, as arrays or shapes. The file's names are torchvision's or timm's
     (.safetensors, .pth, .pt, .th), Keras's (.h5: VGG16, VGG19, and ResNets as resnet50_v1), Caffe's (.npz:
     squeezenet1_0_caffe) or those of Google's frozen graph (.pb: inception5h). Counters of batches and the auxiliary heads of a GoogLeNet that has none here are
-    passed over. Raises ConfigError naming a tensor that is missing, superfluous or of the wrong shape.
+    passed over. Raises ConfigError naming a tensor that is missing, superfluous, of the
+    wrong shape or not finite.
     """
     model = create_model(model_name)
     kind = convention(path)
@@ -112,6 +113,8 @@ def load_weights(path: str | os.PathLike, model_name: str, variables: Variables)
             raise ConfigError(
                 f"{path}: {key} has shape {given}, which does not fit {'/'.join(leaf[1:])} {shape}"
             )
+        if not np.isfinite(value).all():
+            raise ConfigError(f"{path}: {key} holds values that are not finite")
         loaded[leaf] = jnp.asarray(value)
     return flax.traverse_util.unflatten_dict(loaded)
 

@@ -47,7 +47,7 @@ class Workdir:
         if not self.has_run():
             raise ConfigError(f"workdir {self.path} holds no run: {self.config.name} is missing")
         try:
-            return config.from_json(self.config.read_text())
+            return config.from_json(self.config.read_text(encoding="utf-8-sig"))
         except (ConfigError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.config}: {error}") from error
 
@@ -55,15 +55,18 @@ class Workdir:
         write_atomically(self.config, config.to_json(experiment) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that was cut off by a crash is dropped."""
+        """The lines of metrics.jsonl up to the first that is damaged, as the last one may be after a crash."""
         if not self.metrics.exists():
             return []
         lines = []
-        for line in self.metrics.read_text().splitlines():
+        for text in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
                 break
+            if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+                break
+            lines.append(line)
         return lines
 
     def rewind_metrics(self, step: int) -> None:

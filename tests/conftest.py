@@ -58,7 +58,7 @@ def launch(capsys, monkeypatch):
         code = 0
         with flagsaver.flagsaver():
             try:
-                launcher.main(launcher.FLAGS(["launch.py", *arguments]))
+                launcher.main(launcher.parse_flags(["launch.py", *arguments]))
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else 1
                 if isinstance(stop.code, str):

@@ -59,19 +59,3 @@ def test_replace_and_differences():
 def test_check_names_the_field(changes, message):
     with pytest.raises(ConfigError, match=message):
         config.check(config.replace(Experiment(), changes))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "not valid JSON"),
-        ("[]", "not an object"),
-        ('{"nonsense": 1}', "unknown field nonsense"),
-        ('{"train": {"epochs": "x"}}', "expected float"),
-        ('{"train": {"nonsense": 1}}', "unknown field train.nonsense"),
-        ('{"train": 3}', "train. is not an object"),
-    ],
-)
-def test_from_json_names_the_mistake(text, message):
-    with pytest.raises(ConfigError, match=message):
-        config.from_json(text)

@@ -1,4 +1,4 @@
-"""What a user types, right and wrong: each mistake is one clear line and a non-zero exit."""
+"""What a user types, and what is left behind; mistakes are in robustness/."""
 
 import json
 import os
@@ -103,50 +103,6 @@ def test_list_shows_every_experiment(launch):
     assert [line.split()[0] for line in result.out.splitlines()] == list(EXPERIMENTS)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--experiment=mnist_lenett"], "unknown experiment 'mnist_lenett': did you mean mnist_lenet"),
-        (["--experiment=zzz"], "--list shows all"),
-        (["surplus"], "unexpected argument 'surplus'"),
-        (["--model.name=lenet"], "did you mean lenet5"),
-        (["--task=classify"], "choose one of classification"),
-        (["--train.epochs=1", "--train.steps=1"], "give exactly one of"),
-        (["--data.batch_size=0"], "data.batch_size=0: must be above 0"),
-        (["--data.mean=a,b"], "--data.mean=a,b: expected numbers"),
-        (["--data.name=mnistt"], "mnist"),
-        (["--data.name=folder:/nonexistent/images"], "/nonexistent/images"),
-        (["--mode=evaluate"], "needs --workdir"),
-        (["--mode=evaluate", "--workdir=/nonexistent/run"], "/nonexistent/run does not exist"),
-        (["--mode=predict", "--workdir=/nonexistent/run"], "nothing to predict"),
-        (["--workdir=/proc/run"], "/proc/run cannot be written"),
-    ],
-)
-def test_mistakes_are_one_line(launch, tmp_path, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    result = launch(*arguments)
-    assert result.code == 1
-    assert message in result.err and "Traceback" not in result.err
-    assert len(result.err.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--data.batch_sise=3", "Did you mean: data.batch_size"),
-        ("--train.epochs=many", "--train.epochs=many"),
-        ("--optimizer.name=sgdd", "sgd"),
-        ("--mode=trane", "train"),
-    ],
-)
-def test_bad_flags_name_the_flag(argument, message, tmp_path):
-    result = subprocess.run(
-        [sys.executable, ROOT / "launch.py", argument], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert result.returncode == 1
-    assert message in result.stderr and "Traceback" not in result.stderr
-
-
 def test_empty_folder_and_folder_without_images(launch, tmp_path):
     (tmp_path / "cats").mkdir()
     result = launch(f"--data.name=folder:{tmp_path}", f"--workdir={tmp_path / 'run'}")
@@ -155,20 +111,6 @@ def test_empty_folder_and_folder_without_images(launch, tmp_path):
     empty.mkdir()
     result = launch(f"--data.name=folder:{empty}", f"--workdir={tmp_path / 'run2'}")
     assert result.code == 1 and str(empty) in result.err
-
-
-def test_checkpoint_of_another_model(trained, launch):
-    config = trained / "config.json"
-    good = config.read_text()
-    try:
-        config.write_text(good.replace("softmax_regression", "mlp"))
-        result = launch(f"--workdir={trained}", "--train.steps=5")
-        assert result.code == 1 and "does not fit this model" in result.err
-        config.write_text(good[:100])
-        result = launch(f"--workdir={trained}", "--train.steps=5")
-        assert result.code == 1 and "config.json" in result.err
-    finally:
-        config.write_text(good)
 
 
 def test_workdir_in_use_is_refused(launch, tmp_path):

@@ -183,7 +183,9 @@ def shorten(lines: Sequence[str], limit: int = 10) -> str:
 def inside_folder(path: str, file: str) -> str:
     """The relative path in an annotation file, normalized; raises ConfigError if it leaves the image folder."""
     posix = PurePosixPath(path.replace("\\", "/"))
-    if not path or posix.is_absolute() or PureWindowsPath(path).anchor or ".." in posix.parts or "\0" in path:
+    if "\0" in path or any("\ud800" <= letter <= "\udfff" for letter in path):
+        raise ConfigError(f"{file}: the image path {path!r} is no name of a file")
+    if not path or posix.is_absolute() or PureWindowsPath(path).anchor or ".." in posix.parts:
         raise ConfigError(f"{file}: the image path {path!r} leads out of the image folder")
     return str(posix)
 

@@ -1,6 +1,7 @@
 """COCO's json: one file for a data set, boxes [x, y, width, height] in pixels."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def read_coco(path: str | Path, image_folder: str | Path) -> Annotations:
             place,
             difficult=bool(entry.get("difficult", 0)),
             crowd=bool(entry.get("iscrowd", 0)),
-            area=float(area) if _is_number(area) else None,
+            area=float(area) if _is_number(area) and 0 < area < math.inf else None,
         )
     images = tuple(builder.build() for builder in builders.values())
     names = tuple(str(category.get("name", number)) for number, category in categories)

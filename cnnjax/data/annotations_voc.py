@@ -4,6 +4,7 @@ In memory a box is continuous, so a file's xmin, ymin, xmax, ymax become xmin - 
 1..1 is the box from 0 to 1. IoUs of such boxes are those of the VOC devkit, with its "+ 1".
 """
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,7 +96,7 @@ def parse_xml(path: Path) -> ElementTree.Element:
     Raises ConfigError for a DOCTYPE and expat.ExpatError for what is not xml.
     """
     builder = ElementTree.TreeBuilder()
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate("utf-8")  # as which it is read, whatever it declares
 
     def start(tag: str, attributes: dict[str, str]) -> None:
         builder.start(tag, {**attributes, LINE: str(parser.CurrentLineNumber)})
@@ -122,8 +123,9 @@ def _read_image(
         problems.append(Problem(str(path), f"line {error.lineno}", text))
         return None
     width, height = (tree.findtext(f"size/{side}", "").strip() for side in ("width", "height"))
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        problems.append(Problem(str(path), "", f"image size {width!r} x {height!r}: image left out"))
+    if not all(re.fullmatch(r"0*[1-9]\d{0,8}", side) for side in (width, height)):
+        shown = f"{width[:20]!r} x {height[:20]!r}"
+        problems.append(Problem(str(path), "", f"image size {shown}: image left out"))
         return None
     builder = ImageBuilder(picture, int(width), int(height), str(path), problems)
     for obj in tree.findall("object"):

@@ -23,7 +23,9 @@ def read_yolo(
     root, labels = Path(image_folder), Path(label_folder)
     if isinstance(classes, str | Path):
         lines = read_text(Path(classes)).splitlines()
-        classes = [line.strip() for line in lines if line.strip()]
+        names, classes = classes, [line.strip() for line in lines if line.strip()]
+        if not classes:
+            raise ConfigError(f"{names}: holds no class names")
     pictures = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not pictures:
         raise ConfigError(f"{root}: no images there")

@@ -85,6 +85,9 @@ def read_splits(data: Data) -> tuple[dict[str, Annotations], str]:
         if split.classes != found["train"].classes:
             both = f"{found['train'].classes} and {split.classes}"
             raise ConfigError(f"{folder}: the splits have different classes: {both}")
+        if not split.images:
+            why = f"; the first: {split.problems[0]}" if split.problems else ""
+            raise ConfigError(f"{split.folder}: no images with annotations that can be read{why}")
     if data.keep:
         found = {name: keep_classes(split, data.keep) for name, split in found.items()}
     if problems := [problem for split in found.values() for problem in split.problems]:

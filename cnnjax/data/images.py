@@ -26,6 +26,8 @@ SUFFIXES = frozenset(
 )
 PADDING = 128  # grey around a letterboxed image
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"})
+# Pillow warns of sizes that are refused here, and of damage beside the pixels, such as in EXIF.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(path: str | Path, data: Data, channels: int = 3) -> np.ndarray:
@@ -42,21 +44,15 @@ def read_image(path: str | Path, data: Data, channels: int = 3) -> np.ndarray:
 
 
 def check_header(source: str | Path | bytes, name: str = "") -> bool:
-    """Whether the image file, or its bytes, is grey. Reads its header only, and refuses what `read_image` would.
-
-    Not for threads: it changes warning filters for a moment.
-    """
-    with warnings.catch_warnings(), _errors_name(name or str(source)):
-        # Pillow warns of a decompression bomb before the error below, which says the same.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with _open(source) as image:
-            return image.mode in GREY_MODES
+    """Whether the image file, or its bytes, is grey. Reads its header only, and refuses what `read_image` would."""
+    with _errors_name(name or str(source)), _open(source) as image:
+        return image.mode in GREY_MODES
 
 
 def size(source: Path | bytes, name: str) -> tuple[int, int]:
     """Height and width of an image file, or its bytes, as `decode` would return it. Reads its header only."""
     with _errors_name(name), _open(source) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by a quarter
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by a quarter
         return (image.width, image.height) if turned else (image.height, image.width)
 
 

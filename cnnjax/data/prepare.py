@@ -3,7 +3,6 @@
 import contextlib
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,13 +12,12 @@ from absl import logging
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import folders, images, prepared, records, tfds_builder
-from cnnjax.data.annotations import Annotations, Problem, describe_problems, padded
+from cnnjax.data.annotations import Annotations, Problem, describe_problems, inside_folder, padded
 from cnnjax.data.folders import Files
 from cnnjax.data.prepared_boxes import Boxes, annotate, boxes_of
 from cnnjax.data.records import Raw
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile)
 _LARGEST = 2**28  # bytes of a member: more is no image, but would fill the memory
 
 
@@ -140,46 +138,52 @@ def _labelled(files: Files, read: Callable[[Any], bytes], title: str) -> Raw:
         for path in files.paths:
             name = f"{title}{path}"
             try:
-                yield name, read(path)
-            except (OSError, EOFError, KeyError, RuntimeError, zlib.error, *_DAMAGED) as error:
+                content = read(path)
+            except Exception as error:  # damaged archives make their modules raise almost anything
                 raise ConfigError(f"{name}: cannot be read: {error}") from error
+            yield name, content
 
     return Raw(contents(), {"label": files.labels}, len(files.paths))
 
 
 @contextlib.contextmanager
-def _archive(path: Path) -> Iterator[tuple[list[str], Callable[[PurePosixPath], bytes]]]:
-    """Names of the files in a zip or tar file, and how to read one; ConfigError if it is neither, or damaged."""
+def _archive(path: Path) -> Iterator[tuple[list[PurePosixPath], Callable[[PurePosixPath], bytes]]]:
+    """The files in a zip or tar file, without links, and how to read one.
+
+    Raises ConfigError if it is neither, or damaged, or a name leads out of it, or a file is too large.
+    """
     with contextlib.ExitStack() as stack:
+        read: Callable[[Any], bytes]
+        entries: Iterator[tuple[str, int, Any]]
+        members: dict[PurePosixPath, Any] = {}
         try:
             if path.suffix.lower() == ".zip":
                 packed = stack.enter_context(zipfile.ZipFile(path))
-                sizes = {info.filename: info.file_size for info in packed.infolist() if not info.is_dir()}
-                names, read = list(sizes), lambda name: packed.read(str(name))
+                entries = (
+                    (one.filename, one.file_size, one) for one in packed.infolist() if not one.is_dir()
+                )
+                read = packed.read
             else:
                 tar = stack.enter_context(tarfile.open(path))
-                members = {member.name: member for member in tar if member.isfile()}
-                sizes = {name: member.size for name, member in members.items()}
-
-                def read(name: PurePosixPath) -> bytes:
-                    file = tar.extractfile(members[str(name)])
-                    return file.read() if file else b""
-
-                names = list(members)
-        except (OSError, EOFError, zlib.error, *_DAMAGED) as error:
+                entries = ((one.name, one.size, one) for one in tar if one.isfile())
+                read = lambda member: tar.extractfile(member).read()  # type: ignore[union-attr]  # noqa: E731
+            for name, size, member in entries:
+                if size > _LARGEST:  # before anything behind it is looked for
+                    raise ConfigError(f"{path}: {name} of {size:,} bytes is too large for an image")
+                members[PurePosixPath(inside_folder(name, str(path)))] = member
+        except ConfigError:
+            raise
+        except Exception as error:  # damaged archives make their modules raise almost anything
             raise ConfigError(f"{path}: cannot be read as an archive: {error}") from error
-        large = max(sizes, key=lambda name: sizes[name], default="")
-        if sizes and sizes[large] > _LARGEST:
-            raise ConfigError(f"{path}: {large} of {sizes[large]:,} bytes is too large for an image")
-        yield names, read
+        yield list(members), lambda name: read(members[name])
 
 
-def _split_names(names: list[str], title: str) -> tuple[Files, Files, tuple[str, ...]]:
+def _split_names(names: list[PurePosixPath], title: str) -> tuple[Files, Files, tuple[str, ...]]:
     """Splits and classes of the names in an archive, by the rules for folders (folders.py).
 
     One folder around everything is no class; what does not end like an image, or is hidden, is passed over.
     """
-    paths = sorted(path for path in map(PurePosixPath, names) if _is_image(path))
+    paths = sorted(path for path in names if _is_image(path))
     parts = [path.parts for path in paths]
     depth = 0
     while parts and len({one[depth] for one in parts}) == 1 and all(len(one) > depth + 2 for one in parts):
@@ -210,4 +214,4 @@ def _split_names(names: list[str], title: str) -> tuple[Files, Files, tuple[str,
 
 def _is_image(path: PurePosixPath) -> bool:
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in images.SUFFIXES and not hidden and not path.is_absolute()
+    return path.suffix.lower() in images.SUFFIXES and not hidden

@@ -31,6 +31,7 @@ from cnnjax.data.stream import StreamedImages, read_one
 FORMAT = 2
 SHARD_BYTES = 2**28
 _ABOUT = "dataset.json"
+_TARGETS = {"label": ("label",), "boxes": ("boxes", "classes", "valid", "ignored", "size")}
 _CHUNK = 64  # images that are checked at a time
 
 
@@ -175,11 +176,11 @@ def read(folder: Path, data: Data) -> Dataset:
 
     def split(name: str) -> Split:
         entry = about["splits"][name]
-        targets = _targets(folder, name, entry)
+        targets = _targets(folder, name, kind, entry)
         try:
             encoded = RecordFiles([folder / file for file in entry["files"]])
             count = len(encoded)
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, TypeError, OSError) as error:
             raise ConfigError(f"{folder}: the records of {name} cannot be read: {error}") from error
         if count != entry["count"] or any(len(values) != count for values in targets.values()):
             raise ConfigError(f"{folder}: {count:,} records of {name}, {_ABOUT} says {entry['count']:,}")
@@ -200,7 +201,10 @@ def read(folder: Path, data: Data) -> Dataset:
     splits = {name: split(name) for name in about["splits"]}
     validation = splits.get(about["validation"])
     classes = tuple(about["classes"])
-    dataset = Dataset(data.name, splits["train"], splits["test"], classes, about["note"], validation)
+    try:
+        dataset = Dataset(data.name, splits["train"], splits["test"], classes, about["note"], validation)
+    except ValueError as error:
+        raise ConfigError(f"{folder}: damaged: {error}") from error
     return first(dataset, data.limit) if kind == "boxes" else dataset
 
 
@@ -218,26 +222,31 @@ def _about(folder: Path) -> dict[str, Any]:
         about = json.loads(path.read_text())
         if about["format"] != FORMAT:
             raise ConfigError(f"{path}: format {about['format']}, this version reads {FORMAT}")
+        splits = list(about["splits"].values())
         kinds = about["kind"] in ("label", "boxes") and about["channels"] in (1, 3)
-        names = [Path(file).name == file for split in about["splits"].values() for file in split["files"]]
-        splits = {"", *about["splits"]}
-        if not kinds or not all(names) or not {"train", "test", about["validation"]} <= splits:
+        texts = [about["note"], *about["classes"], *(name for split in splits for name in split["files"])]
+        names = all(
+            split["files"] and all(Path(file).name == file for file in split["files"]) for split in splits
+        )
+        counts = all(isinstance(split["count"], int) for split in splits)
+        known = {"train", "test", about["validation"]} <= {"", *about["splits"]}
+        if not (kinds and names and counts and known and all(isinstance(text, str) for text in texts)):
             raise ValueError("its entries are not those of a prepared data set")
         return about
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: damaged: {error}") from error
 
 
-def _targets(folder: Path, name: str, entry: dict[str, Any]) -> dict[str, np.ndarray]:
+def _targets(folder: Path, name: str, kind: str, entry: dict[str, Any]) -> dict[str, np.ndarray]:
     path = folder / f"{name}.npz"
     try:
         if zlib.crc32(path.read_bytes()) != entry["targets_crc32"]:
             raise ValueError("it does not match its checksum")
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (OSError, ValueError, KeyError) as error:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in _TARGETS[kind]}
+    except Exception as error:  # zipfile, zlib and numpy each have their own
         raise ConfigError(f"{path}: damaged: {error}") from error
 
 

@@ -1,7 +1,6 @@
 """Prepared data sets: the same examples as their sources, in memory or streamed, whole or refused."""
 
 import io
-import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -95,25 +94,6 @@ def test_without_a_test_folder_the_same_fifth_is_held_out(folder, tmp_path):
     )
 
 
-def test_names_in_an_archive_lead_nowhere(tmp_path):
-    archive = tmp_path / "in" / "evil.zip"
-    archive.parent.mkdir()
-    with zipfile.ZipFile(archive, "w") as file:
-        for i in range(12):
-            file.writestr(f"{'ab'[i % 2]}/{i}.png", picture(2 * i))
-        file.writestr("../../outside/0.png", picture(0))
-        file.writestr(f"{tmp_path}/outside/1.png", picture(0))
-    output = tmp_path / "in" / "out"
-    counts = prepare(Data(name=f"folder:{archive}"), output)
-    assert sum(counts.values()) == 12 and json.loads((output / "dataset.json").read_text())["classes"] == [
-        "a",
-        "b",
-    ]
-    assert {path.name for path in tmp_path.iterdir()} == {"in"}
-    assert {path.name for path in output.parent.iterdir()} == {"evil.zip", "out"}
-    assert len(list(output.iterdir())) == 5
-
-
 def test_boxes_are_those_of_the_annotated_set(shared, tmp_path):
     source = Data(name=f"voc:{shared('data/bccd')}")
     prepare(source, tmp_path / "out")
@@ -147,57 +127,6 @@ def test_a_damaged_image_stops_and_leaves_nothing(folder, tmp_path):
     with pytest.raises(ConfigError, match="train/cat/cut.png"):
         prepare(Data(name=f"folder:{archive}"), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.tar"]
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda f: (f / "dataset.json").unlink(), "no prepared data set"),
-        (lambda f: (f / "dataset.json").write_text("{"), "damaged"),
-        (lambda f: (f / "train.npz").write_bytes(b"x"), "train.npz: damaged"),
-        (lambda f: (f / "train-00000.array_record").unlink(), "cannot be read"),
-        (lambda f: edit(f, lambda a: a.update(format=9)), "format 9"),
-        (lambda f: edit(f, lambda a: a["splits"]["train"].update(count=3)), "says 3"),
-        (lambda f: edit(f, lambda a: a["splits"]["train"].update(files=["../x"])), "damaged"),
-    ],
-)
-def test_a_damaged_set_is_one_clear_line(prepared, tmp_path, damage, message):
-    import shutil
-
-    copy = tmp_path / "copy"
-    shutil.copytree(prepared, copy)
-    damage(copy)
-    with pytest.raises(ConfigError, match=message):
-        load(Data(name=f"records:{copy}", image_size=8, stream=True))
-
-
-def edit(folder, change):
-    about = json.loads((folder / "dataset.json").read_text())
-    change(about)
-    (folder / "dataset.json").write_text(json.dumps(about))
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("digits", "cannot be prepared"),
-        ("folder:/nonexistent", "not a folder"),
-        ("folder:", "cannot be prepared"),
-    ],
-)
-def test_what_cannot_be_prepared(name, message, tmp_path):
-    with pytest.raises(ConfigError, match=message):
-        prepare(Data(name=name), tmp_path / "out")
-
-
-def test_an_existing_folder_is_not_overwritten(folder, tmp_path):
-    with pytest.raises(ConfigError, match="exists already"):
-        prepare(Data(name=f"folder:{folder}"), tmp_path)
-
-
-def test_what_is_not_prepared_cannot_be_streamed():
-    with pytest.raises(ConfigError, match="mode=prepare"):
-        load(Data(name="digits", stream=True))
 
 
 def test_only_records_of_a_process_are_read_and_every_one_once_an_epoch():
