@@ -72,6 +72,7 @@ class CheckpointStore:
                 policies.BestN(get_metric_fn=_headline, n=keep_best, keep_checkpoints_without_metrics=False)
             )
         self.directory = directory
+        self._last_save: Any = None  # its thread lives until its result is asked for
         self._checkpointer = ocp.training.Checkpointer(
             directory.absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -91,7 +92,9 @@ class CheckpointStore:
 
     def close(self) -> None:
         """Waits for the last save."""
-        with self._refusals():
+        try:
+            self.wait()
+        finally:
             self._checkpointer.close()
 
     def save(self, step: int, state: Any, headline: float | None, metadata: dict[str, Any]) -> None:
@@ -105,15 +108,18 @@ class CheckpointStore:
         state = jax.tree.map(jnp.copy, state)  # the caller may donate its own to the next step
         metadata = json.loads(json.dumps({**metadata, "checksums": checksums(state)}))
         metadata["checksum"] = _checksum(metadata)
+        self.wait()
         with self._refusals():
-            self._checkpointer.save_async(
+            self._last_save = self._checkpointer.save_async(
                 step, state, checkpointable_name=_STATE, metrics=metrics, custom_metadata=metadata
             )
 
     def wait(self) -> None:
         """Returns when the last save is written."""
         with self._refusals():
-            self._checkpointer.wait()
+            if self._last_save is not None:
+                last, self._last_save = self._last_save, None
+                last.result()
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that were written completely, oldest first."""
@@ -199,6 +205,8 @@ class CheckpointStore:
                 code = int(told[1])
             if code is None:
                 raise
+            # Orbax leaves what it had begun, of which Python would speak after our line.
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             raise ConfigError(
                 f"a checkpoint cannot be written to {self.directory}: {os.strerror(code)}; those before are whole"
             ) from error

@@ -16,7 +16,8 @@ def configure() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "ynn_fusion_type" not in flags and _CPU_FLAG_SINCE <= _jaxlib_version() < _CPU_FLAG_BEFORE:
         os.environ["XLA_FLAGS"] = f"{flags} {_CPU_FLAG}".strip()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "xla"))
+    if _can_be_written(cache_dir() / "xla"):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     # XLA's own chatter; errors still show.
@@ -47,6 +48,15 @@ def make_deterministic() -> None:
 def cache_dir() -> Path:
     """Where cnnjax keeps what can be made again; CNNJAX_CACHE moves it."""
     return Path(os.environ.get("CNNJAX_CACHE") or Path.home() / ".cache" / "cnnjax")
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Makes the folder if it is missing; JAX would complain of one that cannot be written at each compilation."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 import gc
 import os
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +131,16 @@ def test_damage_at_random_is_never_loaded_as_if_it_were_right(tmp_path, two_chec
     assert about["note"] in ("step 0", "step 1")
     assert step == 1 or "trying the one before it" in caplog.text  # else it did no harm
     assert "Traceback" not in capfd.readouterr().err and "Traceback" not in caplog.text
+
+
+def test_a_save_leaves_no_thread_behind(tmp_path):
+    with CheckpointStore(tmp_path) as store:
+        counts = []
+        for step in range(12):
+            store.save(step, make_state(0.0), None, {})
+            store.wait()
+            counts.append(threading.active_count())
+    assert counts[-1] <= counts[2]
 
 
 def test_a_clock_that_jumps_does_not_change_which_checkpoint_is_newest(tmp_path, two_checkpoints):
