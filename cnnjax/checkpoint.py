@@ -139,6 +139,8 @@ class CheckpointStore:
         for one in reversed(self.steps()) if step is None else [step]:
             try:
                 about = dict(self._checkpointer.metadata(one).custom_metadata or {})
+                if "checksum" not in about:
+                    raise ValueError("its description has no checksum: damaged, or of an earlier version")
                 if _checksum(about) != about["checksum"]:
                     raise ValueError("its description does not match its checksum")
                 if not all(len(entry) == 3 for entry in about["checksums"].values()):
