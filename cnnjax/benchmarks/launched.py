@@ -1,6 +1,7 @@
 """Training in a process of its own, as a user starts it, and how much memory it holds."""
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -36,15 +37,28 @@ def finish(process: subprocess.Popen) -> str:
     return err
 
 
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What a process and its children use at a moment; what they share counts once."""
+
+    seconds: float  # since the first look
+    memory: int  # bytes of physical memory
+    own_memory: (
+        int  # bytes of it that come from no file, so that neighbours with the same libraries do not matter
+    )
+    cpu_seconds: float  # of computation so far, by the process itself
+
+
 @contextlib.contextmanager
-def watched(process: subprocess.Popen, seconds: float = 0.5) -> Iterator[list[tuple[float, int]]]:
-    """While active, adds (seconds since then, bytes of memory of it and its children) every so often."""
-    series: list[tuple[float, int]] = []
+def watched(process: subprocess.Popen, seconds: float = 0.5) -> Iterator[list[Sample]]:
+    """While active, adds a sample every so often."""
+    series: list[Sample] = []
     began, done = time.monotonic(), threading.Event()
 
     def measure() -> None:
         while not done.wait(seconds):
-            series.append((time.monotonic() - began, resident(process.pid)))
+            memory, own = resident(process.pid)
+            series.append(Sample(time.monotonic() - began, memory, own, cpu_seconds(process.pid)))
 
     watcher = threading.Thread(target=measure)
     watcher.start()
@@ -64,13 +78,24 @@ def family(pid: int) -> list[int]:
     return [pid, *(one for child in children for one in family(int(child)))]
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process and its children hold; what they share counts once."""
-    total = 0
+def resident(pid: int) -> tuple[int, int]:
+    """Bytes of memory, and of that from no file, that a process and its children hold (proportional set size)."""
+    total = {"Pss:": 0, "Pss_Anon:": 0}
     for one in family(pid):
         try:
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    return total
+        for name, value, *_ in map(str.split, lines):
+            if name in total:
+                total[name] += int(value) * 1024
+    return total["Pss:"], total["Pss_Anon:"]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Computation by a process in user and system mode; 0 if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

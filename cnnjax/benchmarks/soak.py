@@ -37,7 +37,7 @@ def soaked(workdir: Path, seconds: float, flags: Sequence[str] = _FLAGS, settle:
             if process.poll() is not None:
                 launched.finish(process)
             time.sleep(0.1)
-        with launched.watched(process, seconds=min(5.0, seconds / 100)) as memory:
+        with launched.watched(process, seconds=min(5.0, seconds / 100)) as series:
             time.sleep(seconds)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate()
@@ -45,25 +45,39 @@ def soaked(workdir: Path, seconds: float, flags: Sequence[str] = _FLAGS, settle:
         process.kill()
     if "stopped by a signal" not in err:
         raise ConfigError(f"training ended with status {process.returncode}: {err.strip()[-500:]}")
-    at, size = np.asarray([m for m in memory if m[0] > settle * seconds]).T
+    series = [sample for sample in series if sample.seconds > settle * seconds]
+    at = np.asarray([sample.seconds for sample in series])
+    size = np.asarray([sample.own_memory for sample in series]) / 1e6
+    cpu = np.asarray([sample.cpu_seconds for sample in series])
     lines = [line for line in Workdir(workdir).read_metrics() if line["split"] == "train"]
     times = np.asarray([line["seconds"] for line in lines])
+    done = np.interp(at, times - times[0], [line["step"] for line in lines])
     batch_size = Workdir(workdir).read_config().data.batch_size
     milliseconds = np.asarray([1e3 * batch_size / line["images_per_second"] for line in lines])
     milliseconds = milliseconds[times > settle * seconds]
     quarter, part = max(1, len(milliseconds) // 4), max(1, len(size) // 10)
-    first, last = milliseconds[:quarter], milliseconds[-quarter:]
+    spans = {"first": slice(None, len(at) // 4), "last": slice(-(len(at) // 4), None)}
+    windows = {"first": milliseconds[:quarter], "last": milliseconds[-quarter:]}
     values: dict[str, list[float]] = {
         "minutes": [seconds / 60],
         "steps": [lines[-1]["step"]],
-        "memory in the first tenth, MB": [np.mean(size[:part]) / 1e6],
-        "memory in the last tenth, MB": [np.mean(size[-part:]) / 1e6],
-        "memory, slope of a line through it, MB per hour": [np.polyfit(at / 3600, size / 1e6, 1)[0]],
+        "memory in the first tenth, MB": [float(np.mean(size[:part]))],
+        "memory in the last tenth, MB": [float(np.mean(size[-part:]))],
+        "memory, slope of a line through it, MB per hour": [np.polyfit(at / 3600, size, 1)[0]],
         **{
-            f"step in the {name} quarter, {share:.0%} quantile, ms": [np.quantile(series, share)]
+            f"processor time of a step in the {name} quarter, ms": [
+                1e3 * np.ptp(cpu[span]) / np.ptp(done[span])
+            ]
+            for name, span in spans.items()
+        },
+        **{
+            f"time of a step in the {name} quarter, {share:.0%} quantile, ms": [np.quantile(window, share)]
             for share in (0.1, 0.5, 0.9)
-            for name, series in (("first", first), ("last", last))
+            for name, window in windows.items()
         },
     }
-    note = f"Means over {lines[0]['step']} steps at a time; the first {settle:.0%} of the time is left out."
+    note = (
+        f"Times are means over up to {lines[0]['step']} steps, with their checkpoints; memory is that of no file; "
+        f"the first {settle:.0%} of the time is left out."
+    )
     return Measured("reliability", "soak, LeNet-5 on digits", values, note=note)

@@ -54,7 +54,7 @@ def streamed(folder: Path, size: int) -> Measured:
     write(folder / "records", ("a", "b"), {"train": Raw(files(), labels, count), "test": test}, "synthetic")
     written = time.monotonic()
     process = launched.start(folder / "run", f"--data.name=records:{folder / 'records'}", *_FLAGS)
-    with launched.watched(process) as memory:
+    with launched.watched(process) as series:
         launched.finish(process)
     seconds = time.monotonic() - written
     total = count * len(record)
@@ -64,7 +64,7 @@ def streamed(folder: Path, size: int) -> Measured:
         "training, images/s": [count / seconds],
         "training, MB/s": [total / seconds / 1e6],
         "preparing, MB/s": [total / (written - began) / 1e6],
-        "peak memory of all processes, GB": [max(bytes_ for _, bytes_ in memory) / 1e9],
+        "peak memory of all processes, GB": [max(sample.memory for sample in series) / 1e9],
     }
     note = f"BMP images of {SIDE}x{SIDE}x3, resized to {_RESIZED}x{_RESIZED}; start-up is included."
     return Measured("reliability", "streamed records", values, note=note)
