@@ -42,6 +42,7 @@ def compare(
 
         sides["torch"] = torch_steps.Steps(work, ours.variables, dtype == "bfloat16", compiler)
         peers = version("torch")
+    shared = f", shared by {jax.device_count()} devices" if jax.device_count() > 1 else ""
     found = []
     for kind, title in _PLACES.items():
         seconds = interleave(
@@ -49,7 +50,7 @@ def compare(
         )
         values = comparison(seconds)
         values["compilation, s"] = [ours.compile_seconds[kind]]
-        subject = f"{name}, {title}, {dtype}, batch {work.batch_size}"
+        subject = f"{name}, {title}, {dtype}, batch {work.batch_size}{shared}"
         found.append(Measured("speed", subject, values, note=note, peers=peers))
     return found
 
