@@ -36,7 +36,8 @@ def _for_the_user(record: logging.LogRecord) -> bool:
     """
     if record.name != "asyncio" and "orbax" not in Path(record.pathname).parts:
         return True
-    return record.levelno >= logging.ERROR and not record.exc_info
+    told = bool(record.exc_info) or "Failed to json parse" in record.getMessage()
+    return record.levelno >= logging.ERROR and not told
 
 
 def _ignore_unfinished_reads(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:

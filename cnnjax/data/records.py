@@ -31,7 +31,7 @@ from cnnjax.data.stream import StreamedImages, read_one
 FORMAT = 2
 SHARD_BYTES = 2**28
 _ABOUT = "dataset.json"
-_TARGETS = {"label": ("label",), "boxes": ("boxes", "classes", "valid", "ignored", "size")}
+_TARGETS = {"label": ("label",), "boxes": ("boxes", "classes", "valid", "ignored", "area", "size")}
 _CHUNK = 64  # images that are checked at a time
 
 

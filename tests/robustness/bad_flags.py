@@ -86,7 +86,7 @@ CASES = [
     Case("labels_for_a_detector", f"{DETECT} --data.name=digits", "data.name='digits' has one label per image; task=grid_detection learns boxes"),
     Case("model_for_another_task", f"{DETECT} --data.name=coco:in --data.image_size=64 --model.name=lenet5", "model.name='lenet5'", coco()),
     trained("grid_model_for_a_classifier", "--model.name=grid_net", "grid"),
-    trained("folder_of_no_classes", "--data.name=folder:.", "has no folders of images, one per class"),
+    Case("folder_of_no_classes", f"{TRAIN} --data.name=folder:plain", "has no folders of images, one per class", lambda f: (f / "plain").mkdir()),
     Case("evaluate_without_workdir", "--mode=evaluate", "mode=evaluate needs --workdir"),
     Case("evaluate_of_missing_workdir", "--mode=evaluate --workdir=gone", "workdir gone does not exist"),
     Case("layers_of_an_empty_workdir", "--mode=layers --workdir=plain", "workdir plain holds no run", lambda f: (f / "plain").mkdir()),

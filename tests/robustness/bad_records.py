@@ -59,7 +59,7 @@ CASES = [
     Case("description_not_text", TRAIN, DAMAGED, rewritten("dataset.json", lambda text: b"\xff" + text)),
     Case("description_nested", TRAIN, DAMAGED, rewritten("dataset.json", lambda text: b"[" * 10**5)),
     Case("description_of_another_type", TRAIN, DAMAGED, rewritten("dataset.json", lambda text: b"[3]")),
-    Case("other_version", TRAIN, "format 9, this version reads 1", about(lambda tree: tree.update(format=9))),
+    Case("other_version", TRAIN, "format 9, this version reads ", about(lambda tree: tree.update(format=9))),
     Case("other_kind", TRAIN, DAMAGED, about(lambda tree: tree.update(kind="sound"))),
     Case("other_channels", TRAIN, DAMAGED, about(lambda tree: tree.update(channels=4))),
     Case("classes_missing", TRAIN, DAMAGED, about(lambda tree: tree.pop("classes"))),
