@@ -49,9 +49,9 @@ def survived(folder: Path, kills: int, steps: int = 400, seed: int = 0) -> Measu
     wanted = _outcome(whole)
     saboteur = Saboteur(np.random.default_rng(seed), kills)
     began, runs = time.monotonic(), 0
-    while saboteur.kills:
+    while saboteur.kills > 0:
         workdir = Workdir(folder / f"run{runs}")
-        least = saboteur.kills - _KILLS_PER_RUN
+        least = max(0, saboteur.kills - _KILLS_PER_RUN)
         while not saboteur.disturb(launched.start(workdir.path, *flags), workdir, saboteur.kills > least):
             pass
         runs += 1

@@ -38,6 +38,27 @@ def test_a_difference_would_be_found(tmp_path, monkeypatch):
         survived(tmp_path, kills=1)
 
 
+def test_kills_are_as_many_as_asked_for_and_at_most_ten_a_run(tmp_path, monkeypatch):
+    """`disturb` is made up: it kills whenever it may."""
+    asked = []
+
+    def disturb(self, process, workdir, kill):
+        process.communicate()
+        workdir.path.mkdir(exist_ok=True)
+        asked.append(kill)
+        self.kills -= kill
+        return not kill
+
+    monkeypatch.setattr(Saboteur, "disturb", disturb)
+    monkeypatch.setattr(faults, "_outcome", lambda workdir: "the same")
+    monkeypatch.setattr(
+        launched, "start", lambda workdir, *flags: subprocess.Popen(["true"], stderr=-1, text=True)
+    )
+    found = only(survived(tmp_path, kills=23))
+    assert asked == [*[True] * 10, False] * 2 + [*[True] * 3, False]
+    assert found["runs, all equal to the undisturbed one to the last bit"] == 3
+
+
 def test_a_launch_that_fails_by_itself_is_no_kill(tmp_path):
     from cnnjax.workdir import Workdir
 
