@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from cnnjax.models.layers import Activation, Norm, activate, batch_norm, conv, stage
-from cnnjax.ops.pooling import max_pool_2x2
+from cnnjax.models.layers import Activation, Norm, activate, batch_norm, conv, max_pool, stage
 
 gelu = partial(nn.gelu, approximate=False)
 
@@ -70,7 +69,7 @@ class AirbenchBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         conv_ = partial(conv, self.features, 3, use_bias=False, kernel_init=dirac_init, dtype=self.dtype)
-        x = stage(self, "pool", max_pool_2x2(conv_(name="conv1")(x)))
+        x = stage(self, "pool", max_pool(conv_(name="conv1")(x)))
         x = activate(self, "act1", self.norm(train, name="bn1")(x))
         y = self.norm(train, name="bn2")(conv_(name="conv2")(x))
         if self.convs == 3:

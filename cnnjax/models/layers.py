@@ -9,15 +9,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from cnnjax.config import ConfigError
-from cnnjax.ops import normalization
+from cnnjax.ops import normalization, pooling
 from cnnjax.ops.convolution import conv_general_dilated
 from cnnjax.ops.materialize import materialize
-from cnnjax.ops.pooling import max_pool_2x2
 
 Activation = Callable[[Array], Array]
 Pool = Callable[..., Array]
 Norm = Callable[..., nn.Module]
 Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
+
+_MOST = 3  # the largest window of a max pool that is computed by comparisons
 
 # He et al. 2015, "Delving deep into rectifiers": keeps the variance through ReLU layers.
 
@@ -56,9 +57,18 @@ def activate(module: Any, name: str, x: Array) -> Array:
 def max_pool(x: Array, window: int = 2, stride: int | None = None, padding: Padding = 0) -> Array:
     """Max pooling, NHWC. `padding` counts pixels on each side (filled with -inf), or is "SAME"/"VALID"."""
     stride = stride or window
-    if (window, stride, padding) == (2, 2, 0):
-        return max_pool_2x2(x)
-    return nn.max_pool(x, (window, window), (stride, stride), _pairs(padding))
+    wanted = _pairs(padding)
+    pads = (
+        lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), wanted)
+        if isinstance(wanted, str)
+        else wanted
+    )
+    padded = [size + sum(ends) for size, ends in zip(x.shape[1:3], pads, strict=True)]
+    if window > _MOST or min(padded) < window:  # too many comparisons, or nothing is left of the image
+        return nn.max_pool(x, (window, window), (stride, stride), pads)
+    if any(map(any, pads)):
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+    return pooling.max_pool(x, window, stride)
 
 
 def avg_pool(x: Array, window: int = 2, stride: int | None = None, padding: Padding = 0) -> Array:
