@@ -21,7 +21,7 @@ PEER = "lucent's loop"
 
 
 def feature_visualization(options: Options) -> list[Measured]:
-    """Pictures for channels of SqueezeNet, against lucent's loop in torch: 128 pixels on a CPU, 224 on a GPU."""
+    """Pictures for channels of SqueezeNet, against lucent's loop in torch and, where it is, lucent: 128 pixels on a CPU, 224 on a GPU."""
     size, steps = (128, 16) if jax.default_backend() == "cpu" else (224, 128)
     return [compare(*workload, size, steps, options) for workload in WORKLOADS]
 
@@ -41,17 +41,21 @@ def compare(title: str, layer: str, count: int, size: int, steps: int, options: 
         ours()
         first = time.perf_counter() - began
     sides: dict[str, Any] = {"cnnjax": ours}
-    note = missing("torch")
+    note, peers = missing("torch"), {}
     if not note:
+        peers = version("torch")
         from cnnjax.benchmarks.torch_rendering import Renderer
 
         renderer = Renderer(network.variables, size)
         sides[PEER] = functools.partial(renderer.render, layer, range(count), steps)
-        note = "The peer is lucent's loop written anew; random weights, which do not change the time."
+        note = f"{PEER} is written anew, with cheaper shifts; random weights, which do not change the time."
+        if not missing("lucent"):
+            peers |= version("torch-lucent")
+            sides["lucent"] = functools.partial(renderer.render_in_lucent, layer, range(count), steps)
     values = comparison(interleave(sides, options.repetitions, 1))
     values["first call with compilation, s"] = [first]
     subject = f"feature visualization, {title} ({layer}), {size} px, {steps} updates"
-    return Measured("speed", subject, values, note=note, peers=version("torch") if len(sides) > 1 else {})
+    return Measured("speed", subject, values, note=note, peers=peers)
 
 
 ADAM = optax.adam(0.05)

@@ -18,7 +18,10 @@ from cnnjax.visualization.parameterizations import RECORRELATE, Fourier
 
 
 class SqueezeNet(nn.Module):
-    """SqueezeNet 1.0 in its authors' Caffe form; `stages` keeps what a hook on every fire module would."""
+    """SqueezeNet 1.0 in its authors' Caffe form; `stages` keeps what a hook on every fire module would.
+
+    The modules fire2 to fire9 do nothing but carry lucent's own hooks.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,6 +32,7 @@ class SqueezeNet(nn.Module):
             setattr(self, f"fire{i}_squeeze1x1", nn.Conv2d(channels, squeeze, 1))
             setattr(self, f"fire{i}_expand1x1", nn.Conv2d(squeeze, expand, 1))
             setattr(self, f"fire{i}_expand3x3", nn.Conv2d(squeeze, expand, 3, padding=1))
+            setattr(self, f"fire{i}", nn.Identity())
             channels = 2 * expand
         self.output = nn.Conv2d(channels, 1000, 1, padding=1)
 
@@ -39,7 +43,7 @@ class SqueezeNet(nn.Module):
                 x = F.max_pool2d(x, 3, 2, ceil_mode=True)
             x = F.relu(getattr(self, f"fire{i}_squeeze1x1")(x))
             sides = [getattr(self, f"fire{i}_expand{kernel}")(x) for kernel in ("1x1", "3x3")]
-            x = self.stages[f"fire{i}"] = F.relu(torch.cat(sides, 1))
+            x = self.stages[f"fire{i}"] = getattr(self, f"fire{i}")(F.relu(torch.cat(sides, 1)))
         return F.relu(self.output(x)).mean((2, 3))
 
 
@@ -114,3 +118,19 @@ class Renderer:
         with torch.no_grad():
             images = fourier_image(parameters, self.scale, self.size)
         return images.permute(0, 2, 3, 1).cpu().numpy()
+
+    def render_in_lucent(self, layer: str, channels: Sequence[int], steps: int) -> np.ndarray:
+        """The same by lucent itself, with its defaults but for the size; raises ImportError where it is not installed."""
+        from lucent.optvis import objectives, param, render
+
+        wanted = sum(objectives.channel(layer, channel, batch=i) for i, channel in enumerate(channels))
+        frames = render.render_vis(
+            self.network,
+            wanted,
+            lambda: param.image(self.size, batch=len(channels)),
+            thresholds=(steps,),
+            progress=False,
+            show_image=False,
+            fixed_image_size=self.size,
+        )
+        return frames[-1]
