@@ -20,7 +20,6 @@ TRIES = 8  # places drawn for an object before it is given up
 MAX_COVERED = 0.15  # share of the smaller of two frames that may overlap
 NUM_LINES = 6
 TEST_DIGITS = 397  # of scikit-learn's 1,797, its last ones: other writers than the rest
-REWRITE = 8  # the stream of random numbers by which digits to train with are changed
 KEEP_AREA = 0.3  # of an object that has to stay visible
 
 
@@ -38,8 +37,7 @@ def grid_scenes(
 
     Args:
       kind: "shapes" (SHAPES, turned at will) or "digits" (scikit-learn's, a little turned).
-      split: "train" or "test" chooses which handwritten digits are drawn. There are only 1,400 to train with: these are
-        slanted, stretched and made thinner or bolder at random, as other writers would.
+      split: "train" or "test" chooses which handwritten digits are drawn.
       scale: smallest and largest extent of an object, in shares of the size.
       masks: whether to return the masks, which take size^2 bytes per object.
 
@@ -54,24 +52,13 @@ def grid_scenes(
     pictures, labels = _digits(split)
     chunk = min(CHUNK, max(count, 1))
     parts = [
-        _draw(
-            key,
-            start + jnp.arange(chunk),
-            pictures,
-            labels,
-            size,
-            max_objects,
-            kind,
-            scale,
-            masks,
-            kind == "digits" and split == "train",
-        )
+        _draw(key, start + jnp.arange(chunk), pictures, labels, size, max_objects, kind, scale, masks)
         for start in range(0, max(count, 1), chunk)
     ]
     return {name: jnp.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
-@functools.partial(jax.jit, static_argnames=("size", "room", "kind", "scale", "masks", "rewrite"))
+@functools.partial(jax.jit, static_argnames=("size", "room", "kind", "scale", "masks"))
 def _draw(
     key: Array,
     indices: Array,
@@ -82,12 +69,9 @@ def _draw(
     kind: str,
     scale: tuple[float, float],
     masks: bool,
-    rewrite: bool,
 ) -> dict[str, Array]:
     def scene(index: Array) -> dict[str, Array]:
-        return _scene(
-            jax.random.fold_in(key, index), pictures, labels, size, room, kind, scale, masks, rewrite
-        )
+        return _scene(jax.random.fold_in(key, index), pictures, labels, size, room, kind, scale, masks)
 
     return jax.vmap(scene)(indices)
 
@@ -101,7 +85,6 @@ def _scene(
     kind: str,
     scale: tuple[float, float],
     masks: bool,
-    rewrite: bool,
 ) -> dict[str, Array]:
     keys = iter(jax.random.split(key, 8))
     wanted = jax.random.randint(next(keys), (), 0, room + 1)
@@ -112,13 +95,9 @@ def _scene(
     angle = jax.random.uniform(next(keys), (room,), minval=-1.0)
     u, v = jax.vmap(_local, (0, 0, None))(frames, angle * (0.25 if kind == "digits" else jnp.pi), size)
     extent = (frames[:, 2] - frames[:, 0])[:, None, None]
-    bold = jnp.zeros((room, 1, 1))
-    if rewrite:
-        hand = jax.random.uniform(jax.random.fold_in(key, REWRITE), (3, room, 1, 1), minval=-1.0)
-        u, bold = u * (1 + 0.15 * hand[0]) + 0.25 * hand[1] * v, 0.25 * hand[2]
     if kind == "digits":
         classes = labels[which]
-        cover = jax.vmap(_digit)(pictures[which], u, v, bold)
+        cover = jax.vmap(_digit)(pictures[which], u, v)
     else:
         classes = which
         # The distance to the edge in pixels; half of the pixel on the edge itself is covered.
@@ -199,11 +178,11 @@ def _shape(which: Array, u: Array, v: Array) -> Array:
     return jnp.select([which == i for i in range(4)], [disk, square, triangle, cross])
 
 
-def _digit(picture: Array, u: Array, v: Array, bold: Array) -> Array:
-    """Coverage of the pixels by a digit of 8 x 8, between 0 and 1; `bold` widens its lines."""
+def _digit(picture: Array, u: Array, v: Array) -> Array:
+    """Coverage of the pixels by a digit of 8 x 8, between 0 and 1."""
     rows, columns = (v + 1) * 4 - 0.5, (u + 1) * 4 - 0.5
     ink = jax.scipy.ndimage.map_coordinates(picture, [rows, columns], order=1)
-    return jnp.clip(3 * ink - 0.7 + bold, 0, 1)
+    return jnp.clip(3 * ink - 0.7, 0, 1)
 
 
 def _clutter(key: Array, size: int) -> tuple[Array, Array]:
