@@ -93,10 +93,11 @@ class CheckpointStore:
 
     def close(self) -> None:
         """Waits for the last save."""
-        try:
-            self.wait()
-        finally:
-            self._checkpointer.close()
+        with self._refusals():
+            try:
+                self.wait()
+            finally:
+                self._checkpointer.close()
 
     def save(self, step: int, state: Any, headline: float | None, metadata: dict[str, Any]) -> None:
         """Starts to write the checkpoint of this step; a second save of one step is ignored.

@@ -30,6 +30,9 @@ class Workdir:
             lock = open(self.path / ".lock", "a")  # noqa: SIM115 (closed below)
         except OSError as error:
             raise ConfigError(f"workdir {self.path} cannot be written: {error.strerror}") from error
+        if self.checkpoints.exists() and not os.access(self.checkpoints, os.W_OK):
+            lock.close()
+            raise ConfigError(f"{self.checkpoints} cannot be written")  # Orbax would wait for minutes
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
