@@ -80,6 +80,16 @@ def torch_file(make_content, **options):
     return make
 
 
+def for_torch(make):
+    """Content that torch is given to read, where it is installed."""
+
+    def made(path):
+        pytest.importorskip("torch")
+        return make(path)
+
+    return made
+
+
 def keras(fill):
     def make(path):
         h5py = pytest.importorskip("h5py")
@@ -121,11 +131,11 @@ NO_TORCH = "w.pth: torch refuses to read it as plain weights"
 CASES = [
     Case("torch_code", f"{IMPORT}=w.pth", NO_TORCH, weights("w.pth", torch_file(lambda torch: {"a": Exploit()}))),
     case("torch_code_in_a_legacy_file", "w.pth", NO_TORCH, torch_file(lambda torch: {"a": Exploit()}, _use_new_zipfile_serialization=False)),
-    case("torch_bare_pickle", "w.pth", NO_TORCH, lambda path: pickle.dumps(Exploit())),
+    case("torch_bare_pickle", "w.pth", NO_TORCH, for_torch(lambda path: pickle.dumps(Exploit()))),
     case("torch_code_in_nested_pickle", "w.pth", NO_TORCH, torch_file(lambda torch: {"state_dict": {"a": [Exploit()]}})),
     case("torch_cut", "w.pth", NO_TORCH, cut(torch_file(lambda torch: {"a": torch.zeros(999)}))),
-    case("torch_text", "w.pth", NO_TORCH, b"weights"),
-    case("torch_empty", "w.pth", NO_TORCH, b""),
+    case("torch_text", "w.pth", NO_TORCH, for_torch(lambda path: b"weights")),
+    case("torch_empty", "w.pth", NO_TORCH, for_torch(lambda path: b"")),
     case("torch_without_tensors", "w.pth", "holds no state dict", torch_file(lambda torch: {"epoch": 3})),
     case("torch_of_a_list", "w.pth", "holds no state dict", torch_file(lambda torch: [torch.zeros(3)])),
     case("torch_names_that_are_numbers", "w.pth", "holds no state dict", torch_file(lambda torch: {1: torch.zeros(3)})),
@@ -174,7 +184,7 @@ CASES = [
     case("frozen_graph_cut", "w.pb", "w.pb: not a frozen TensorFlow graph", b"\x0a\x7f\x0a\x05conv1"),
     case("other_suffix", "w.caffemodel", "weights are read from files ending in .safetensors", b"x"),
     case("no_suffix", "w", "weights are read from files ending in .safetensors", b"x"),
-    case("safetensors_called_pth", "w.pth", NO_TORCH, safetensors()),
+    case("safetensors_called_pth", "w.pth", NO_TORCH, for_torch(safetensors())),
     case("torch_called_safetensors", ST, NO_ST, torch_file(lambda torch: {"a": torch.zeros(3)})),
     Case("missing_file", f"{IMPORT}=gone.pth", "gone.pth: no such file of weights", weights("w", b"")),
     Case("folder_of_weights", f"{IMPORT}=w.pth", "w.pth: no such file of weights",
