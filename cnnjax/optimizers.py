@@ -86,6 +86,15 @@ def make_optimizer(optimizer: config.Optimizer, total_steps: int) -> optax.Gradi
         parts.insert(0, optax.clip_by_global_norm(o.clip_norm))
     if o.bias_learning_rate or o.dense_learning_rate:
         parts.append(_scale_groups(factors))
+    if o.whitening:
+        limit = o.whitening * max(1, total_steps // o.accumulate)
+        # In place of the schedule, by which the update has been multiplied already.
+        rate = optax.scale_by_schedule(
+            lambda count: (
+                jnp.maximum(1 - count / limit, 0) / jnp.maximum(schedule(count) / o.learning_rate, 1e-6)
+            )
+        )
+        parts.append(optax.masked(rate, of_whitening))
     if o.name == "muon" and o.muon_normalize:
         parts.append(normalize_kernels())
     transform = optax.chain(*parts)
@@ -108,6 +117,13 @@ def groups(params: Params) -> Params:
 def decayed(params: Params) -> Params:
     """True for parameters that weight decay applies to: kernels, not biases or norms."""
     return jax.tree.map(lambda label: label != "bias", groups(params))
+
+
+def of_whitening(params: Params) -> Params:
+    """True for the parameters of layers named "whitening"."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(getattr(part, "key", None) == "whitening" for part in path), params
+    )
 
 
 def orthogonalize(steps: int = 5) -> optax.GradientTransformation:
@@ -197,6 +213,8 @@ def _half_cosine(share: Array) -> Array:
 
 
 def _check(o: config.Optimizer) -> None:
+    if not 0 <= o.whitening <= 1:
+        raise config.ConfigError(f"optimizer.whitening={o.whitening}: a share of the run, from 0 to 1")
     if not 0 <= o.warmup < 1:
         raise config.ConfigError(f"optimizer.warmup={o.warmup}: a share of the run, at least 0 and below 1")
     if o.schedule in ("one_cycle", "triangular") and not o.warmup:

@@ -136,6 +136,19 @@ def test_rates_of_biases_and_dense_kernels():
     )
 
 
+def test_the_bias_of_a_whitening_layer_comes_to_rest():
+    config = Optimizer("sgd", 0.1, schedule="linear", momentum=0.0, bias_learning_rate=0.2, whitening=0.5)
+    params = {name: {"bias": jnp.ones(2)} for name in ("whitening", "other")}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    transform = optimizers.make_optimizer(config, total_steps=8)
+    state, moved = transform.init(params), []
+    for _ in range(8):
+        updates, state = transform.update(gradients, state, params)
+        moved.append((-updates["whitening"]["bias"][0], -updates["other"]["bias"][0]))
+    expected = [(0.2 * max(0, 1 - step / 4), 0.2 * (1 - step / 8)) for step in range(8)]
+    np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("shape", [(2, 18, 4), (3, 4, 18), (1, 6, 6)])
 def test_newton_schulz_acts_on_singular_values_alone(shape):
     x = np.random.default_rng(0).standard_normal(shape)
