@@ -53,17 +53,27 @@ _halve.defvjp(_halve_forward, _halve_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _pool(x: Array, window: int, stride: int) -> Array:
-    """Windows that may overlap: the maximum over the window's places, each a strided slice of the image."""
+    """Windows that may overlap; their places are strided slices of the image."""
     return _pool_forward(x, window, stride)[0]
 
 
 def _pool_forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
-    ends = [_last(size, window, stride) + 1 for size in x.shape[1:3]]
-    slices = [
-        x[:, i : ends[0] + i : stride, j : ends[1] + j : stride] for i in range(window) for j in range(window)
-    ]
-    best, place = _best(slices)
+    """Over the columns, then over the rows.
+
+    XLA:CPU computes `place` anew inside the gradient, for each of the window's places: this form is the cheaper.
+    """
+    narrow, column = _best(_slices(x, 2, window, stride))
+    best, row = _best(_slices(narrow, 1, window, stride))
+    place, *rest = _slices(column, 1, window, stride)
+    for i, columns in enumerate(rest, start=1):
+        place = jnp.where(row == i, jnp.uint8(i * window) + columns, place)
     return best, (place, x.shape)
+
+
+def _slices(x: Array, axis: int, window: int, stride: int) -> list[Array]:
+    """The first places of all windows along an axis, the second places, and so on."""
+    end = _last(x.shape[axis], window, stride) + 1
+    return [lax.slice_in_dim(x, i, end + i, stride, axis) for i in range(window)]
 
 
 def _pool_backward(
