@@ -24,7 +24,11 @@ class Workdir:
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
-        """Makes the folder, and holds it against a second process while the block runs."""
+        """Makes the folder, and holds it against a second process while the block runs.
+
+        A folder that is new, and in which the block wrote nothing, goes again.
+        """
+        new = not self.path.exists()
         try:
             self.plots.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / ".lock", "a")  # noqa: SIM115 (closed below)
@@ -38,7 +42,18 @@ class Workdir:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ConfigError(f"workdir {self.path} is in use by another process") from error
-            yield
+            try:
+                yield
+            finally:
+                if new:
+                    self._remove_if_empty()
+
+    def _remove_if_empty(self) -> None:
+        with contextlib.suppress(OSError):
+            self.plots.rmdir()
+            if [entry.name for entry in self.path.iterdir()] == [".lock"]:
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
 
     def has_run(self) -> bool:
         return self.config.exists()

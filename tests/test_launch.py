@@ -107,6 +107,7 @@ def test_empty_folder_and_folder_without_images(launch, tmp_path):
     (tmp_path / "cats").mkdir()
     result = launch(f"--data.name=folder:{tmp_path}", f"--workdir={tmp_path / 'run'}")
     assert result.code == 1 and "cats" in result.err
+    assert not (tmp_path / "run").exists()  # nothing was written, and nothing is left
     empty = tmp_path / "empty"
     empty.mkdir()
     result = launch(f"--data.name=folder:{empty}", f"--workdir={tmp_path / 'run2'}")
