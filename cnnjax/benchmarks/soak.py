@@ -49,7 +49,8 @@ def soaked(workdir: Path, seconds: float, flags: Sequence[str] = _FLAGS, settle:
     at = np.asarray([sample.seconds for sample in series])
     size = np.asarray([sample.own_memory for sample in series]) / 1e6
     cpu = np.asarray([sample.cpu_seconds for sample in series])
-    lines = [line for line in Workdir(workdir).read_metrics() if line["split"] == "train"]
+    metrics = Workdir(workdir).read_metrics()
+    lines = [line for line in metrics if line["split"] == "train"]
     times = np.asarray([line["seconds"] for line in lines])
     done = np.interp(at, times - times[0], [line["step"] for line in lines])
     batch_size = Workdir(workdir).read_config().data.batch_size
@@ -61,6 +62,7 @@ def soaked(workdir: Path, seconds: float, flags: Sequence[str] = _FLAGS, settle:
     values: dict[str, list[float]] = {
         "minutes": [seconds / 60],
         "steps": [lines[-1]["step"]],
+        "evaluations, each with a checkpoint": [len(metrics) - len(lines)],
         "memory in the first tenth, MB": [float(np.mean(size[:part]))],
         "memory in the last tenth, MB": [float(np.mean(size[-part:]))],
         "memory, slope of a line through it, MB per hour": [np.polyfit(at / 3600, size, 1)[0]],
@@ -77,7 +79,7 @@ def soaked(workdir: Path, seconds: float, flags: Sequence[str] = _FLAGS, settle:
         },
     }
     note = (
-        f"Times are means over up to {lines[0]['step']} steps, with their checkpoints; memory is that of no file; "
-        f"the first {settle:.0%} of the time is left out."
+        f"Times are means over up to {lines[0]['step']} steps, with their checkpoints; memory is that of no file, and "
+        f"TensorStore 0.1.86 keeps about 60 kB of each checkpoint; the first {settle:.0%} of the time is left out."
     )
     return Measured("reliability", "soak, LeNet-5 on digits", values, note=note)
