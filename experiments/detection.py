@@ -27,7 +27,7 @@ def digits_localization() -> Experiment:
         model=Model(name="localizer"),
         localization=Localization(box_weight=40),
         optimizer=Optimizer(
-            name="adamw", learning_rate=3e-3, weight_decay=5e-2, warmup=0.1, clip_norm=5.0, ema=0.99
+            name="adamw", learning_rate=3e-3, weight_decay=0.3, warmup=0.1, clip_norm=5.0, ema=0.99
         ),
         train=Train(epochs=12, evaluate_every=2, checkpoint_every=2),
     )
