@@ -156,10 +156,7 @@ class Optimizer:
     name: str = option("adamw", "update rule", ("sgd", "adam", "adamw", "muon"))
     learning_rate: float = option(1e-3, "at its peak")
     bias_learning_rate: float = option(0.0, "of biases and norms, at its peak; 0: learning_rate")
-    whitening: float = option(
-        0.0,
-        "share of the run in which a whitening layer's bias learns, its rate falling to 0; 0: as other biases",
-    )
+    whitening: float = option(0.0, "share of the run in which a whitening layer's bias learns; 0: as others")
     dense_learning_rate: float = option(0.0, "of dense kernels, at its peak; 0: learning_rate")
     schedule: str = option(
         "cosine",
