@@ -20,7 +20,7 @@ RECIPES = {
     "tiny_zfnet": (63, 20, 5e-3),
     "tiny_vgg": (16, 20, 5e-3),
     "tiny_vgg_bn": (16, 15, 5e-3),
-    "tiny_googlenet": (32, 50, 5e-3),
+    "tiny_googlenet": (32, 80, 8e-3),
     "tiny_googlenet_bn": (32, 20, 5e-3),
     "tiny_resnet": (16, 5, 1e-2),
     "tiny_resnet18": (32, 12, 1e-2),
