@@ -79,7 +79,7 @@ def soaked(workdir: Path, seconds: float, flags: Sequence[str] = _FLAGS, settle:
         },
     }
     note = (
-        f"Times are means over up to {lines[0]['step']} steps, with their checkpoints; memory is that of no file, and "
-        f"TensorStore 0.1.86 keeps about 60 kB of each checkpoint; the first {settle:.0%} of the time is left out."
+        f"Times are means over up to {lines[0]['step']} steps, with their checkpoints; memory is that of no file; "
+        f"the first {settle:.0%} of the time is left out."
     )
     return Measured("reliability", "soak, LeNet-5 on digits", values, note=note)
