@@ -31,9 +31,10 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from cnnjax import config, platform, processes
+from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.modes import MODES, print_names
+from cnnjax.runtime import platform, processes
 
 platform.configure()  # before anything imports jax
 

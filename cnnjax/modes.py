@@ -10,8 +10,9 @@ from typing import Any
 
 from absl import flags
 
-from cnnjax import config, processes
+from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
+from cnnjax.runtime import processes
 
 FLAGS = flags.FLAGS
 
@@ -66,13 +67,13 @@ def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment
 
 
 def optional_workdir() -> Any:
-    from cnnjax.workdir import Workdir
+    from cnnjax.runs.workdir import Workdir
 
     return Workdir(FLAGS.workdir) if FLAGS.workdir else None
 
 
 def existing_workdir() -> Any:
-    from cnnjax.workdir import Workdir
+    from cnnjax.runs.workdir import Workdir
 
     if not FLAGS.workdir:
         raise ConfigError(f"mode={FLAGS.mode} needs --workdir=DIR, the folder of a trained run")
@@ -84,7 +85,7 @@ def command_line() -> str:
 
 
 def print_table(evaluation: Any) -> None:
-    from cnnjax.run import format_metric
+    from cnnjax.runs.run import format_metric
 
     table = evaluation.table
     print(f"{'metric':<12}" + "".join(f"{column:>12}" for column in table))
@@ -117,8 +118,8 @@ def print_table_of(functions: Mapping[str, Callable[..., Any]]) -> None:
 
 
 def mode_train() -> None:
-    from cnnjax import run
-    from cnnjax.workdir import Workdir
+    from cnnjax.runs import run
+    from cnnjax.runs.workdir import Workdir
 
     workdir = optional_workdir()
     experiment = chosen_experiment(workdir)
@@ -129,7 +130,7 @@ def mode_train() -> None:
 
 
 def mode_evaluate() -> None:
-    from cnnjax import run
+    from cnnjax.runs import run
 
     workdir = existing_workdir()
     changes = only_changes("evaluate.", "data.name")
@@ -137,7 +138,8 @@ def mode_evaluate() -> None:
 
 
 def mode_predict() -> None:
-    from cnnjax import predict, run
+    from cnnjax.predict import predict
+    from cnnjax.runs import run
 
     workdir = existing_workdir()
     paths = predict.find_images(FLAGS.inputs)
@@ -150,7 +152,7 @@ def mode_predict() -> None:
 
 
 def mode_prepare() -> None:
-    from cnnjax.data import prepare
+    from cnnjax.data.formats import prepare
 
     if not FLAGS.output:
         raise ConfigError("mode=prepare needs --data.name=folder:PATH and --output=DIR, a new folder")
@@ -160,7 +162,7 @@ def mode_prepare() -> None:
 
 
 def mode_summarize() -> None:
-    from cnnjax import look
+    from cnnjax.inspect import look
 
     print(
         look.summarize_experiment(
@@ -170,7 +172,7 @@ def mode_summarize() -> None:
 
 
 def mode_preview() -> None:
-    from cnnjax import look
+    from cnnjax.inspect import look
 
     experiment = chosen_experiment(optional_workdir())
     path = FLAGS.output or f"preview_{experiment.name}.png"
@@ -179,15 +181,17 @@ def mode_preview() -> None:
 
 
 def mode_layers() -> None:
-    from cnnjax import look, run
+    from cnnjax.inspect import look
+    from cnnjax.runs import run
 
     print(look.list_layers(run.restore(existing_workdir(), FLAGS.checkpoint)))
 
 
 def mode_visualize() -> None:
     """Looks at the run in --workdir; for a named experiment that has none yet, imports --weights or trains first."""
-    from cnnjax import look, run
-    from cnnjax.workdir import Workdir
+    from cnnjax.inspect import look
+    from cnnjax.runs import run
+    from cnnjax.runs.workdir import Workdir
 
     if FLAGS.experiment is None:
         workdir = existing_workdir()
@@ -214,8 +218,9 @@ def mode_visualize() -> None:
 
 def mode_slide() -> None:
     """Slides the classifier in --workdir over a large canvas; without one, trains digits_sliding first."""
-    from cnnjax import look, run
-    from cnnjax.workdir import Workdir
+    from cnnjax.inspect import look
+    from cnnjax.runs import run
+    from cnnjax.runs.workdir import Workdir
 
     workdir = optional_workdir()
     if workdir is None:
@@ -228,7 +233,7 @@ def mode_slide() -> None:
 
 
 def mode_import() -> None:
-    from cnnjax.workdir import Workdir
+    from cnnjax.runs.workdir import Workdir
 
     if not FLAGS.weights or not FLAGS.workdir:
         raise ConfigError("mode=import needs --weights=FILE, --experiment=NAME and --workdir=DIR")
@@ -237,9 +242,9 @@ def mode_import() -> None:
 
 
 def import_weights(experiment: Experiment, workdir: Any) -> None:
-    from cnnjax import transfer
     from cnnjax.data import sources
     from cnnjax.models import create_model
+    from cnnjax.runs import transfer
 
     if FLAGS.classes:
         classes = transfer.read_classes(FLAGS.classes)
@@ -250,7 +255,7 @@ def import_weights(experiment: Experiment, workdir: Any) -> None:
 
 
 def mode_export_weights() -> None:
-    from cnnjax import run, transfer
+    from cnnjax.runs import run, transfer
 
     if not FLAGS.output:
         raise ConfigError("mode=export_weights needs --output=FILE.safetensors")
@@ -259,7 +264,7 @@ def mode_export_weights() -> None:
 
 
 def mode_export() -> None:
-    from cnnjax import export, run
+    from cnnjax.runs import export, run
 
     workdir = existing_workdir()
     path = Path(FLAGS.output) if FLAGS.output else workdir.path / "network.stablehlo"
@@ -272,10 +277,11 @@ def mode_export() -> None:
 
 
 def mode_benchmark() -> None:
-    from cnnjax import results, run
-    from cnnjax.workdir import Workdir
+    from cnnjax.benchmarks import records
+    from cnnjax.runs import run
+    from cnnjax.runs.workdir import Workdir
 
-    output = Path(FLAGS["benchmark.output"].value or results.RECORDS)
+    output = Path(FLAGS["benchmark.output"].value or records.RECORDS)
     if FLAGS["benchmark.name"].value:
         benchmark_speed(output)
         return
@@ -285,12 +291,13 @@ def mode_benchmark() -> None:
         experiment, workdir, FLAGS.data_dir, command_line(), FLAGS["benchmark.note"].value or ""
     )
     if processes.is_first():
-        results.append(record, output)
+        records.append(record, output)
     print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
 
 
 def benchmark_speed(output: Path) -> None:
-    from cnnjax import benchmarks, results
+    from cnnjax import benchmarks
+    from cnnjax.benchmarks import records
 
     def flag(name: str) -> Any:
         return FLAGS[f"benchmark.{name}"].value
@@ -309,11 +316,11 @@ def benchmark_speed(output: Path) -> None:
                 print(f"skipped: {found.benchmark}, {found.subject}: {found.skipped}")
                 continue
             notes = " ".join(text for text in (found.note, note) if text)
-            record = results.make_record(
+            record = records.make_record(
                 found.benchmark, found.subject, found.values, command_line(), note=notes, peers=found.peers
             )
-            results.append(record, output)
-            print(results.describe(record))
+            records.append(record, output)
+            print(records.describe(record))
     print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
 
 

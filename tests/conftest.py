@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnjax import platform
+from cnnjax.runtime import platform
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 platform.configure()

@@ -115,7 +115,7 @@ def test_empty_folder_and_folder_without_images(launch, tmp_path):
 
 
 def test_workdir_in_use_is_refused(launch, tmp_path):
-    from cnnjax.workdir import Workdir
+    from cnnjax.runs.workdir import Workdir
 
     with Workdir(tmp_path).claim():
         result = launch(*QUICK, f"--workdir={tmp_path}")
@@ -152,8 +152,8 @@ def test_killed_at_any_moment_and_launched_again_ends_the_same(tmp_path):
     result = subprocess.run([*command, f"--workdir={broken}"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert kills > 0
-    from cnnjax.run import restore
-    from cnnjax.workdir import Workdir
+    from cnnjax.runs.run import restore
+    from cnnjax.runs.workdir import Workdir
 
     for a, b in zip(*(map(np.asarray, _leaves(restore(Workdir(w)))) for w in (whole, broken)), strict=True):
         np.testing.assert_array_equal(a, b)

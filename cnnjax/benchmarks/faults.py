@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax import run
 from cnnjax.benchmarks import launched
 from cnnjax.benchmarks.options import Measured, Options
-from cnnjax.checkpoint import checksums
 from cnnjax.config import ConfigError
-from cnnjax.workdir import Workdir
+from cnnjax.runs import run
+from cnnjax.runs.checkpoint import checksums
+from cnnjax.runs.workdir import Workdir
 
 _START, _TRAINING, _WRITING = "start-up", "training", "the writing of a checkpoint"
 _MOMENTS = {_START: 1, _TRAINING: 2, _WRITING: 2}  # how often of five a kill is meant for them

@@ -14,7 +14,7 @@ from cnnjax.benchmarks.timing import comparison, interleave
 from cnnjax.benchmarks.workload import CPU_WORKLOADS, Workload
 from cnnjax.config import Augment
 from cnnjax.data import batches
-from cnnjax.step import augmented
+from cnnjax.training.step import augmented
 
 EPOCH = 50_000
 PAD, JITTER = 4, 0.1

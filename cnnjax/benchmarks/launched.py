@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cnnjax.benchmarks.records import ROOT
 from cnnjax.config import ConfigError
-from cnnjax.results import ROOT
 
 
 def start(workdir: Path, *flags: str) -> subprocess.Popen:

@@ -11,7 +11,7 @@ import numpy as np
 from cnnjax.benchmarks import launched
 from cnnjax.benchmarks.options import Measured, Options
 from cnnjax.config import ConfigError
-from cnnjax.workdir import Workdir
+from cnnjax.runs.workdir import Workdir
 
 _EPOCHS_BETWEEN = 20  # checkpoints and evaluations, so that these are soaked too
 _FLAGS = (

@@ -11,15 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnjax import config, sharding
+from cnnjax import config
 from cnnjax.benchmarks.options import Measured, Options
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.sources import load
 from cnnjax.data.statistics import channel_stats
-from cnnjax.evaluate import Evaluator
-from cnnjax.step import compile_init, compile_steps, make_recipe
-from cnnjax.train import train_rows
+from cnnjax.runtime import sharding
+from cnnjax.training.evaluate import Evaluator
+from cnnjax.training.loop import train_rows
+from cnnjax.training.step import compile_init, compile_steps, make_recipe
 
 INITIALIZED_FROM = 5000  # training images from which the whitening layer is computed
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnnjax.benchmarks.options import Measured, Options
+from cnnjax.benchmarks.records import ROOT
 from cnnjax.benchmarks.steps import Steps
 from cnnjax.benchmarks.workload import CPU_WORKLOADS, Workload
 from cnnjax.config import ConfigError
-from cnnjax.results import ROOT
 
 
 def first_step(options: Options) -> list[Measured]:

@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cnnjax import config, sharding
+from cnnjax import config
 from cnnjax.benchmarks.timing import compiled
 from cnnjax.benchmarks.workload import LEARNING_RATE, MOMENTUM, Workload
 from cnnjax.config import Augment, Data
-from cnnjax.evaluate import network_outputs
 from cnnjax.models import create_model
-from cnnjax.optimizers import make_optimizer
-from cnnjax.step import Recipe, TrainState, compile_init, compile_steps
+from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch
 from cnnjax.tasks.classification import Classification
+from cnnjax.training.evaluate import network_outputs
+from cnnjax.training.optimizers import make_optimizer
+from cnnjax.training.step import Recipe, TrainState, compile_init, compile_steps
 
 
 class Squared(Classification):

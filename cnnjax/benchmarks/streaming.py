@@ -13,7 +13,7 @@ from PIL import Image
 from cnnjax.benchmarks import launched
 from cnnjax.benchmarks.options import Measured, Options
 from cnnjax.config import ConfigError
-from cnnjax.data.records import Raw, write
+from cnnjax.data.formats.records import Raw, write
 
 SIDE = 1024  # of the stored images, which are not compressed: 3.1 MB each
 _RESIZED, _BATCH = 8, 32

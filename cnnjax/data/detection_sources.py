@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import scenes
-from cnnjax.data.annotations import Annotations, describe_problems, keep_classes
-from cnnjax.data.annotations_coco import read_coco
-from cnnjax.data.annotations_voc import read_voc
-from cnnjax.data.annotations_yolo import read_yolo
 from cnnjax.data.dataset import Dataset, Split, first
-from cnnjax.data.detection import load_detection
+from cnnjax.data.formats.annotations import Annotations, describe_problems, keep_classes
+from cnnjax.data.formats.coco import read_coco
+from cnnjax.data.formats.voc import read_voc
+from cnnjax.data.formats.yolo import read_yolo
+from cnnjax.data.letterbox import load_detection
+from cnnjax.data.synthetic import scenes
 
 KINDS = {"shapes": "shapes", "digit_scenes": "digits"}
 NUM_SCENES = {"train": 4000, "test": 1000}

@@ -5,17 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import (
-    archives,
-    embedded,
-    folders,
-    images,
-    prepared,
-    records,
-    tfds_builder,
-    tfds_download,
-)
+from cnnjax.data import images
 from cnnjax.data.dataset import Dataset, Split, first, hold_out
+from cnnjax.data.formats import archives, folders, records
+from cnnjax.data.synthetic import embedded
+from cnnjax.data.tfds import builder as tfds_builder
+from cnnjax.data.tfds import download as tfds_download
+from cnnjax.data.tfds import read as prepared
 
 OWN_NAMES = (
     "digits",

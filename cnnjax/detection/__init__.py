@@ -1,0 +1,1 @@
+"""Boxes and what is done with them: anchors, grids, losses, suppression, judging."""

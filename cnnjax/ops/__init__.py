@@ -1,0 +1,1 @@
+"""Pure functions of arrays: convolution, pooling, normalization, RoI pooling."""

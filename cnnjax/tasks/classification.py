@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cnnjax import losses, metrics
+from cnnjax.tasks import losses, metrics
 from cnnjax.tasks.task import Batch
 
 if TYPE_CHECKING:
-    from cnnjax.pictures import Picture
+    from cnnjax.drawing.figures import Picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Classification:
         self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
     ) -> "list[Picture]":
         """The confusion matrix and the mistakes that the network was most sure of."""
-        from cnnjax import pictures
+        from cnnjax.drawing import figures
 
         label, p = predictions["label"][:, 0], predictions["probability"][:, 0]
         wrong = np.flatnonzero(label != truth["label"])
@@ -85,8 +85,8 @@ class Classification:
         ]
         caption = f"{len(wrong):,} of {len(label):,} examples are wrong; these {len(worst)} were the most confident."
         return [
-            pictures.confusion_matrix(self.confusion(predictions, truth), self.classes),
-            pictures.image_grid(
+            figures.confusion_matrix(self.confusion(predictions, truth), self.classes),
+            figures.image_grid(
                 "mistakes", "Most confident mistakes", caption, [truth["image"][i] for i in worst], texts
             ),
         ]

@@ -11,20 +11,20 @@ from jax import Array
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
-from cnnjax.data.detection import detections_in_originals, truths_in_originals
-from cnnjax.detection.average_precision import best_f1, mean_of_known, precision_recall, voc_evaluate
+from cnnjax.data.letterbox import detections_in_originals, truths_in_originals
 from cnnjax.detection.boxes import box_from_letterbox, letterbox
-from cnnjax.detection.coco import AREAS, coco_evaluate
 from cnnjax.detection.detect import detect, form_of
-from cnnjax.detection.errors import confusion_matrix, error_analysis
 from cnnjax.detection.grid import Grid, Targets, encode
+from cnnjax.detection.judge.coco import AREAS, coco_evaluate
+from cnnjax.detection.judge.errors import confusion_matrix, error_analysis
+from cnnjax.detection.judge.voc import best_f1, mean_of_known, precision_recall, voc_evaluate
 from cnnjax.detection.results import Detections, Truth, unpad
-from cnnjax.metrics import Values
 from cnnjax.models import create_model
+from cnnjax.tasks.metrics import Values
 from cnnjax.tasks.task import Batch
 
 if TYPE_CHECKING:
-    from cnnjax.pictures import Boxes, Picture
+    from cnnjax.drawing.figures import Boxes, Picture
 
 SHOWN_SCORE = 0.3  # where neither a flag nor a validation split says what pictures and predictions show
 COLOURS = ("lime", "red", "deepskyblue", "orange", "magenta", "yellow", "cyan", "white")
@@ -153,7 +153,7 @@ class GridDetection:
         self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
     ) -> "list[Picture]":
         """Precision over recall, confusions, kinds of errors, and examples with real and found boxes."""
-        from cnnjax import pictures
+        from cnnjax.drawing import figures
 
         truths, found = self._in_originals(predictions, truth)
         result = coco_evaluate(truths, found, len(self.classes))
@@ -166,15 +166,15 @@ class GridDetection:
             )
             boxes = truth["boxes"][i][truth["valid"][i]]
             drawn = self._drawing(record)
-            drawn = pictures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
-            images.append(pictures.draw_boxes(truth["image"][i], drawn))
+            drawn = figures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
+            images.append(figures.draw_boxes(truth["image"][i], drawn))
             texts.append(f"{len(boxes)} objects, {len(record['detections'])} found")
         caption = f"White: real boxes. Colour: boxes found with a score of {self.shown_score:.2f} or more."
         return [
-            pictures.precision_recall_curves(result.precision[0], self.classes),
-            pictures.confusion_matrix(matrix, (*self.classes, "background")),
-            pictures.error_kinds(analysis.shares),
-            pictures.image_grid("examples", "Examples", caption, images, texts, columns=4),
+            figures.precision_recall_curves(result.precision[0], self.classes),
+            figures.confusion_matrix(matrix, (*self.classes, "background")),
+            figures.error_kinds(analysis.shares),
+            figures.image_grid("examples", "Examples", caption, images, texts, columns=4),
         ]
 
     def _similar(self) -> list[list[int]]:
@@ -205,18 +205,18 @@ class GridDetection:
         return {"width": shape[1], "height": shape[0], "detections": detections}
 
     def draw(self, image: np.ndarray, name: str, record: Mapping[str, Any]) -> tuple[np.ndarray, str]:
-        from cnnjax import pictures
+        from cnnjax.drawing import figures
 
-        return pictures.draw_boxes(image, self._drawing(record)), f"{name}\n{len(record['detections'])} found"
+        return figures.draw_boxes(image, self._drawing(record)), f"{name}\n{len(record['detections'])} found"
 
     def _drawing(self, record: Mapping[str, Any]) -> "Boxes":
-        from cnnjax import pictures
+        from cnnjax.drawing import figures
 
         found = record["detections"]
         boxes = np.array([d["bbox"] for d in found], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = [f"{d['category']} {100 * d['score']:.0f}" for d in found]
-        return pictures.Boxes(boxes, labels, [COLOURS[d["category_id"] % len(COLOURS)] for d in found])
+        return figures.Boxes(boxes, labels, [COLOURS[d["category_id"] % len(COLOURS)] for d in found])
 
 
 def _unpadded(predictions: Mapping[str, np.ndarray]) -> list[Detections]:

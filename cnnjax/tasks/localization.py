@@ -11,11 +11,11 @@ from jax import Array
 from cnnjax.config import ConfigError
 from cnnjax.detection import localization
 from cnnjax.detection.boxes import box_from_letterbox, iou, letterbox
-from cnnjax.metrics import Values
+from cnnjax.tasks.metrics import Values
 from cnnjax.tasks.task import Batch
 
 if TYPE_CHECKING:
-    from cnnjax.pictures import Boxes, Picture
+    from cnnjax.drawing.figures import Boxes, Picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Localization:
         self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
     ) -> "list[Picture]":
         """The first images with the real box in white and the predicted one in colour."""
-        from cnnjax import pictures
+        from cnnjax.drawing import figures
 
         shown = range(min(24, len(truth["image"])))
         images, texts = [], []
@@ -90,11 +90,11 @@ class Localization:
             record = self.record(
                 {name: values[i] for name, values in predictions.items()}, truth["image"][i].shape
             )
-            boxes = pictures.Boxes(real, [""] * len(real), ["white"] * len(real)) + self._drawing(record)
-            images.append(pictures.draw_boxes(truth["image"][i], boxes))
+            boxes = figures.Boxes(real, [""] * len(real), ["white"] * len(real)) + self._drawing(record)
+            images.append(figures.draw_boxes(truth["image"][i], boxes))
             texts.append(_describe(record))
         caption = "White: the real box. Colour: the predicted box, with its class and score."
-        return [pictures.image_grid("examples", "Examples", caption, images, texts)]
+        return [figures.image_grid("examples", "Examples", caption, images, texts)]
 
     def record(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, Any]:
         if prediction["scores"] <= 0.5:
@@ -110,17 +110,17 @@ class Localization:
         }
 
     def draw(self, image: np.ndarray, name: str, record: Mapping[str, Any]) -> tuple[np.ndarray, str]:
-        from cnnjax import pictures
+        from cnnjax.drawing import figures
 
-        return pictures.draw_boxes(image, self._drawing(record)), f"{name}\n{_describe(record)}"
+        return figures.draw_boxes(image, self._drawing(record)), f"{name}\n{_describe(record)}"
 
     def _drawing(self, record: Mapping[str, Any]) -> "Boxes":
-        from cnnjax import pictures
+        from cnnjax.drawing import figures
 
         if record["class"] is None:
-            return pictures.Boxes(np.zeros((0, 4)), [], [])
+            return figures.Boxes(np.zeros((0, 4)), [], [])
         x, y, w, h = record["bbox"]
-        return pictures.Boxes(np.array([[x, y, x + w, y + h]]), [""], ["lime"])
+        return figures.Boxes(np.array([[x, y, x + w, y + h]]), [""], ["lime"])
 
     def _decode(self, outputs: Array) -> localization.Localized:
         return localization.decode_localization(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from jax import Array
 
-from cnnjax.metrics import Values
+from cnnjax.tasks.metrics import Values
 
 if TYPE_CHECKING:  # matplotlib, which takes half a second, is imported when a picture is made
-    from cnnjax.pictures import Picture
+    from cnnjax.drawing.figures import Picture
 
 Batch = Mapping[str, Array]
 Outputs = Any

@@ -1,0 +1,1 @@
+"""What a network learned: objectives, rendering, attribution, and the gallery of pages."""

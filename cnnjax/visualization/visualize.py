@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from cnnjax.config import PAGE_NAMES, ConfigError
-from cnnjax.visualization import explanation_pages, picture_pages
 from cnnjax.visualization.embeddings import write_projector
-from cnnjax.visualization.gallery import Gallery
+from cnnjax.visualization.pages import explanations as explanation_pages
+from cnnjax.visualization.pages import pictures as picture_pages
+from cnnjax.visualization.pages.gallery import Gallery
 from cnnjax.visualization.pictures import Picture
 from cnnjax.visualization.subject import Subject
 

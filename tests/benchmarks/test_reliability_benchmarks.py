@@ -60,7 +60,7 @@ def test_kills_are_as_many_as_asked_for_and_at_most_ten_a_run(tmp_path, monkeypa
 
 
 def test_a_launch_that_fails_by_itself_is_no_kill(tmp_path):
-    from cnnjax.workdir import Workdir
+    from cnnjax.runs.workdir import Workdir
 
     command = [sys.executable, "-c", "raise SystemExit('error: no')"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

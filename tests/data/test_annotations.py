@@ -7,10 +7,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from cnnjax.config import ConfigError
-from cnnjax.data.annotations import AnnotatedImage, Annotations
-from cnnjax.data.annotations_coco import read_coco, write_coco
-from cnnjax.data.annotations_voc import read_voc, write_voc
-from cnnjax.data.annotations_yolo import read_yolo, write_yolo
+from cnnjax.data.formats.annotations import AnnotatedImage, Annotations
+from cnnjax.data.formats.coco import read_coco, write_coco
+from cnnjax.data.formats.voc import read_voc, write_voc
+from cnnjax.data.formats.yolo import read_yolo, write_yolo
 from cnnjax.detection.results import Truth
 
 

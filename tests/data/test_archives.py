@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from cnnjax.config import ConfigError
-from cnnjax.data import archives
+from cnnjax.data.formats import archives
 
 
 def labels(count, num_classes, seed=0):

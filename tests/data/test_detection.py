@@ -4,9 +4,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from cnnjax.config import ConfigError
-from cnnjax.data.annotations import AnnotatedImage, Annotations
-from cnnjax.data.annotations_voc import read_voc
-from cnnjax.data.detection import detections_in_originals, load_detection, truths_in_originals
+from cnnjax.data.formats.annotations import AnnotatedImage, Annotations
+from cnnjax.data.formats.voc import read_voc
+from cnnjax.data.letterbox import detections_in_originals, load_detection, truths_in_originals
 from cnnjax.detection.results import Detections, Truth
 
 

@@ -4,7 +4,7 @@ import tiny
 from PIL import Image
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import folders
+from cnnjax.data.formats import folders
 from cnnjax.data.sources import load, load_evaluated
 
 

@@ -10,11 +10,11 @@ from PIL import Image
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import images
-from cnnjax.data.annotations import AnnotatedImage, Annotations
-from cnnjax.data.annotations_coco import write_coco
-from cnnjax.data.annotations_voc import write_voc
-from cnnjax.data.annotations_yolo import write_yolo
-from cnnjax.data.prepare import prepare
+from cnnjax.data.formats.annotations import AnnotatedImage, Annotations
+from cnnjax.data.formats.coco import write_coco
+from cnnjax.data.formats.prepare import prepare
+from cnnjax.data.formats.voc import write_voc
+from cnnjax.data.formats.yolo import write_yolo
 from cnnjax.data.sources import load, load_evaluated
 from cnnjax.detection.results import Truth
 

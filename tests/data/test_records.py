@@ -11,9 +11,9 @@ import tiny
 from PIL import Image
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import folders
 from cnnjax.data.batches import train_indices
-from cnnjax.data.prepare import prepare
+from cnnjax.data.formats import folders
+from cnnjax.data.formats.prepare import prepare
 from cnnjax.data.sources import load
 from cnnjax.data.stream import EvaluationRows, TrainRows, read_ahead
 

@@ -5,7 +5,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from cnnjax.data import scenes
+from cnnjax.data.synthetic import scenes
 
 
 def on_host(tree):

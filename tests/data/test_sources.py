@@ -7,9 +7,9 @@ import pytest
 import tiny
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import tfds_download
 from cnnjax.data.sources import load
 from cnnjax.data.statistics import channel_stats
+from cnnjax.data.tfds import download as tfds_download
 
 
 def counts(split):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cnnjax.config import ConfigError
-from cnnjax.data.tfds_download import fetch
+from cnnjax.data.tfds.download import fetch
 
 FILES = {"one.gz": b"first file", "two.gz": b"second file"}
 

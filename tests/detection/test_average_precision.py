@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from cnnjax.detection.average_precision import Curve, best_f1, precision_recall, voc_evaluate
+from cnnjax.detection.judge.voc import Curve, best_f1, precision_recall, voc_evaluate
 from cnnjax.detection.results import Detections, Truth
 
 BOX = np.array([10.0, 10, 50, 50])

@@ -6,8 +6,8 @@ from numpy.testing import assert_allclose
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cnnjax.detection.average_precision import voc_evaluate
-from cnnjax.detection.coco import coco_evaluate, coco_evaluate_files
+from cnnjax.detection.judge.coco import coco_evaluate, coco_evaluate_files
+from cnnjax.detection.judge.voc import voc_evaluate
 from cnnjax.detection.results import Detections, Truth
 
 # pycocotools 2.0.11 and faster-coco-eval 1.8.0 on the files of cocoapi.

@@ -1,7 +1,7 @@
 import numpy as np
 from numpy.testing import assert_array_equal
 
-from cnnjax.detection.errors import KINDS, confusion_matrix, error_analysis
+from cnnjax.detection.judge.errors import KINDS, confusion_matrix, error_analysis
 from cnnjax.detection.results import Detections, Truth
 
 BOX = np.array([0.0, 0, 10, 10])

@@ -5,8 +5,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from cnnjax.detection import localization as loc
-from cnnjax.metrics import sums_and_counts
 from cnnjax.tasks.localization import Localization
+from cnnjax.tasks.metrics import sums_and_counts
 
 TARGET = jnp.array([[1, 0.5, 0.7, 0.3, 0.4, 0, 1, 0, 0]])
 EMPTY = jnp.zeros((1, 9))

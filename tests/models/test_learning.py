@@ -10,8 +10,8 @@ import pytest
 from cnnjax.config import Data, Experiment, Model, Optimizer, Train
 from cnnjax.data.batches import train_indices
 from cnnjax.data.sources import load
-from cnnjax.evaluate import network_outputs
-from cnnjax.step import init_state, make_recipe, train_step
+from cnnjax.training.evaluate import network_outputs
+from cnnjax.training.step import init_state, make_recipe, train_step
 
 # Side of the image, epochs, peak learning rate of Adam. Batches of 64, a cosine to zero, no augmentation.
 RECIPES = {

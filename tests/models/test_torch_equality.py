@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="the reference is torch")
 import torch_reference as reference  # noqa: E402
 
 from cnnjax.models import create_model  # noqa: E402
-from cnnjax.weights import load_weights, save_torchvision  # noqa: E402
+from cnnjax.weights.convert import load_weights, save_torchvision  # noqa: E402
 
 # Model, changed fields, torch's network, image size, stage -> torch module whose output it is.
 CASES = {

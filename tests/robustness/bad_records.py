@@ -6,7 +6,7 @@ import numpy as np
 from case import PREPARE, Case, among_others, colour, edit_json, write
 
 from cnnjax.config import Data
-from cnnjax.data.prepare import prepare
+from cnnjax.data.formats.prepare import prepare
 
 TRAIN = "--data.name=records:set --data.image_size=8 --train.steps=1 --workdir=new"
 STREAM = f"{TRAIN} --data.stream --data.workers=0"

@@ -5,7 +5,7 @@ import shutil
 
 from case import Case, colour, edit_json, write
 
-from cnnjax.checkpoint import _checksum
+from cnnjax.runs.checkpoint import _checksum
 
 LAYERS = "--mode=layers --workdir=run"
 RESUME = "--workdir=run --train.steps=3"

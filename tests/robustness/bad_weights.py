@@ -32,7 +32,7 @@ def good():
     import jax.numpy as jnp
     from safetensors.numpy import load, save
 
-    from cnnjax.weights import save_torchvision
+    from cnnjax.weights.convert import save_torchvision
 
     model = create_model("tiny_vgg", 3)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))

@@ -18,7 +18,7 @@ import table
 from absl.testing import flagsaver
 
 import launch as launcher
-from cnnjax import results
+from cnnjax.benchmarks import records
 
 TRAIN = "--model.name=softmax_regression --data.limit=20 --data.batch_size=10 --train.steps=2 --train.checkpoint_every=0.5"
 PARAMETERS = [pytest.param(subject, case, id=f"{subject}-{case.name}") for subject, case in table.CASES]
@@ -49,7 +49,7 @@ def tally():
         command = f"CNNJAX_RECORDS={path} python -m pytest tests/robustness/test_bad_inputs.py"
         values = {"tried": [tried.total()], "with the documented result": [good.total()]}
         values |= {f"of {subject}": [count] for subject, count in good.items()}
-        results.append(results.make_record("bad inputs", "table of bad inputs", values, command), Path(path))
+        records.append(records.make_record("bad inputs", "table of bad inputs", values, command), Path(path))
 
 
 @pytest.fixture

@@ -17,12 +17,13 @@ from PIL import Image
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Data, Experiment
-from cnnjax.data import images, prepare
-from cnnjax.data.annotations import Annotations
-from cnnjax.data.annotations_coco import read_coco
-from cnnjax.data.annotations_voc import read_voc
-from cnnjax.data.annotations_yolo import read_yolo
-from cnnjax.weight_files import read_tensors
+from cnnjax.data import images
+from cnnjax.data.formats import prepare
+from cnnjax.data.formats.annotations import Annotations
+from cnnjax.data.formats.coco import read_coco
+from cnnjax.data.formats.voc import read_voc
+from cnnjax.data.formats.yolo import read_yolo
+from cnnjax.weights.files import read_tensors
 
 # The same examples every time; time is measured below, for the processor may have other things to do.
 COMMON = {

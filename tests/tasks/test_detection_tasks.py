@@ -12,24 +12,24 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from pycocotools.coco import COCO
 
-from cnnjax import pictures
+from cnnjax.augment.boxes import augment_boxes
 from cnnjax.config import Augment, ConfigError, Data, Detection, Experiment, Model, replace
-from cnnjax.data.annotations import AnnotatedImage, Annotations, padded
-from cnnjax.data.annotations_voc import write_voc
-from cnnjax.data.box_augment import augment_boxes
-from cnnjax.data.detection import framed
-from cnnjax.data.prepare import prepare
+from cnnjax.data.formats.annotations import AnnotatedImage, Annotations, padded
+from cnnjax.data.formats.prepare import prepare
+from cnnjax.data.formats.voc import write_voc
+from cnnjax.data.letterbox import framed
 from cnnjax.data.sources import load
 from cnnjax.detection.results import Truth
-from cnnjax.look import preview
+from cnnjax.drawing import figures
+from cnnjax.inspect.look import preview
 from cnnjax.models import MODELS
 from cnnjax.models.grid import GridNet
-from cnnjax.run import restore
-from cnnjax.step import make_recipe
+from cnnjax.runs.run import restore
+from cnnjax.runs.workdir import Workdir
 from cnnjax.tasks import make_task
 from cnnjax.tasks.grid_detection import GridDetection
 from cnnjax.tasks.localization import Localization
-from cnnjax.workdir import Workdir
+from cnnjax.training.step import make_recipe
 from experiments import EXPERIMENTS
 
 CLASSES = ("disk", "square", "triangle", "cross")
@@ -146,8 +146,8 @@ def drawn(tmp_path_factory):
 
 def test_preview_draws_the_boxes_of_the_augmented_batch(drawn, tmp_path, monkeypatch):
     seen = []
-    draw = pictures.draw_boxes
-    monkeypatch.setattr(pictures, "draw_boxes", lambda image, boxes: seen.append(boxes) or draw(image, boxes))
+    draw = figures.draw_boxes
+    monkeypatch.setattr(figures, "draw_boxes", lambda image, boxes: seen.append(boxes) or draw(image, boxes))
     experiment = replace(
         EXPERIMENTS["scenes_grid"](),
         {"data.name": f"voc:{drawn}", "data.image_size": 64, "data.batch_size": 6, "augment.scale": 0.0}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cnnjax.config import ConfigError
-from cnnjax.visualization.gallery import Gallery
+from cnnjax.visualization.pages.gallery import Gallery
 from cnnjax.visualization.pictures import NOTHING, Picture, enlarge, grid, heat, signed, to_uint8, write_gif
 
 

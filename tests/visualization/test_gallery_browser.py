@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.visualization.gallery import Gallery
+from cnnjax.visualization.pages.gallery import Gallery
 from cnnjax.visualization.pictures import Picture
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import look
 from cnnjax.config import Data
 from cnnjax.data.images import read_image, resize
-from cnnjax.run import restore
-from cnnjax.transfer import import_weights
+from cnnjax.inspect import look
+from cnnjax.runs.run import restore
+from cnnjax.runs.transfer import import_weights
+from cnnjax.runs.workdir import Workdir
 from cnnjax.visualization.interrogate import interrogate
 from cnnjax.visualization.render import render_each
-from cnnjax.workdir import Workdir
 from experiments.visualize import visualize_squeezenet
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from cnnjax.models import create_model
-from cnnjax.models.names import caffe_names
+from cnnjax.weights.names import caffe_names
 
 TRAIN = ("--data.limit=40", "--data.batch_size=20", "--train.epochs=0", "--train.steps=4")
 

@@ -1,0 +1,1 @@
+"""Random changes of training examples, on the device: images and what moves with them."""

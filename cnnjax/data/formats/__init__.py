@@ -1,0 +1,1 @@
+"""Files that others write, a module each, and the rules they share; prepared records."""

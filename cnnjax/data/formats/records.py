@@ -1,0 +1,256 @@
+"""A prepared data set: a folder of array_record files of images as they were, and what is known of them beside.
+
+  dataset.json              format, kind ("label" or "boxes"), classes, channels, which split thresholds are chosen on
+                            (or ""), and per split its files, the number of images and the CRC-32 of its targets
+  train.npz                 label int32 [N]; or boxes float64 [N, M, 4] xyxy pixels of the original image, classes
+                            int32, valid and ignored bool, area float64 [N, M], and size int32 [N, 2]: what
+                            annotations.padded returns
+  train-00000.array_record  one record per image: its file (JPEG, PNG, ...), byte for byte
+
+Targets are small and stay in memory; images are read one at a time, so a set may be larger than memory.
+"""
+
+import dataclasses
+import json
+import shutil
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cnnjax.config import ConfigError, Data
+from cnnjax.data import images
+from cnnjax.data.dataset import Dataset, Split, first
+from cnnjax.data.stream import StreamedImages, read_one
+
+FORMAT = 2
+SHARD_BYTES = 2**28
+_ABOUT = "dataset.json"
+_TARGETS = {"label": ("label",), "boxes": ("boxes", "classes", "valid", "ignored", "area", "size")}
+_CHUNK = 64  # images that are checked at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw:
+    """A split to prepare: image files in order, with the targets of each."""
+
+    files: Iterable[tuple[str, bytes]]  # name for messages, content
+    targets: dict[str, np.ndarray]
+    count: int
+
+
+def write(
+    folder: Path, classes: tuple[str, ...], splits: dict[str, Raw], note: str, validation: str = ""
+) -> dict[str, int]:
+    """Writes a prepared data set; every image is decoded once to be sure of it. Returns images per split.
+
+    Nothing is left behind if it fails. Raises ConfigError if the folder exists, an image is damaged, or is not of
+    the size that its annotation says.
+    """
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already: prepare into a new folder with --output=DIR")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        about: dict[str, Any] = {"format": FORMAT, "classes": list(classes), "note": note}
+        about |= {"validation": validation, "splits": {}}
+        all_grey = True
+        for name, raw in splits.items():
+            files, grey = _write_images(partial, name, raw)
+            all_grey = all_grey and grey
+            with open(partial / f"{name}.npz", "wb") as file:
+                np.savez(file, **raw.targets)  # type: ignore[arg-type]
+            sums = zlib.crc32((partial / f"{name}.npz").read_bytes())
+            about["splits"][name] = {"count": raw.count, "files": files, "targets_crc32": sums}
+            about["kind"] = "boxes" if "boxes" in raw.targets else "label"
+        about["channels"] = 1 if all_grey and about["kind"] == "label" else 3
+        (partial / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return {name: raw.count for name, raw in splits.items()}
+
+
+def _write_images(folder: Path, name: str, raw: Raw) -> tuple[list[str], bool]:
+    """Names of the files, and whether all images are grey."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    sizes = raw.targets.get("size")
+    files: list[str] = []
+    all_grey, done, room = True, 0, 0
+    writer = None
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(total=raw.count, desc=f"preparing {name}", unit=" images", leave=False, disable=None) as bar,
+    ):
+        for chunk in _chunks(raw.files):
+            grey = [images.check_header(content, label) for label, content in chunk]
+            all_grey = all_grey and all(grey)
+            shapes = list(pool.map(lambda one: images.decode(one[1], one[0], Data(), 3).shape[:2], chunk))
+            for (label, content), shape in zip(chunk, shapes, strict=True):
+                if sizes is not None and shape != tuple(sizes[done]):
+                    raise ConfigError(
+                        f"{label} is {shape[1]}x{shape[0]}, its annotation says {sizes[done][1]}x{sizes[done][0]}"
+                    )
+                if writer is None or room < len(content):
+                    if writer is not None:
+                        writer.close()
+                    files.append(f"{name}-{len(files):05d}.array_record")
+                    writer, room = (
+                        ArrayRecordWriter(str(folder / files[-1]), "group_size:1,uncompressed"),
+                        SHARD_BYTES,
+                    )
+                writer.write(content)
+                room, done = room - len(content), done + 1
+            bar.update(len(chunk))
+    if writer is not None:
+        writer.close()
+    if done != raw.count or not done:
+        raise ConfigError(f"{folder.name}: {done:,} images of {raw.count:,} in the split {name}")
+    return files, all_grey
+
+
+def _chunks(files: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    chunk: list[tuple[str, bytes]] = []
+    for one in files:
+        chunk.append(one)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+class RecordFiles:
+    """Random access to the records of array_record files. Goes to other processes by pickle."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self._paths = [str(path) for path in paths]
+        self._open()
+
+    def _open(self) -> None:
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self._source = ArrayRecordDataSource(self._paths)
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_paths": self._paths}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> bytes:
+        with self._lock:
+            return self._source[index]
+
+
+def read(folder: Path, data: Data) -> Dataset:
+    """What `write` wrote: decoded into memory, or with data.stream as StreamedImages.
+
+    Images with one label each come in the same fixed shuffled order as from the folder they were prepared from,
+    resized as `data` says; images with boxes are letterboxed.
+
+    Raises ConfigError if the folder holds no prepared data set, or a damaged one.
+    """
+    about = _about(folder)
+    kind, channels = about["kind"], about["channels"]
+    if kind == "boxes":
+        from cnnjax.data.letterbox import framed  # imports jax
+
+        if not data.image_size:
+            raise ConfigError(
+                f"data.name={data.name!r} needs --data.image_size, the height of the frame in pixels"
+            )
+        data = dataclasses.replace(data, resize="letterbox")
+
+    def split(name: str) -> Split:
+        entry = about["splits"][name]
+        targets = _targets(folder, name, kind, entry)
+        try:
+            encoded = RecordFiles([folder / file for file in entry["files"]])
+            count = len(encoded)
+        except (RuntimeError, ValueError, TypeError, OSError) as error:
+            raise ConfigError(f"{folder}: the records of {name} cannot be read: {error}") from error
+        if count != entry["count"] or any(len(values) != count for values in targets.values()):
+            raise ConfigError(f"{folder}: {count:,} records of {name}, {_ABOUT} says {entry['count']:,}")
+        order = _order(count)[: data.limit or None] if kind == "label" else np.arange(count)
+        where = f"{name} in {folder}"
+        if kind == "boxes":
+            shape = (data.image_size, data.image_width or data.image_size, 3)
+            targets = framed(targets, shape[:2])
+        elif data.image_size:
+            shape = (data.image_size, data.image_size, channels)
+        else:
+            shape = images.decode(encoded[int(order[0])], where, data, channels).shape
+        pixels: Any = StreamedImages(encoded, order, data, shape, where)
+        if not data.stream:
+            pixels = images.stack(_reader(encoded, order, data, shape, where), len(order), f"reading {name}")
+        return {"image": pixels, **{key: values[order] for key, values in targets.items()}}
+
+    splits = {name: split(name) for name in about["splits"]}
+    validation = splits.get(about["validation"])
+    classes = tuple(about["classes"])
+    try:
+        dataset = Dataset(data.name, splits["train"], splits["test"], classes, about["note"], validation)
+    except ValueError as error:
+        raise ConfigError(f"{folder}: damaged: {error}") from error
+    return first(dataset, data.limit) if kind == "boxes" else dataset
+
+
+def _reader(
+    encoded: RecordFiles, order: np.ndarray, data: Data, shape: tuple[int, ...], where: str
+) -> Callable[[int], np.ndarray]:
+    return lambda index: read_one(encoded, int(order[index]), data, shape, where)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    path = folder / _ABOUT
+    if not path.is_file():
+        raise ConfigError(f"{folder} holds no prepared data set: {_ABOUT} is missing; see --mode=prepare")
+    try:
+        about = json.loads(path.read_text())
+        if about["format"] != FORMAT:
+            raise ConfigError(f"{path}: format {about['format']}, this version reads {FORMAT}")
+        splits = list(about["splits"].values())
+        kinds = about["kind"] in ("label", "boxes") and about["channels"] in (1, 3)
+        texts = [about["note"], *about["classes"], *(name for split in splits for name in split["files"])]
+        names = all(
+            split["files"] and all(Path(file).name == file for file in split["files"]) for split in splits
+        )
+        counts = all(isinstance(split["count"], int) for split in splits)
+        known = {"train", "test", about["validation"]} <= {"", *about["splits"]}
+        if not (kinds and names and counts and known and all(isinstance(text, str) for text in texts)):
+            raise ValueError("its entries are not those of a prepared data set")
+        return about
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: damaged: {error}") from error
+
+
+def _targets(folder: Path, name: str, kind: str, entry: dict[str, Any]) -> dict[str, np.ndarray]:
+    path = folder / f"{name}.npz"
+    try:
+        if zlib.crc32(path.read_bytes()) != entry["targets_crc32"]:
+            raise ValueError("it does not match its checksum")
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in _TARGETS[kind]}
+    except Exception as error:  # zipfile, zlib and numpy each have their own
+        raise ConfigError(f"{path}: damaged: {error}") from error
+
+
+def _order(count: int) -> np.ndarray:
+    from cnnjax.data.formats.folders import order
+
+    return order(count)

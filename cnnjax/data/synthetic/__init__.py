@@ -1,0 +1,1 @@
+"""Images that need no file: bundled digits, drawn scenes."""

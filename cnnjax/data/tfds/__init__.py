@@ -1,0 +1,1 @@
+"""Datasets of tensorflow-datasets, without TensorFlow: builders, downloads, prepared records."""

@@ -1,0 +1,1 @@
+"""What a network is, without training it: costs, data flow, layers, sliding windows."""

@@ -1,0 +1,83 @@
+"""A trained network as one file that needs only JAX: pixels in, final answer out."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, export
+
+from cnnjax.augment.examples import before_views
+from cnnjax.runs.run import Restored
+from cnnjax.runs.workdir import write_atomically
+from cnnjax.runtime import platform
+from cnnjax.training.evaluate import spoken_for
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export_run(run: Restored, path: Path) -> dict[str, Any]:
+    """Writes `path`, StableHLO for all PLATFORMS and any batch size, and beside it a JSON file that describes it.
+
+    The function in it takes uint8 images [batch, H, W, C] (RGB, in the size of the training images) and returns
+    what mode=predict computes: a dict of arrays, such as "label" and "probability" of the most probable classes,
+    or the "boxes", "scores", "classes" and "counts" that are left after non-maximum suppression. Preprocessing,
+    weights, test-time views and, with several seeds, their committee are inside.
+
+    In another program: `jax.export.deserialize(bytearray(path.read_bytes())).call(images)`.
+
+    Returns what the JSON file holds.
+    """
+    shape = _input_shape(run)
+    (batch,) = export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
+    exported = export.export(jax.jit(predictor(run)), platforms=PLATFORMS)(images)
+    content = exported.serialize()
+    outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    description = {
+        "file": path.name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "task": run.experiment.task,
+        "experiment": run.experiment.name,
+        "step": run.step,
+        "classes": list(run.classes),
+        "input": {
+            "shape": ["batch", *shape],
+            "dtype": "uint8",
+            "channels": "RGB or grey, 0 to 255",
+        },
+        "resize": run.experiment.data.resize,
+        "outputs": {name: {"shape": _shape(out), "dtype": str(out.dtype)} for name, out in outputs.items()},
+        "platforms": list(exported.platforms),
+        "calling_convention": exported.calling_convention_version,
+        "versions": platform.versions(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+    write_atomically(path.with_suffix(".json"), json.dumps(description, indent=2) + "\n")
+    return description
+
+
+def predictor(run: Restored) -> Any:
+    """The pure function from uint8 images [N, H, W, C] to the task's predictions, with the weights as constants."""
+    variables = jax.tree.map(np.asarray, run.state.variables)
+
+    def predict(images: Array) -> dict[str, Array]:
+        weights, views = jax.tree.map(jnp.asarray, variables), run.experiment.evaluate.augment
+        return run.recipe.task.predict(spoken_for(run.recipe, weights, images, views))
+
+    return predict
+
+
+def _input_shape(run: Restored) -> tuple[int, ...]:
+    """[H, W, C] of the images that are given to the network, or to the views that are taken of them."""
+    views = run.experiment.evaluate.augment
+    side = before_views(views, run.recipe.data).image_size
+    return (side, side, run.image_shape[-1]) if views == "ten_crop" else run.image_shape
+
+
+def _shape(out: Any) -> list[Any]:
+    return [size if isinstance(size, int) else str(size) for size in out.shape]

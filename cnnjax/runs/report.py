@@ -1,0 +1,127 @@
+"""The self-contained HTML page, with pictures, that a run ends with."""
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib import pyplot as plt
+
+from cnnjax import config
+from cnnjax.config import ConfigError, Experiment
+from cnnjax.data.dataset import Dataset
+from cnnjax.drawing.figures import Picture, image_grid, learning_curves
+from cnnjax.runs.workdir import Workdir, write_atomically
+from cnnjax.runtime import platform
+from cnnjax.training.evaluate import Evaluation
+from cnnjax.training.step import Recipe
+from cnnjax.visualization import filters as filter_pictures
+from cnnjax.visualization.network import Network
+
+
+def write(
+    workdir: Workdir,
+    experiment: Experiment,
+    dataset: Dataset,
+    recipe: Recipe,
+    variables: Any,
+    evaluation: Evaluation,
+    command: str,
+) -> None:
+    """Writes plots/*.png and report.html of trained networks; `variables` have a leading axis of seeds."""
+    pictures = [learning_curves(workdir.read_metrics(), recipe.task.headline)]
+    pictures += recipe.task.pictures(evaluation.predictions, dataset.test)
+    image = dataset.test["image"][0]
+    pictures += _filters_and_maps(network_of(recipe, variables, image.shape, dataset.classes), image)
+    pages = []
+    for picture in pictures:
+        path = workdir.plots / f"{picture.name}.png"
+        picture.figure.savefig(path, dpi=100, bbox_inches="tight")
+        plt.close(picture.figure)
+        pages.append(_section(picture, path))
+    write_atomically(workdir.path / "report.html", _page(experiment, dataset, evaluation, command, pages))
+
+
+def network_of(
+    recipe: Recipe, variables: Any, image_shape: tuple[int, ...], classes: tuple[str, ...]
+) -> Network:
+    """The first seed of trained networks, as visualization looks at it."""
+    height, width, channels = image_shape
+    first = jax.tree.map(lambda a: a[0], variables)
+    data = recipe.data
+    return Network(
+        recipe.model, first, (height, width, channels), data.mean, data.std, data.channel_order, classes
+    )
+
+
+def _filters_and_maps(network: Network, image: np.ndarray) -> list[Picture]:
+    """The learned filters of the first convolution and what the first layer makes of one image, if it has any."""
+    layer = next((name for name, shape in network.layers().items() if len(shape) == 3), None)
+    try:
+        filters = filter_pictures.first_filters(network)
+    except ConfigError:
+        return []
+    shown = [(255 * one).astype(np.uint8) for one in filters[:32]]
+    height, width, channels = filters.shape[1:]
+    pictures = [
+        image_grid(
+            "filters",
+            "Learned filters",
+            f"The filters of the first convolution, {height}x{width}x{channels}; grey is 0.",
+            shown,
+            [str(i) for i in range(len(shown))],
+        )
+    ]
+    if layer:
+        maps = [(255 * one).astype(np.uint8) for one in filter_pictures.feature_maps(network, image, layer)]
+        titles = ["image", *(str(i) for i in range(len(maps)))]
+        caption = f"The image, and the channels of {layer} on one scale from black to white."
+        pictures.append(image_grid("feature_maps", "Feature maps", caption, [image, *maps], titles))
+    return pictures
+
+
+def _section(picture: Picture, path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    title = html.escape(picture.title)
+    return (
+        f'<section><h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">'
+        f"<p>{html.escape(picture.caption)}</p></section>"
+    )
+
+
+def _page(
+    experiment: Experiment, dataset: Dataset, evaluation: Evaluation, command: str, sections: Sequence[str]
+) -> str:
+    table = evaluation.table
+    head = "".join(f"<th>{name}</th>" for name in ("metric", *table))
+    rows = [
+        f"<tr><td>{html.escape(name)}</td>"
+        + "".join(f"<td>{column[name]:.5f}</td>" for column in table.values())
+        for name in evaluation.mean
+    ]
+    facts = {
+        "command": command,
+        "data": f"{dataset.name}: {len(dataset.train['image']):,} training and {len(dataset.test['image']):,} evaluated examples. {dataset.note}",
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": ", ".join(f"{name} {version}" for name, version in platform.versions().items()),
+        "seeds": f"{experiment.train.seed} to {experiment.train.seed + experiment.train.seeds - 1}",
+    }
+    about = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(experiment.name)}</title><style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+img {{ max-width: 100%; height: auto }}
+table {{ border-collapse: collapse }} td, th {{ padding: .25rem 1rem; border-bottom: 1px solid #ddd; text-align: right }}
+td:first-child, th:first-child {{ text-align: left }}
+dt {{ font-weight: 600 }} dd {{ margin: 0 0 .5rem 0; overflow-wrap: anywhere }} pre {{ background: #f6f6f6; padding: 1rem; overflow: auto }}
+</style></head><body>
+<h1>{html.escape(experiment.name)}</h1>
+<table><tr>{head}</tr>{"</tr>".join(rows)}</tr></table>
+<dl>{about}</dl>
+{"".join(sections)}
+<details><summary>Configuration</summary><pre>{html.escape(config.to_json(experiment))}</pre></details>
+</body></html>
+"""

@@ -1,0 +1,83 @@
+"""Published weights in, as an ordinary run; trained weights out, for others to use."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cnnjax import config
+from cnnjax.config import ConfigError, Experiment
+from cnnjax.runs.checkpoint import CheckpointStore
+from cnnjax.runs.run import Restored
+from cnnjax.runs.workdir import Workdir
+from cnnjax.runtime import platform
+from cnnjax.training.step import init_state, make_recipe
+from cnnjax.weights.convert import load_weights, preprocessing, save_torchvision
+
+
+def import_weights(
+    experiment: Experiment, weights: str | os.PathLike, workdir: Workdir, classes: tuple[str, ...]
+) -> Experiment:
+    """Writes a run whose checkpoint, of step 0, holds the weights of a published file with its preprocessing.
+
+    Returns the experiment as it is stored. Raises ConfigError if the file does not fit the experiment's model.
+    """
+    with workdir.claim():
+        if workdir.has_run():
+            raise ConfigError(f"workdir {workdir.path} holds a run already: import into a new one")
+        prepared = preprocessing(weights, experiment.model.name)
+        changes: dict[str, Any] = {
+            "mean": prepared.mean,
+            "std": prepared.std,
+            "channel_order": prepared.channel_order,
+        }
+        if prepared.image_size != 32:  # the images of CIFAR come as they are
+            changes |= {
+                "image_size": prepared.image_size,
+                "resize_short": prepared.resize_short,
+                "resize": "crop",
+            }
+        experiment = config.replace(experiment, {f"data.{name}": value for name, value in changes.items()})
+        image_shape = (prepared.image_size, prepared.image_size, 3)
+        recipe = make_recipe(experiment, classes, image_shape, num_steps=1)
+        state = jax.eval_shape(lambda: init_state(recipe, image_shape, jnp.int32(0)))
+        variables = load_weights(
+            weights, experiment.model.name, {"params": state.params, **state.model_state}
+        )
+        params = variables.pop("params")
+        state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), state)
+        averaged = {"params": params, **variables} if recipe.ema else {}
+        state = dataclasses.replace(state, params=params, model_state=variables, ema=averaged)
+        seed = jnp.int32(experiment.train.seed)
+        state = dataclasses.replace(state, opt_state=recipe.optimizer.init(params), seed=seed)
+        metadata: dict[str, Any] = {
+            "experiment": dataclasses.asdict(experiment),
+            "classes": list(classes),
+            "image_shape": list(image_shape),
+            "versions": platform.versions(),
+            "weights": Path(weights).name,
+        }
+        with CheckpointStore(workdir.checkpoints) as store:
+            store.save(0, jax.tree.map(lambda a: jnp.asarray(a)[None], state), None, metadata)
+        workdir.write_config(experiment)
+    return experiment
+
+
+def export_weights(run: Restored, path: str | os.PathLike) -> None:
+    """Writes the first seed's weights as safetensors with torchvision's names; ConfigError if it has none."""
+    variables = jax.tree.map(lambda a: a[0], run.state.variables)
+    save_torchvision(path, run.experiment.model.name, variables)
+
+
+def read_classes(path: str | os.PathLike) -> tuple[str, ...]:
+    """Class names, one per line."""
+    try:
+        names = tuple(line.strip() for line in Path(path).read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a list of class names: {error}") from error
+    if not names:
+        raise ConfigError(f"{path} holds no class names")
+    return names

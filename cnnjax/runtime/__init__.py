@@ -1,0 +1,1 @@
+"""What lies below a run: the platform and its settings, several processes, the mesh of devices."""

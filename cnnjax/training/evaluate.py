@@ -1,0 +1,179 @@
+"""The one evaluator: the same code while training, from a checkpoint and for a committee of networks."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from cnnjax.augment import examples as augment
+from cnnjax.config import ConfigError
+from cnnjax.data import batches, stream
+from cnnjax.runtime import sharding
+from cnnjax.tasks import Batch, Outputs, metrics
+from cnnjax.training.step import Recipe, for_each_seed, normalize
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Results over a whole split: of each seed and, with several, of their committee (averaged outputs)."""
+
+    per_seed: list[dict[str, float]]
+    committee: dict[str, float]  # empty with one seed, or where outputs have no average
+    predictions: dict[str, np.ndarray]  # of the committee, else of the first seed; one row per example
+
+    @property
+    def mean(self) -> dict[str, float]:
+        return {name: float(np.mean([m[name] for m in self.per_seed])) for name in self.per_seed[0]}
+
+    @property
+    def std(self) -> dict[str, float]:
+        """Sample standard deviation over seeds; 0 for one seed."""
+        ddof = min(1, len(self.per_seed) - 1)
+        return {name: float(np.std([m[name] for m in self.per_seed], ddof=ddof)) for name in self.per_seed[0]}
+
+    @property
+    def table(self) -> dict[str, dict[str, float]]:
+        """The columns that a table of this result has: mean, and for several seeds std and committee."""
+        columns = {"mean": self.mean}
+        if len(self.per_seed) > 1:
+            columns["std"] = self.std
+        if self.committee:
+            columns["committee"] = self.committee
+        return columns
+
+
+def network_outputs(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> Outputs:
+    """What the network says of uint8 images [N, H, W, C], averaged over test-time views; pure."""
+    weights, variants = zip(
+        *augment.test_views(views, images.astype(jnp.float32), recipe.data.image_size), strict=True
+    )
+    # One large batch: the compiler sees the network once. Examples stay on the devices that hold them.
+    stacked = jnp.stack(variants, axis=1)
+    outputs = recipe.model.apply(variables, normalize(stacked.reshape(-1, *stacked.shape[2:]), recipe.data))
+    if len(variants) == 1:
+        return outputs
+    of_views = jax.tree.map(
+        lambda a: jnp.moveaxis(a.reshape(*stacked.shape[:2], *a.shape[1:]), 1, 0), outputs
+    )
+    return recipe.task.average(of_views, jnp.asarray(weights, jnp.float32))
+
+
+def members(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> list[Outputs]:
+    """The outputs [N, ...] of every seed and, if there are several, of their committee last; pure.
+
+    `variables` have a leading axis of seeds.
+    """
+    outputs = for_each_seed(lambda v: network_outputs(recipe, v, images, views), variables)
+    seeds = jax.tree.leaves(outputs)[0].shape[0]
+    each = [jax.tree.map(lambda a, i=i: a[i], outputs) for i in range(seeds)]
+    if seeds > 1:
+        with contextlib.suppress(ConfigError):  # outputs of this task cannot be averaged
+            each.append(recipe.task.average(outputs, jnp.full((seeds,), 1 / seeds, jnp.float32)))
+    return each
+
+
+def spoken_for(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> Outputs:
+    """The outputs [N, ...] that answer for all seeds: of their committee, else of the first one; pure."""
+    found = members(recipe, variables, images, views)
+    seeds = jax.tree.leaves(variables)[0].shape[0]
+    return found[-1] if len(found) > seeds else found[0]
+
+
+def evaluate_step(
+    recipe: Recipe, variables: Any, batch: Batch, views: str = "none"
+) -> list[tuple[metrics.Sums, dict[str, Array]]]:
+    """Sums and predictions of every member for one batch of "image", targets and "mask"; pure."""
+    return [
+        (
+            metrics.sums_and_counts(recipe.task.metrics(outputs, batch), batch["mask"]),
+            recipe.task.predict(outputs),
+        )
+        for outputs in members(recipe, variables, batch["image"], views)
+    ]
+
+
+class Evaluator:
+    """Evaluates on one split that lives on the devices; compiled once, called as often as wanted."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        split: Mapping[str, Any],
+        batch_size: int,
+        mesh: Mesh,
+        views: str,
+    ):
+        count = len(split["image"])
+        # Views of an image count as images, and a batch divides evenly over the devices; what is too much is masked.
+        wanted = min(max(1, batch_size // augment.VIEWS[views]), count)
+        self.batch_size = -(-wanted // mesh.size) * mesh.size
+        self.recipe = recipe
+        self.split = split
+        self.mesh = mesh
+        self._streamed = not isinstance(split["image"], np.ndarray)
+        if not self._streamed:
+            self._arrays = sharding.place(dict(split), sharding.replicated(mesh))
+
+        # Results on every device: a process can read only what its own devices hold.
+        @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+        def step(variables: Any, arrays: Any, index: Array, mask: Array) -> Any:
+            batch = arrays if self._streamed else {k: v[index] for k, v in arrays.items()}
+            return evaluate_step(recipe, variables, {**batch, "mask": mask}, views)
+
+        self._step = step
+
+    def __call__(self, variables: Any) -> Evaluation:
+        """Evaluates the variables, which have a leading axis of seeds, on every example exactly once."""
+        place = sharding.sharded(self.mesh, 0)
+        count = len(self.split["image"])
+        results = []
+        with contextlib.closing(self._feed()) as feed:
+            for (index, mask), arrays in zip(
+                batches.evaluation_indices(count, self.batch_size), feed, strict=False
+            ):
+                index, mask = sharding.place((index, mask), place)
+                results.append(self._step(variables, arrays, index, mask))
+                if self._streamed:  # a batch at a time in memory, not as many as the host can send ahead
+                    jax.block_until_ready(results[-1])
+        stacked = jax.tree.map(lambda *a: np.stack(a), *jax.device_get(results))
+        task = self.recipe.task
+        found = []
+        for sums, predictions in stacked:
+            joined = {
+                name: value.reshape(-1, *value.shape[2:])[:count] for name, value in predictions.items()
+            }
+            found.append((metrics.means(_total(sums)) | task.summarize(joined, self.split), joined))
+        seeds = jax.tree.leaves(variables)[0].shape[0]
+        return Evaluation(
+            per_seed=[values for values, _ in found[:seeds]],
+            committee=found[-1][0] if len(found) > seeds else {},
+            predictions=found[-1][1] if len(found) > seeds else found[0][1],
+        )
+
+    def _feed(self) -> Generator[Mapping[str, Any], None, None]:
+        """What each call of the step is given: all examples, on the devices; or, streamed, the next batch."""
+        if not self._streamed:
+            while True:
+                yield self._arrays
+        rows = stream.EvaluationRows(
+            len(self.split["image"]), self.batch_size, sharding.local_rows(self.mesh, self.batch_size)
+        )
+        images = stream.read_ahead(self.split["image"], rows, self.recipe.data.workers)
+        with contextlib.closing(images):
+            for number, local in enumerate(images):
+                mine = rows[number]
+                batch = {key: values[mine] for key, values in self.split.items() if key != "image"}
+                batch["image"] = local
+                yield {k: sharding.place_local_rows(v, self.mesh, self.batch_size) for k, v in batch.items()}
+
+
+def _total(sums: Any) -> Any:
+    """Adds over batches, in float64: the result should not depend on their number."""
+    return jax.tree.map(lambda a: np.sum(a, axis=0, dtype=np.float64), sums)

@@ -1,0 +1,87 @@
+"""Where the first value that is not finite appeared in a training step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from cnnjax.tasks import Batch
+from cnnjax.training.step import AUGMENT, DROPOUT, Recipe, TrainState, augmented, normalize, stream
+
+
+def first_appearance(recipe: Recipe, state: TrainState, batch: Batch) -> str:
+    """Says in a few words in which part of a step, given what `train_step` was given, it first appeared.
+
+    Looks, in the order of computation, at the weights, the images after augmentation, the named stages of the
+    network, the losses of the examples, and at the gradients: of the stages, last one first, and of the weights.
+    """
+    names: list[str] = []
+
+    @jax.jit
+    def look(state: TrainState, batch: Batch) -> tuple[Array, Array]:
+        places = _places(recipe, state, batch)
+        names[:] = places  # in this order: jit would sort them
+        counts = [jnp.sum(~jnp.isfinite(a)) for a in places.values()]
+        largest = [_largest(a) for a in places.values()]
+        return jnp.stack(counts), jnp.stack(largest)
+
+    counts, largest = jax.device_get(look(state, batch))
+    bad = counts.nonzero()[0]
+    if not len(bad):
+        return "computed again layer by layer, every value is finite"
+    at = int(bad[0])
+    text = f"the first such value is in {names[at]} ({counts[at]:,} in all)"
+    if names[at].startswith(("the layer", "the losses")):
+        text += f"; what goes in reaches {largest[at - 1]:.2g} in {names[at - 1]}"
+    return text
+
+
+def _places(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, Array]:
+    """What a training step computes, by the name under which a user knows it, in the order of computation."""
+    dropout = jax.random.fold_in(stream(state.seed, DROPOUT), state.step)
+    batch = augmented(recipe, batch, stream(state.seed, AUGMENT))
+    images = normalize(batch["image"], recipe.data)
+
+    def forward(params: Any, perturbations: Any) -> tuple[Array, Any]:
+        outputs, changed = recipe.model.apply(
+            {"params": params, **state.model_state, "perturbations": perturbations},
+            images,
+            train=True,
+            mutable=[*state.model_state, "stages"],
+            rngs={"dropout": dropout},
+        )
+        losses = recipe.task.loss(outputs, batch)
+        return jnp.mean(losses), (losses, changed["stages"])
+
+    # The gradient with respect to a zero that is added to a stage is that with respect to the stage.
+    shapes = jax.eval_shape(lambda params: forward(params, {})[1][1], state.params)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    differentiate = jax.grad(forward, argnums=(0, 1), has_aux=True)
+    (of_weights, of_stages), (losses, stages) = differentiate(state.params, zeros)
+    layers = _flat(stages)
+    gradients = _flat(of_stages)
+    return {
+        **{f"the weights {name}": a for name, a in _flat(state.params).items()},
+        **{f"the statistics {name}": a for name, a in _flat(state.model_state).items()},
+        "the images after augmentation": images,
+        **{f"the layer {name}": a for name, a in layers.items()},
+        "the losses": losses,
+        **{f"the gradient of the layer {name}": gradients[name] for name in reversed(layers)},
+        **{f"the gradient of the weights {name}": a for name, a in _flat(of_weights).items()},
+    }
+
+
+def _largest(a: Array) -> Array:
+    """The largest absolute value of those that are finite."""
+    a = a.astype(jnp.float32)
+    return jnp.max(jnp.where(jnp.isfinite(a), jnp.abs(a), 0), initial=0)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Array]:
+    """{"block/name": array} in the order of the tree."""
+    flat: dict[str, Array] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

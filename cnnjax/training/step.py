@@ -1,0 +1,296 @@
+"""The train state and the pure train step."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from cnnjax import config
+from cnnjax.augment import boxes as box_augment
+from cnnjax.augment import examples as augment
+from cnnjax.config import Experiment
+from cnnjax.data import batches
+from cnnjax.models import Model, create_model
+from cnnjax.runtime import sharding
+from cnnjax.tasks import Batch, Task, make_task
+from cnnjax.tasks.metrics import sums_and_counts
+from cnnjax.training import sizes
+from cnnjax.training.optimizers import make_optimizer
+
+INIT, AUGMENT, DROPOUT = range(3)  # the streams of random numbers of a run
+Metrics = dict[str, Array]
+Arrays = Mapping[str, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that changes while training. The position in the data is `step`: there is no iterator to save."""
+
+    step: Array  # int32: updates so far
+    params: Any
+    model_state: Any  # collections besides the parameters, such as batch_stats
+    opt_state: Any
+    ema: Any  # moving average of params and model_state, or {} without one
+    seed: Array  # int32: all randomness of the run, the order of its data too, comes from it and the step
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What evaluation uses: the averaged weights where there are any."""
+        return self.ema or {"params": self.params, **self.model_state}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The static part of a step: what is trained, on what task and how. Hashable by identity."""
+
+    model: Model
+    task: Task
+    optimizer: optax.GradientTransformation
+    augment: config.Augment
+    data: config.Data  # with mean and std filled in
+    ema: float = 0.0
+    lookahead: int = 0
+    num_steps: int = 0
+    frame: tuple[int, int] | None = (
+        None  # height and width that a training batch is resized to; None: its own
+    )
+    sized: tuple["Recipe", ...] = ()  # of augment.sizes: what a step follows instead of this, by turns
+    skip_nonfinite: bool = False  # leave everything as it was where the loss or the gradient is not finite
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+    def of_step(self, seed: int, step: int) -> "Recipe":
+        """What a training step follows: this, or the recipe of the size whose turn it is."""
+        return self.sized[batches.train_size(seed, step, len(self.sized))] if self.sized else self
+
+
+def make_recipe(
+    experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...], num_steps: int
+) -> Recipe:
+    """Builds model, task and optimizer of an experiment whose data.mean and data.std are filled in.
+
+    Raises ConfigError if the model cannot take one of augment.sizes.
+    """
+    task = make_task(experiment, classes, image_shape)
+    recipe = Recipe(
+        model=create_model(experiment.model.name, task.num_outputs, experiment.model.dtype),
+        task=task,
+        optimizer=make_optimizer(experiment.optimizer, num_steps),
+        augment=experiment.augment,
+        data=experiment.data,
+        ema=experiment.optimizer.ema,
+        lookahead=experiment.optimizer.lookahead,
+        num_steps=num_steps,
+        skip_nonfinite=experiment.train.on_nan == "skip",
+    )
+    sized = tuple(
+        dataclasses.replace(
+            recipe, frame=frame, task=make_task(experiment, classes, (*frame, image_shape[2]))
+        )
+        for frame in sizes.frames(recipe.model, experiment.augment.sizes, image_shape)
+    )
+    return dataclasses.replace(recipe, sized=sized)
+
+
+def normalize(images: Array, data: config.Data) -> Array:
+    """Images [N, H, W, C] with values 0 to 255 as the network expects them, float32."""
+    x = images.astype(jnp.float32) / 255
+    if data.channel_order == "bgr":
+        x = x[..., ::-1]
+    mean, std = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (data.mean, data.std))
+    return (x - mean) / std
+
+
+def init_state(
+    recipe: Recipe, image_shape: tuple[int, ...], seed: Array, images: Array | None = None
+) -> TrainState:
+    """A fresh state; pure, so `jax.eval_shape` of it costs nothing.
+
+    `images`, uint8 [N, H, W, C] of the training split, are looked at by models that begin with their statistics.
+    """
+    variables = recipe.model.init(stream(seed, INIT), jnp.zeros((1, *image_shape), jnp.float32))
+    if images is not None and hasattr(recipe.model, "initialize_from"):
+        variables = recipe.model.initialize_from(variables, normalize(images, recipe.data))
+    params = variables.pop("params")
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=variables,
+        opt_state=recipe.optimizer.init(params),
+        # A copy, for two leaves of a donated state must not share a buffer.
+        ema=jax.tree.map(jnp.copy, {"params": params, **variables}) if recipe.ema else {},
+        seed=seed,
+    )
+
+
+def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update. Pure: jit, donation and sharding are the caller's.
+
+    `batch` holds uint8 "image" [N, H, W, C], the targets of the task, and "index" and "epoch" [N], which give each
+    example a key of its own. Metrics are means over the batch; "skipped" is 1 where a recipe that skips did.
+    """
+    batch = augmented(recipe, batch, stream(state.seed, AUGMENT))
+    images = normalize(batch["image"], recipe.data)
+    dropout_key = jax.random.fold_in(stream(state.seed, DROPOUT), state.step)
+
+    def loss_fn(params: Any) -> tuple[Array, tuple[Any, Any]]:
+        outputs, model_state = recipe.model.apply(
+            {"params": params, **state.model_state},
+            images,
+            train=True,
+            mutable=list(state.model_state),
+            rngs={"dropout": dropout_key},
+        )
+        return jnp.mean(recipe.task.loss(outputs, batch)), (outputs, model_state)
+
+    (loss, (outputs, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+    variables = {"params": optax.apply_updates(state.params, updates), **model_state}
+    variables, ema = _averaged(recipe, state, variables)
+    params = variables.pop("params")
+    everyone = jnp.ones(len(images), bool)
+    sums = sums_and_counts(recipe.task.metrics(outputs, batch), everyone)
+    metrics = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
+    metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    new = TrainState(
+        step=state.step + 1,
+        params=params,
+        model_state=variables,
+        opt_state=opt_state,
+        ema=ema,
+        seed=state.seed,
+    )
+    if recipe.skip_nonfinite:
+        finite = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"])
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+        new = dataclasses.replace(kept, step=new.step)
+        metrics["skipped"] = 1 - finite.astype(jnp.float32)
+    return new, metrics
+
+
+def stream(seed: Array, name: int) -> Array:
+    """The root key of one stream of random numbers."""
+    return jax.random.fold_in(jax.random.key(seed), name)
+
+
+def augmented(recipe: Recipe, batch: Batch, root: Array) -> Batch:
+    """The batch with its images changed at random, float32 of 0 to 255; each example by a key of its own.
+
+    Last of all it is resized to the frame of the recipe, if that has one.
+    """
+    index, epoch = batch["index"], batch["epoch"]
+    keys = augment.example_keys(root, epoch, index)
+    batch = {**batch, "image": batch["image"].astype(jnp.float32)}
+    if "boxes" in batch:
+        changed = box_augment.augment_boxes(recipe.augment, batch, keys)
+    else:
+        changed = augment.augment_examples(
+            recipe.augment,
+            batch,
+            keys,
+            augment.flip_keys(root, index),
+            epoch,
+            255 * jnp.asarray(recipe.data.mean, jnp.float32),
+        )
+    return box_augment.resize(changed, recipe.frame) if recipe.frame else changed
+
+
+def _averaged(recipe: Recipe, state: TrainState, variables: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """What training goes on with after an update, and the moving average of it.
+
+    Early on the average forgets faster, so that the initial weights do not linger. With lookahead (Zhang et al.
+    2019; the schedule is airbench's) both are the same every few steps, and the average rests in between.
+    """
+    if not recipe.ema:
+        return variables, {}
+    step = state.step.astype(jnp.float32)
+    if not recipe.lookahead:
+        keep = jnp.minimum(recipe.ema, (1 + step) / (10 + step))
+        return variables, _mix(keep, state.ema, variables)
+    done = state.step + 1
+    keep = recipe.ema**recipe.lookahead * (done / recipe.num_steps) ** 3
+    look = done % recipe.lookahead == 0
+    ema = _mix(jnp.where(look, keep, 1.0), state.ema, variables)
+    return jax.tree.map(lambda average, new: jnp.where(look, average, new), ema, variables), ema
+
+
+def _mix(keep: Array, old: Any, new: Any) -> Any:
+    return jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, old, new)
+
+
+def for_each_seed(fn: Callable[..., Any], *trees: Any) -> Any:
+    """Applies `fn` to every slice along the leading axis (seeds) of the trees and stacks the results.
+
+    Under vmap on accelerators. On CPU unrolled: XLA:CPU runs the grouped convolutions of a vmap far slower.
+    """
+    seeds = jax.tree.leaves(trees)[0].shape[0]
+    if seeds > 1 and jax.default_backend() != "cpu":
+        return jax.vmap(fn)(*trees)
+    results = [fn(*jax.tree.map(lambda a, i=i: a[i], trees)) for i in range(seeds)]
+    return jax.tree.map(lambda *a: jnp.stack(a), *results)
+
+
+def init_states(
+    recipe: Recipe, image_shape: tuple[int, ...], seeds: Array | np.ndarray, images: Array | None = None
+) -> TrainState:
+    """Fresh states of all seeds [S], stacked along a leading axis."""
+    return for_each_seed(lambda seed: init_state(recipe, image_shape, seed, images), seeds)
+
+
+def compile_init(recipe: Recipe, image_shape: tuple[int, ...], mesh: Mesh) -> Callable[..., TrainState]:
+    """The jitted `init(seeds, images)` of all seeds; its result is replicated."""
+    # Runs once, and its many random draws are slow to optimize: on CPU longer than a training step is.
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(
+        functools.partial(init_states, recipe, image_shape),
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=quick if jax.default_backend() == "cpu" else None,
+    )
+
+
+def compile_steps(
+    recipe: Recipe, mesh: Mesh, streamed: bool = False, donate: bool = True
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The jitted `steps(state, arrays, index, epoch)`: one update per row of index and epoch [K, seeds, batch].
+
+    `arrays` hold all training examples, from which a step takes its batch; `streamed`: just the batch.
+
+    `state` has a leading axis of seeds, is replicated and, with `donate`, gone afterwards; the batch is split over
+    the mesh. Metrics are [K, seeds].
+    """
+    on_cpu = jax.default_backend() == "cpu"
+
+    def one(state: TrainState, arrays: Arrays, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
+        def of_seed(state: TrainState, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
+            return train_step(recipe, state, batch_of(arrays, index, epoch, streamed))
+
+        return for_each_seed(of_seed, state, index, epoch)
+
+    @functools.partial(
+        jax.jit, donate_argnums=(0,) if donate else (), out_shardings=sharding.replicated(mesh)
+    )
+    def steps(state: TrainState, arrays: Arrays, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
+        if index.shape[0] == 1:
+            state, metrics = one(state, arrays, index[0], epoch[0])
+            return state, jax.tree.map(lambda a: a[None], metrics)
+        # XLA:CPU optimizes convolutions only outside loops, so there the loop is unrolled.
+        return jax.lax.scan(
+            lambda state, rows: one(state, arrays, *rows), state, (index, epoch), unroll=on_cpu
+        )
+
+    return steps
+
+
+def batch_of(arrays: Arrays, index: Array, epoch: Array, streamed: bool) -> Batch:
+    """What `train_step` takes: the examples of index [batch] of all, or those that were streamed."""
+    batch = arrays if streamed else {k: v[index] for k, v in arrays.items()}
+    return {**batch, "index": index, "epoch": epoch}

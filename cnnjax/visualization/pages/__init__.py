@@ -1,0 +1,1 @@
+"""The pages of the gallery: pictures, explanations, and the gallery that shows them."""

@@ -1,0 +1,1 @@
+"""Published weights: file formats, names of parameters, conversion."""

@@ -1,0 +1,230 @@
+"""Published weights: torchvision, timm, Keras, Caffe and TensorFlow files into this project's variables, and back."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax.config import ConfigError
+from cnnjax.models import Model, create_model
+from cnnjax.weights.files import CAFFE, KERAS, TENSORFLOW, TORCH, Tensors, convention, read_tensors
+from cnnjax.weights.names import (
+    Names,
+    caffe_names,
+    flattened_grids,
+    is_pointwise_in_torch,
+    keras_names,
+    tensorflow_names,
+    torch_names,
+)
+
+Variables = Mapping[str, Any]
+Leaf = tuple[str, ...]
+Grid = tuple[int, int]
+
+# What a file calls the leaves of a layer. Keras calls the bias of a normalization beta.
+LEAVES = {
+    TORCH: {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"},
+    KERAS: {"kernel": "kernel", "scale": "gamma", "bias": "bias", "mean": "moving_mean", "var": "moving_variance"},
+    CAFFE: {"kernel": "w", "bias": "b"},
+    TENSORFLOW: {"kernel": "w", "bias": "b"},
+}  # fmt: skip
+KERAS_EPSILON = 1.001e-5  # of keras.applications' ResNets; the models here have 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How images must be prepared for published weights: as much a part of them as the numbers.
+
+    The short side is resized to `resize_short`, the central `image_size` square is cut out, and its values,
+    in [0, 1], become (value - mean) / std. `mean` and `std` are in the order of channels that the model sees.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channel_order: str = "rgb"
+    image_size: int = 224
+    resize_short: int = 256
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 RGB images [N, H, W, 3], already of the right size, as float32 input of the model."""
+        x = images.astype(np.float32) / 255
+        if self.channel_order == "bgr":
+            x = x[..., ::-1]
+        return (x - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+
+
+UNIT = (1 / 255, 1 / 255, 1 / 255)  # the weights expect values from 0 to 255
+IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+# torchvision's GoogLeNet was trained in TensorFlow; its `transform_input` undoes ImageNet's mean and std.
+MINUS_ONE_TO_ONE = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+INCEPTION5H = Preprocessing(mean=(117 / 255, 117 / 255, 117 / 255), std=UNIT)
+KERAS_BGR = Preprocessing((103.939 / 255, 116.779 / 255, 123.68 / 255), UNIT, channel_order="bgr")
+CAFFE_BGR = Preprocessing((104 / 255, 117 / 255, 123 / 255), UNIT, channel_order="bgr", image_size=227)
+CIFAR = dataclasses.replace(IMAGENET, image_size=32, resize_short=32)
+
+
+def preprocessing(path: str | os.PathLike, model_name: str) -> Preprocessing:
+    """What the published weights of a model in this kind of file expect of their images."""
+    kind = convention(path)
+    if kind in (KERAS, CAFFE):
+        return KERAS_BGR if kind == KERAS else CAFFE_BGR
+    if model_name.startswith("inception5h"):
+        return INCEPTION5H
+    if model_name.startswith("googlenet"):
+        return MINUS_ONE_TO_ONE
+    is_cifar = re.fullmatch(r"resnet(20|32|44|56|110)(_b)?|.*_cifar", model_name)
+    return CIFAR if is_cifar else IMAGENET
+
+
+def load_weights(path: str | os.PathLike, model_name: str, variables: Variables) -> dict[str, Any]:
+    """`variables` with every parameter and statistic taken from a published file, float32.
+
+    `variables` gives the structure, as arrays or shapes. The file's names are torchvision's or timm's
+    (.safetensors, .pth, .pt, .th), Keras's (.h5: VGG16, VGG19, and ResNets as resnet50_v1), Caffe's (.npz:
+    squeezenet1_0_caffe) or those of Google's frozen graph (.pb: inception5h). Counters of batches and the auxiliary heads of a GoogLeNet that has none here are
+    passed over. Raises ConfigError naming a tensor that is missing, superfluous, of the
+    wrong shape or not finite.
+    """
+    model = create_model(model_name)
+    kind = convention(path)
+    template = flax.traverse_util.flatten_dict(dict(variables))
+    keys = _file_keys(kind, model, model_name, template)
+    tensors = _prepare(read_tensors(path), kind, model)
+    missing = [key for key in keys.values() if key not in tensors]
+    if missing:
+        raise ConfigError(f"{path} has no tensor {_some(missing)}, which {model_name} needs")
+    extra = sorted(set(tensors) - set(keys.values()))
+    if extra:
+        raise ConfigError(f"{path} has a tensor {_some(extra)}, which {model_name} has no place for")
+    grids = flattened_grids(model) if kind != KERAS else {}
+    loaded = {}
+    for leaf, key in keys.items():
+        shape = template[leaf].shape
+        value = _from_file(tensors[key], leaf, len(shape), kind, grids.get("/".join(leaf[1:-1])))
+        if value.shape != shape:
+            given = tuple(tensors[key].shape)
+            raise ConfigError(
+                f"{path}: {key} has shape {given}, which does not fit {'/'.join(leaf[1:])} {shape}"
+            )
+        if not np.isfinite(value).all():
+            raise ConfigError(f"{path}: {key} holds values that are not finite")
+        loaded[leaf] = jnp.asarray(value)
+    return flax.traverse_util.unflatten_dict(loaded)
+
+
+def save_torchvision(path: str | os.PathLike, model_name: str, variables: Variables) -> None:
+    """Writes safetensors with torchvision's names and layout, for `load_state_dict` in torch.
+
+    Raises ConfigError if torch knows no such model, or the file cannot be written.
+    """
+    import safetensors
+    import safetensors.numpy
+
+    model = create_model(model_name)
+    leaves = flax.traverse_util.flatten_dict(dict(variables))
+    keys = _file_keys(TORCH, model, model_name, leaves)
+    grids = flattened_grids(model)
+    tensors = {}
+    for leaf, key in keys.items():
+        layer = "/".join(leaf[1:-1])
+        value = _to_torch(np.asarray(leaves[leaf], np.float32), leaf, grids.get(layer))
+        if leaf[-1] == "kernel" and is_pointwise_in_torch(model, layer):
+            value = value[:, :, None, None]
+        tensors[key] = np.ascontiguousarray(value)
+    partial = Path(path).with_name(Path(path).name + ".partial")
+    try:
+        safetensors.numpy.save_file(tensors, partial)
+        partial.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"{path}: cannot be written ({error})") from error
+
+
+def _file_keys(kind: str, model: Model, model_name: str, template: Mapping[Leaf, Any]) -> dict[Leaf, str]:
+    """The name in the file of each leaf: ("params", "conv1", "kernel") -> "conv1.weight"."""
+    layers = dict.fromkeys("/".join(leaf[1:-1]) for leaf in template)
+    table = {TORCH: torch_names, KERAS: keras_names, CAFFE: caffe_names, TENSORFLOW: tensorflow_names}[kind]
+    names: Names | None = table(model, layers)
+    if names is None:
+        raise ConfigError(
+            f"no {kind} weights of {model_name} are known: their names of layers would be a guess"
+        )
+    norms = {leaf[1:-1] for leaf in template if leaf[-1] == "scale"}
+    keys = {}
+    for leaf in template:
+        name = LEAVES[kind][leaf[-1]]
+        if kind == KERAS and name == "bias" and leaf[1:-1] in norms:
+            name = "beta"
+        keys[leaf] = f"{names['/'.join(leaf[1:-1])]}.{name}"
+    return keys
+
+
+def _prepare(tensors: Tensors, kind: str, model: Model) -> Tensors:
+    """Takes out what no model here has, and brings old or foreign forms to one."""
+    if kind == KERAS:
+        return _fold_keras_convolutions(tensors)
+    renamed = {}
+    for name, value in tensors.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if hasattr(model, "aux") and not model.aux and re.match(r"aux\d\.|(head|nn|softmax)[01]", name):
+            continue
+        # DenseNets of torchvision before 0.3 ("norm.1"), VGGs of timm ("pre_logits.fc1").
+        name = re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name)
+        name = name.replace("pre_logits.fc1.", "classifier.0.").replace("pre_logits.fc2.", "classifier.3.")
+        name = name.replace("head.fc.", "classifier.6.")
+        renamed[name] = value
+    return renamed
+
+
+def _fold_keras_convolutions(tensors: Tensors) -> Tensors:
+    """Takes the biases before a normalization into its mean, and its other epsilon into its variance.
+
+    The function stays the same to the last bit or so: scale * (x + bias - mean) / sqrt(var + epsilon) + beta.
+    """
+    folded = dict(tensors)
+    for name in tensors:
+        if not name.endswith("_bn.moving_mean"):
+            continue
+        layer = name.removesuffix("_bn.moving_mean")
+        bias = folded.pop(f"{layer}_conv.bias", None)
+        if bias is not None:
+            folded[name] = folded[name] - bias
+        folded[f"{layer}_bn.moving_variance"] = tensors[f"{layer}_bn.moving_variance"] + np.float32(
+            KERAS_EPSILON - 1e-5
+        )
+    return folded
+
+
+def _from_file(value: np.ndarray, leaf: Leaf, rank: int, kind: str, grid: Grid | None) -> np.ndarray:
+    """A tensor of a file in the layout used here, which has `rank` dimensions."""
+    if leaf[-1] != "kernel" or kind in (KERAS, TENSORFLOW) or value.ndim < 2:
+        return value
+    if rank == 4:  # out, in, height, width -> height, width, in, out
+        return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+    rows = value.reshape(len(value), -1)
+    if grid and rows.shape[1] % np.prod(grid) == 0:  # in: channels, height, width -> height, width, channels
+        rows = rows.reshape(len(rows), -1, *grid).transpose(0, 2, 3, 1).reshape(rows.shape)
+    return rows.T
+
+
+def _to_torch(value: np.ndarray, leaf: Leaf, grid: Grid | None) -> np.ndarray:
+    """The inverse of `_from_file`."""
+    if leaf[-1] != "kernel":
+        return value
+    if value.ndim == 4:
+        return value.transpose(3, 2, 0, 1)
+    rows = value.T
+    if grid:
+        rows = rows.reshape(len(rows), *grid, -1).transpose(0, 3, 1, 2).reshape(rows.shape)
+    return rows
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more: {', '.join(names[1:4])})"

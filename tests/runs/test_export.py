@@ -1,0 +1,128 @@
+"""Exported networks in a process that knows JAX only, and that every family of models takes a batch of any size."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from cnnjax import config
+from cnnjax.config import Experiment, Model
+from cnnjax.models import create_model
+from cnnjax.predict.predict import _predict
+from cnnjax.runs.export import export_run
+from cnnjax.runs.run import Restored
+from cnnjax.training.step import init_states, make_recipe
+
+ROOT = Path(__file__).parents[2]
+CLASSES = tuple("abcd")
+SUBJECTS = {
+    "committee": config.replace(
+        Experiment(model=Model(name="lenet5")), {"train.seeds": 2, "evaluate.augment": "flip"}
+    ),
+    "localization": Experiment(task="localization", model=Model(name="localizer")),
+    "logistic": Experiment(task="grid_detection", model=Model(name="grid8")),
+    "anchors": config.replace(
+        Experiment(task="grid_detection", model=Model(name="grid8")),
+        {"detection.form": "anchors", "detection.anchors": (8.0, 8.0, 20.0, 12.0)},
+    ),
+}
+FRESH = """
+import sys
+import jax
+import numpy as np
+for name in sys.argv[2:]:
+    exported = jax.export.deserialize(bytearray(open(f"{sys.argv[1]}/{name}.stablehlo", "rb").read()))
+    images = np.load(f"{sys.argv[1]}/images_{name}.npy")
+    np.savez(f"{sys.argv[1]}/{name}.npz", **exported.call(images))
+"""
+ALONE = """
+assert not [module for module in sys.modules if module.startswith(("cnnjax", "flax", "optax"))]
+"""
+
+
+def random_run(experiment: Experiment) -> Restored:
+    """A run with statistics of its own and random weights, without training."""
+    shape = (64, 64, 3) if experiment.task != "classification" else (28, 28, 3)
+    experiment = config.replace(
+        experiment, {"data.mean": (0.5, 0.4, 0.3), "data.std": (0.2, 0.3, 0.4), "data.channel_order": "bgr"}
+    )
+    recipe = make_recipe(experiment, CLASSES, shape, num_steps=1)
+    seeds = jnp.arange(experiment.train.seeds, dtype=jnp.int32)
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        value = rng.normal(0, 0.1, leaf.shape)
+        return jnp.asarray(np.abs(value) if path[-1] == jax.tree_util.DictKey("var") else value, leaf.dtype)
+
+    shapes = jax.eval_shape(lambda seeds: init_states(recipe, shape, seeds), seeds)
+    state = jax.tree_util.tree_map_with_path(draw, shapes)
+    return Restored(experiment, CLASSES, shape, recipe, state, step=3)
+
+
+@pytest.mark.full
+def test_a_fresh_process_without_cnnjax_gives_the_same_answers(tmp_path):
+    rng = np.random.default_rng(1)
+    wanted = {}
+    for name, experiment in SUBJECTS.items():
+        run = random_run(experiment)
+        about = export_run(run, tmp_path / f"{name}.stablehlo")
+        content = (tmp_path / f"{name}.stablehlo").read_bytes()
+        assert about == json.loads((tmp_path / f"{name}.json").read_text())
+        assert about["sha256"] == hashlib.sha256(content).hexdigest()
+        assert about["platforms"] == ["cpu", "cuda", "tpu"] and about["classes"] == list(CLASSES)
+        assert about["input"]["shape"] == ["batch", *run.image_shape]
+        images = rng.integers(0, 256, (5, *run.image_shape), dtype=np.uint8)
+        np.save(tmp_path / f"images_{name}.npy", images)
+        wanted[name] = (_predict(run, images), about)
+    with_cnnjax = fresh_answers("import cnnjax.runs.run" + FRESH, tmp_path)
+    alone = fresh_answers(FRESH + ALONE, tmp_path)
+    for name, (predicted, about) in wanted.items():
+        assert set(alone[name]) == set(with_cnnjax[name]) == set(predicted) == set(about["outputs"])
+        for key, value in alone[name].items():
+            np.testing.assert_array_equal(value, with_cnnjax[name][key], err_msg=f"{name} {key}")
+            assert [5, *about["outputs"][key]["shape"][1:]] == list(value.shape)
+            np.testing.assert_allclose(value, predicted[key], rtol=1e-4, atol=1e-4, err_msg=f"{name} {key}")
+    assert 0 < alone["anchors"]["counts"].min() and alone["anchors"]["boxes"].max() <= 64
+
+
+def fresh_answers(code: str, folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """What the exported files say in a new process. Threads and flags, on which last bits depend, are its own."""
+    command = [sys.executable, "-c", code, str(folder), *SUBJECTS]
+    env = {**os.environ, "PYTHONPATH": str(ROOT) if "cnnjax.runs.run" in code else ""}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env)
+    assert result.returncode == 0, result.stderr
+    answers = {}
+    for name in SUBJECTS:
+        with np.load(folder / f"{name}.npz") as found:
+            answers[name] = dict(found)
+    return answers
+
+
+def test_mode_export_names_what_is_missing(launch, tmp_path):
+    assert "needs --workdir" in launch("--mode=export").err
+    result = launch("--mode=export", f"--workdir={tmp_path}", "--output=network.json")
+    assert result.code == 1 and "description" in result.err
+
+
+FAMILIES = (
+    "local", "tiny_vgg_bn", "tiny_googlenet_bn", "resnet20", "grid8", "sliding_window",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_models_take_a_batch_of_any_size(name):
+    model = create_model(name)
+    side = {"local": 28, "sliding_window": 28}.get(name, 64)
+    channels = 1 if side == 28 else 3
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, channels)))
+    (batch,) = export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, side, side, channels), jnp.float32)
+    assert jax.eval_shape(model.apply, variables, images).shape[0] == batch

@@ -1,0 +1,232 @@
+"""Several processes on this machine as one run: like one process, one line when one of them dies, and resumption."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cnnjax import modes
+from cnnjax.config import ConfigError
+from cnnjax.runtime import processes
+
+ROOT = Path(__file__).parents[2]
+FLAGS = (
+    "--experiment=digits_lenet", "--model.name=mlp", "--data.limit=100", "--data.batch_size=20", "--train.log_every=5",
+    "--optimizer.schedule=constant", "--optimizer.warmup=0", "--train.evaluate_every=4",
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Run:
+    """The processes of one run."""
+
+    processes: list[subprocess.Popen]
+
+    def finish(self, timeout: float = 400) -> list[tuple[int, str, str]]:
+        """Exit status, stdout and stderr of each."""
+        found = []
+        for process in self.processes:
+            out, err = process.communicate(timeout=timeout)
+            found.append((process.returncode, out, err))
+        return found
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts `count` processes in a workdir; those that are left are killed after the test."""
+    runs = []
+
+    def begin(count: int, workdir: Path, *flags: str) -> Run:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, str(ROOT / "launch.py"), *FLAGS, f"--workdir={workdir}", *flags]
+        shared = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
+        runs.append(
+            Run(
+                [
+                    subprocess.Popen(
+                        [*command, *(shared if count > 1 else []), *([f"--process_id={i}"] if count > 1 else [])],
+                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+                    )
+                    for i in range(count)
+                ]
+            )
+        )  # fmt: skip
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        for process in run.processes:
+            process.kill()
+            process.communicate()
+
+
+def losses(workdir: Path) -> dict[tuple[int, str], float]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    found = {(line["step"], line["split"]): line["loss"] for line in lines}
+    assert len(found) == len(lines)  # one process alone writes
+    return found
+
+
+def wait_for_checkpoint(workdir: Path, run: Run) -> None:
+    deadline = time.monotonic() + 300
+    while not [path for path in workdir.glob("checkpoints/*") if path.name.isdigit()]:
+        assert time.monotonic() < deadline and all(p.poll() is None for p in run.processes)
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_two_and_four_processes_compute_what_one_does_and_read_each_others_checkpoints(start, tmp_path):
+    whole = tmp_path / "whole"
+    for code, _, err in start(1, whole, "--train.steps=40").finish():
+        assert code == 0, err
+    wanted = losses(whole)
+    assert len(wanted) == 10
+    for count in (1, 2, 4):
+        results = start(count, tmp_path / str(count), "--train.steps=20").finish()
+        for code, _, err in results:
+            assert code == 0 and not err.strip(), err
+        assert "accuracy" in results[0][1] and not any(out.strip() for _, out, _ in results[1:])
+        found = losses(tmp_path / str(count))
+        assert found == pytest.approx({key: wanted[key] for key in found}, rel=2e-5)
+    for before, after in [(2, 1), (2, 4), (1, 2), (4, 2)]:
+        workdir = tmp_path / f"{before} to {after}"
+        shutil.copytree(tmp_path / str(before), workdir)
+        for code, _, err in start(after, workdir, "--train.steps=40").finish():
+            assert code == 0, err
+        assert losses(workdir) == pytest.approx(wanted, rel=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_others_with_one_line_and_the_relaunch_goes_on(start, tmp_path, victim):
+    flags = ("--train.steps=600", "--train.checkpoint_every=4", "--train.evaluate_every=0")
+    workdir = tmp_path / "run"
+    run = start(2, workdir, *flags)
+    wait_for_checkpoint(workdir, run)
+    run.processes[victim].kill()
+    began = time.monotonic()
+    code, _, err = run.finish(timeout=60)[1 - victim]
+    assert time.monotonic() - began < 60 and code != 0
+    assert err.splitlines() == [f"error: {processes.LOST}"]
+    results = start(2, workdir, *flags).finish()
+    for code, _, err in results:
+        assert code == 0, err
+    assert "going on from step" in results[0][1]
+    assert max(step for step, _ in losses(workdir)) == 600
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_the_others(start, tmp_path):
+    run = start(2, tmp_path / "run", "--train.steps=100000", "--train.checkpoint_every=4")
+    wait_for_checkpoint(tmp_path / "run", run)
+    run.processes[1].send_signal(signal.SIGSTOP)
+    _, err = run.processes[0].communicate(timeout=60)
+    assert run.processes[0].returncode != 0 and err.splitlines() == [f"error: {processes.LOST}"]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_saves_and_stops_all(start, tmp_path):
+    run = start(2, tmp_path / "run", "--train.steps=100000", "--train.checkpoint_every=0")
+    while not (tmp_path / "run" / "metrics.jsonl").exists() or not losses(tmp_path / "run"):
+        time.sleep(0.1)
+    run.processes[1].terminate()
+    for code, _, err in run.finish(timeout=120):
+        assert code == 1 and "stopped by a signal" in err and len(err.splitlines()) == 1
+    assert [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
+
+
+@pytest.mark.slow
+def test_a_mistake_that_only_one_process_can_see_ends_all(start, tmp_path):
+    from cnnjax.runs.workdir import Workdir
+
+    with Workdir(tmp_path / "run").claim():
+        (first, _, err), (second, _, other) = start(2, tmp_path / "run", "--train.steps=2").finish()
+    assert first == 1 and "in use by another process" in err
+    assert second != 0 and other.splitlines() == [f"error: {processes.LOST}"]
+
+
+ALARM = (
+    b"E1123 10:56:58.7 140 future.py:387] run() raised an exception: Timeout waiting at barrier: UNAVAILABLE",
+    b"",
+    b"Traceback (most recent call last):",
+    b"TimeoutError: Timeout waiting at barrier",
+)
+OTHER = (b"E1123 10:56:58.8 140 cuda.cc:1] out of memory", b"  of a device")
+FATAL = (
+    b"F1123 10:56:59.1 140 client.h:8] Terminating process because the JAX distributed service",
+    b"@ 0x7f",
+)
+
+
+def text(lines) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
+
+
+def test_an_alarm_is_shown_unless_it_is_part_of_the_loss_of_another_process(monkeypatch):
+    shown = processes._Filter()
+    assert shown.lines([b"a warning", *ALARM]) == b"a warning\n" and shown.overdue() == b""
+    assert shown.lines([b"W1123 10:56:59.0 140 a.cc:1] go on"]) == b"W1123 10:56:59.0 140 a.cc:1] go on\n"
+    assert shown.lines([*OTHER, *FATAL, *ALARM]) == b""
+    assert shown.alarms(lost=True) == text(OTHER)  # not a sign of another process: kept
+    assert shown.alarms() == b""
+
+    ended = processes._Filter()
+    ended.lines([*ALARM])
+    assert ended.alarms() == text(ALARM)
+    late = processes._Filter()
+    late.lines([*ALARM])
+    now = processes.time.monotonic()
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now + processes.HEARTBEAT_TIMEOUT + 1)
+    assert late.overdue() == text(ALARM)
+    assert late.lines([b"plain"]) == b"plain\n" and late.overdue() == b""
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("localhost:1", None, None), "give all of"),
+        ((None, 2, 0), "give all of"),
+        (("localhost", 2, 0), "expected HOST:PORT"),
+        (("localhost:1", 2, 2), "must be from 0 to 1"),
+    ],
+)
+def test_wrong_flags(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        processes.start(*flags)
+
+
+def test_a_timeout_of_a_checkpoint_is_the_loss_of_another_process(launch, monkeypatch):
+    """Orbax raises TimeoutError, which is an OSError."""
+
+    def mode() -> None:
+        raise TimeoutError("ChainedFuture timed out") from TimeoutError("barrier: UNAVAILABLE")
+
+    monkeypatch.setitem(modes.MODES, "layers", mode)
+    monkeypatch.setattr(processes, "_several", True)
+    monkeypatch.setattr(processes.os, "_exit", sys.exit)
+    result = launch("--mode=layers")
+    assert result.code == 1 and result.err == f"error: {processes.LOST}\n"
+
+
+def test_modes_of_one_process_say_so(launch):
+    result = launch("--mode=layers", "--distributed")
+    assert result.code == 1 and "runs in one process" in result.err
+
+
+@pytest.mark.full
+def test_no_cluster_and_uneven_batches_are_one_line(start, tmp_path):
+    command = [sys.executable, str(ROOT / "launch.py"), "--distributed", f"--workdir={tmp_path / 'a'}"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+    assert "no cluster was found" in result.stderr
+    for code, _, err in start(2, tmp_path / "b", "--train.steps=2", "--data.batch_size=21").finish():
+        assert code == 1 and err.splitlines()[0].startswith("error: data.batch_size=21")
