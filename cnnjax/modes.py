@@ -277,8 +277,7 @@ def mode_export() -> None:
 
 
 def mode_benchmark() -> None:
-    from cnnjax.benchmarks import records
-    from cnnjax.runs import run
+    from cnnjax.benchmarks import accuracy, records
     from cnnjax.runs.workdir import Workdir
 
     output = Path(FLAGS["benchmark.output"].value or records.RECORDS)
@@ -287,7 +286,7 @@ def mode_benchmark() -> None:
         return
     experiment = chosen_experiment(None)
     workdir = Workdir(FLAGS.workdir or Path("runs") / f"benchmark_{experiment.name}")
-    record = run.benchmark_accuracy(
+    record = accuracy.benchmark_accuracy(
         experiment, workdir, FLAGS.data_dir, command_line(), FLAGS["benchmark.note"].value or ""
     )
     if processes.is_first():

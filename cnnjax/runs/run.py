@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 
 from cnnjax import config
 from cnnjax.augment.examples import before_views
-from cnnjax.benchmarks import records
 from cnnjax.config import RESUMABLE, ConfigError, Experiment
 from cnnjax.data import labels
 from cnnjax.data.dataset import Dataset
@@ -186,25 +185,6 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
         recipe = dataclasses.replace(recipe, task=make_task(experiment, dataset.classes, image_shape))
         report.write(workdir, experiment, dataset, recipe, variables, evaluation, command)
     return evaluation
-
-
-def benchmark_accuracy(
-    experiment: Experiment, workdir: Workdir, data_dir: str | None, command: str, note: str
-) -> dict[str, Any]:
-    """Trains all seeds of an experiment from scratch and returns the record of their results."""
-    if workdir.has_run():
-        raise ConfigError(f"workdir {workdir.path} holds a run already: a benchmark starts in a new one")
-    began = time.monotonic()
-    evaluation = train_run(experiment, workdir, data_dir, command)
-    return records.make_record(
-        "accuracy",
-        experiment.name,
-        {name: [m[name] for m in evaluation.per_seed] for name in evaluation.mean}
-        | {"seconds, all seeds, with compilation": [time.monotonic() - began]},
-        command,
-        seeds=[experiment.train.seed, experiment.train.seeds],
-        note=note,
-    )
 
 
 def restore(workdir: Workdir, checkpoint: str = "last", changes: Mapping[str, Any] | None = None) -> Restored:
