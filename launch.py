@@ -34,7 +34,7 @@ from absl import app, flags, logging
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.modes import MODES, print_names
-from cnnjax.runtime import platform, processes
+from cnnjax.runtime import hush, platform, processes
 
 platform.configure()  # before anything imports jax
 
@@ -190,4 +190,5 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     platform.ask_for_huge_pages()
+    hush.hush_libraries()
     app.run(main, flags_parser=parse_flags)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cnnjax.runtime import platform
+from cnnjax.runtime import hush, platform
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 platform.configure()
+hush.hush_libraries()  # as the launcher does
 
 import jax  # noqa: E402
 

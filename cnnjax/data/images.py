@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import io
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,8 +25,6 @@ SUFFIXES = frozenset(
 )
 PADDING = 128  # grey around a letterboxed image
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"})
-# Pillow warns of sizes that are refused here, and of damage beside the pixels, such as in EXIF.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(path: str | Path, data: Data, channels: int = 3) -> np.ndarray:

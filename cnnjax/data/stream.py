@@ -17,6 +17,7 @@ from absl import flags
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import batches, images
+from cnnjax.runtime import hush
 
 _AHEAD = 2  # batches that each worker, or this process without workers, holds ready
 
@@ -165,6 +166,7 @@ class _Batches:
 
 def _begin_worker(number: int, count: int) -> None:
     """A worker leaves signals to its parent, which has a checkpoint to save, and ends when that one is killed."""
+    hush.hush_libraries()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     parent = os.getppid()

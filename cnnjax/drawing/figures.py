@@ -1,22 +1,17 @@
 """Figures with matplotlib: what reports and predictions show."""
 
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from PIL import Image, ImageDraw
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import LogFormatter  # noqa: E402
-
-# Names of files and classes are drawn as they are: "$" begins no formula, what the font lacks is an empty box.
-matplotlib.rcParams["text.parse_math"] = False
-warnings.filterwarnings("ignore", message="Glyph .* missing from font")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +24,30 @@ class Picture:
     figure: Figure
 
 
+@contextlib.contextmanager
+def names_as_they_are() -> Iterator[None]:
+    """While a figure is made: in names of files and classes "$" begins no formula, what the font lacks is an empty box."""
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def subplots(rows: int = 1, columns: int = 1, squeeze: bool = True, **options: Any) -> tuple[Figure, Any]:
+    """A figure and its axes, as pyplot makes them but without its state: there is nothing to close."""
+    figure = Figure(**options)
+    return figure, figure.subplots(rows, columns, squeeze=squeeze)
+
+
+@names_as_they_are()
+def save(figure: Figure, path: str | Path, kind: str | None = None) -> None:
+    """Writes a figure, cut to what is drawn in it, in the format that the name ends in, or `kind`."""
+    figure.savefig(path, format=kind, dpi=100, bbox_inches="tight")
+
+
+@names_as_they_are()
 def learning_curves(lines: Sequence[Mapping[str, Any]], headline: str) -> Picture:
     """Loss and headline metric of the training batches and of the evaluated split over the steps."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
+    figure, axes = subplots(1, 2, figsize=(11, 4))
     for axis, name in zip(axes, ("loss", headline), strict=True):
         for split, style in (("train", "-"), ("test", "o-")):
             points = [(line["step"], line[name]) for line in lines if line["split"] == split and name in line]
@@ -47,10 +63,11 @@ def learning_curves(lines: Sequence[Mapping[str, Any]], headline: str) -> Pictur
     return Picture("curves", "Learning curves", caption, figure)
 
 
+@names_as_they_are()
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Picture:
     """Rows are true classes, columns predicted ones; counts are written in where they fit."""
     size = min(14.0, 3 + 0.45 * len(classes))
-    figure, axis = plt.subplots(figsize=(size, size))
+    figure, axis = subplots(figsize=(size, size))
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted class", ylabel="true class")
@@ -69,9 +86,10 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Picture:
     )
 
 
+@names_as_they_are()
 def precision_recall_curves(precision: np.ndarray, classes: Sequence[str]) -> Picture:
     """Curves of precision [recalls, C] at IoU 0.5; NaN where a class has no object."""
-    figure, axis = plt.subplots(figsize=(6.5, 5))
+    figure, axis = subplots(figsize=(6.5, 5))
     recall = np.linspace(0, 1, len(precision))
     for index, name in enumerate(classes):
         if not np.isnan(precision[:, index]).all():
@@ -85,9 +103,10 @@ def precision_recall_curves(precision: np.ndarray, classes: Sequence[str]) -> Pi
     return Picture("precision_recall", "Precision and recall", caption, figure)
 
 
+@names_as_they_are()
 def error_kinds(shares: Mapping[str, float]) -> Picture:
     """Bars of the kinds of detections (Redmon et al. 2016, section 4.2)."""
-    figure, axis = plt.subplots(figsize=(6.5, 2.6))
+    figure, axis = subplots(figsize=(6.5, 2.6))
     names = list(shares)[::-1]
     bars = axis.barh(names, [100 * shares[name] for name in names])
     axis.bar_label(bars, fmt="%.1f %%", padding=3)
@@ -126,6 +145,7 @@ def draw_boxes(image: np.ndarray, boxes: Boxes) -> np.ndarray:
     return np.asarray(picture)
 
 
+@names_as_they_are()
 def image_grid(
     name: str,
     title: str,
@@ -139,7 +159,7 @@ def image_grid(
     rows = max(1, -(-len(images) // columns))
     width = 12.8 / max(columns, 4)
     lines = max((label.count("\n") + 1 for label in labels), default=1)
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         rows, columns, figsize=(width * columns, (width + 0.1 + 0.16 * lines) * rows), squeeze=False
     )
     for axis in axes.flat:

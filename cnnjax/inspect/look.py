@@ -146,7 +146,6 @@ def slide_over_canvas(run: Restored, data_dir: str | None, folder: Path) -> slid
 def _save(figure: figures.Figure, path: str | Path) -> None:
     try:
         kind = Path(path).suffix[1:] or "png"  # given, or matplotlib would write to another name
-        figure.savefig(path, format=kind, dpi=100, bbox_inches="tight")
+        figures.save(figure, path, kind)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: the picture cannot be written: {error}") from error
-    figures.plt.close(figure)

@@ -78,8 +78,7 @@ def slide(run: Restored, images: np.ndarray, folder: Path) -> Slide:
     )
     folder.mkdir(parents=True, exist_ok=True)
     figure = _heat_maps(canvas, np.asarray(jax.nn.softmax(whole)), run.classes)
-    figure.savefig(folder / "slide.png", dpi=100, bbox_inches="tight")
-    figures.plt.close(figure)
+    figures.save(figure, folder / "slide.png")
     write_atomically(folder / "slide.txt", f"{result}\n")
     return result
 
@@ -112,10 +111,11 @@ def _seconds(fn: Callable[[Array], Array], argument: Array) -> float:
     return float(np.median(times))
 
 
+@figures.names_as_they_are()
 def _heat_maps(canvas: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]) -> figures.Figure:
     """The canvas; of each window the highest probability, and that of the first classes."""
     shown = classes[:_MAPS]
-    figure, axes = figures.plt.subplots(2, 1 + -(-len(shown) // 2), figsize=(3 * (1 + len(shown) / 2), 6))
+    figure, axes = figures.subplots(2, 1 + -(-len(shown) // 2), figsize=(3 * (1 + len(shown) / 2), 6))
     flat = axes.T.ravel()
     flat[0].imshow(canvas.squeeze(-1) if canvas.shape[-1] == 1 else canvas, cmap="gray", vmin=0, vmax=255)
     flat[0].set_title("canvas", fontsize=10)

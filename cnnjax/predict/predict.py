@@ -81,7 +81,7 @@ def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[i
         [text for _, text in drawn],
         columns=5,
     )
-    sheet.figure.savefig(output / "contact_sheet.png", dpi=100, bbox_inches="tight")
+    figures.save(sheet.figure, output / "contact_sheet.png")
     return len(read), problems
 
 

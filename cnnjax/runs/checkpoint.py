@@ -10,10 +10,9 @@ import logging
 import os
 import re
 import shutil
-import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +26,6 @@ from cnnjax.config import ConfigError
 _STATE = "state"
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # in messages of TensorStore
 log = logging.getLogger(__name__)
-
-
-def _for_the_user(record: logging.LogRecord) -> bool:
-    """False for what Orbax logs of exceptions, which it raises too, and of guesses about what it reads.
-
-    Nothing but Orbax runs in asyncio here.
-    """
-    if record.name != "asyncio" and "orbax" not in Path(record.pathname).parts:
-        return True
-    told = bool(record.exc_info) or "Failed to json parse" in record.getMessage()
-    return record.levelno >= logging.ERROR and not told
-
-
-def _ignore_unfinished_reads(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """When one read of a damaged checkpoint fails, Orbax leaves, and each of its other reads complains of that."""
-
-    def report(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    return report
-
-
-for _name in ("absl", "asyncio"):
-    logging.getLogger(_name).addFilter(_for_the_user)
-sys.unraisablehook = _ignore_unfinished_reads(sys.unraisablehook)
-warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
 
 
 class CheckpointStore:

@@ -8,12 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from matplotlib import pyplot as plt
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.dataset import Dataset
-from cnnjax.drawing.figures import Picture, image_grid, learning_curves
+from cnnjax.drawing.figures import Picture, image_grid, learning_curves, save
 from cnnjax.runs.workdir import Workdir, write_atomically
 from cnnjax.runtime import platform
 from cnnjax.training.evaluate import Evaluation
@@ -39,8 +38,7 @@ def write(
     pages = []
     for picture in pictures:
         path = workdir.plots / f"{picture.name}.png"
-        picture.figure.savefig(path, dpi=100, bbox_inches="tight")
-        plt.close(picture.figure)
+        save(picture.figure, path)
         pages.append(_section(picture, path))
     write_atomically(workdir.path / "report.html", _page(experiment, dataset, evaluation, command, pages))
 

@@ -20,6 +20,7 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from cnnjax.config import ConfigError
+from cnnjax.drawing.figures import names_as_they_are
 from cnnjax.visualization.batches import map_batches
 from cnnjax.visualization.network import Network
 from cnnjax.visualization.pictures import grid, plot, png, to_uint8
@@ -94,6 +95,7 @@ def scatter_picture(
     return canvas
 
 
+@names_as_they_are()
 def vector_picture(vector: np.ndarray, title: str = "") -> np.ndarray:
     """A vector [F] as a plot and, folded into rows, as an image: uint8 [H, W, 3]."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
