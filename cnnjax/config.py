@@ -141,7 +141,9 @@ class Detection:
     similar: tuple[str, ...] = option(
         (), "groups of classes that are alike, for the analysis of errors, such as cat/dog,car/bus/truck"
     )
-    score_threshold: float = option(0.05, "what scores less is no detection for average precision", most=1)
+    score_threshold: float = option(
+        0.05, "what does not score more is no detection for average precision", most=1
+    )
     shown_score: float = option(
         0.0,
         "what scores less is not drawn, predicted and counted as a confusion; 0: what has the best F1 on the validation split, 0.3 without one",

@@ -53,18 +53,20 @@ def clip_boxes(boxes: Array, height: float, width: float) -> Array:
 
 def iou(a: Array, b: Array) -> Array:
     """Intersection over union, [..., 4] and [..., 4] -> [...]. Two boxes without an inside give 0, not NaN."""
-    return _intersection_and_union(a, b)[2]
+    return _intersection_and_union(*_in_range(a, b))[2]
 
 
 def giou(a: Array, b: Array) -> Array:
     """Generalized IoU, in (-1, 1] (Rezatofighi et al. 2019, algorithm 1)."""
+    a, b = _in_range(a, b)
     _, union, overlap = _intersection_and_union(a, b)
     hull = area(_hull(a, b))
-    return overlap - (hull - union) / jnp.maximum(hull, EPSILON)
+    return overlap - (hull - union) / _positive(hull)
 
 
 def diou(a: Array, b: Array) -> Array:
     """Distance IoU: less the squared distance of centres over that of the hull's corners (Zheng et al. 2020)."""
+    a, b = _in_range(a, b)
     return _intersection_and_union(a, b)[2] - _centre_distance(a, b)
 
 
@@ -73,10 +75,11 @@ def ciou(a: Array, b: Array) -> Array:
 
     The weight of the penalty is held constant in the gradient, as the authors do.
     """
+    a, b = _in_range(a, b)
     overlap = _intersection_and_union(a, b)[2]
     angle_a, angle_b = _aspect_angle(a), _aspect_angle(b)
     v = (4 / math.pi**2) * (angle_a - angle_b) ** 2
-    alpha = jax.lax.stop_gradient(v / jnp.maximum(1 - overlap + v, EPSILON))
+    alpha = jax.lax.stop_gradient(v / _positive(1 - overlap + v))
     return overlap - _centre_distance(a, b) - alpha * v
 
 
@@ -155,13 +158,26 @@ def _scale_and_shift(boxes: Array | np.ndarray, geometry: Letterbox) -> tuple[np
     return scale.reshape(shape), shift.reshape(shape)
 
 
+def _positive(x: Array) -> Array:
+    """x, or where it is smaller EPSILON, as far as the type can hold that: never 0."""
+    return jnp.maximum(x, max(EPSILON, float(jnp.finfo(x.dtype).smallest_normal)))
+
+
+def _in_range(a: Array, b: Array) -> tuple[Array, Array]:
+    """Pairs of boxes, those whose areas would overflow made smaller by a power of two; all measures are ratios."""
+    exponent = jnp.finfo(a.dtype).maxexp // 2
+    largest = jnp.maximum(jnp.max(jnp.abs(a), axis=-1), jnp.max(jnp.abs(b), axis=-1))
+    scale = jnp.where(largest > 2.0 ** (exponent - 2), 2.0 ** -(exponent + 2), 1.0).astype(a.dtype)[..., None]
+    return a * scale, b * scale
+
+
 def _intersection_and_union(a: Array, b: Array) -> tuple[Array, Array, Array]:
     low = jnp.maximum(a[..., :2], b[..., :2])
     high = jnp.minimum(a[..., 2:], b[..., 2:])
     size = jnp.maximum(high - low, 0)
     intersection = size[..., 0] * size[..., 1]
     union = area(a) + area(b) - intersection
-    return intersection, union, intersection / jnp.maximum(union, EPSILON)
+    return intersection, union, intersection / _positive(union)
 
 
 def _hull(a: Array, b: Array) -> Array:
@@ -174,9 +190,9 @@ def _centre_distance(a: Array, b: Array) -> Array:
     hull = _hull(a, b)
     diagonal = jnp.sum((hull[..., 2:] - hull[..., :2]) ** 2, axis=-1)
     between = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
-    return jnp.sum(between**2, axis=-1) / jnp.maximum(diagonal, EPSILON)
+    return jnp.sum(between**2, axis=-1) / _positive(diagonal)
 
 
 def _aspect_angle(boxes: Array) -> Array:
-    size = jnp.maximum(boxes[..., 2:] - boxes[..., :2], EPSILON)
+    size = _positive(boxes[..., 2:] - boxes[..., :2])
     return jnp.arctan2(size[..., 0], size[..., 1])

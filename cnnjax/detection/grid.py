@@ -67,12 +67,23 @@ def encode(grid: Grid, boxes: Array, classes: Array, valid: Array) -> Targets:
     return Targets(cells, boxes, valid, collisions)
 
 
+def _whole(x: Array, size: float) -> Array:
+    """How often `size` fits into x, exactly: XLA divides by a constant with its rounded inverse."""
+    quotient = jnp.floor(x / size)
+    too_low, too_high = (quotient + 1) * size <= x, quotient * size > x
+    return quotient + too_low.astype(x.dtype) - too_high.astype(x.dtype)
+
+
 def _encode_image(grid: Grid, boxes: Array, classes: Array, valid: Array) -> tuple[Array, Array]:
     slots = max(1, len(grid.anchors))
-    in_cells = box_xyxy_to_cxcywh(boxes) / jnp.asarray([[*grid.cell, *grid.cell]], boxes.dtype)
+    centres = box_xyxy_to_cxcywh(boxes)
     # A centre on the right or lower border of the image belongs to the last cell.
-    column = jnp.clip(jnp.floor(in_cells[:, 0]), 0, grid.columns - 1)
-    row = jnp.clip(jnp.floor(in_cells[:, 1]), 0, grid.rows - 1)
+    column, row = (
+        jnp.clip(_whole(centres[:, i], grid.cell[i]), 0, count - 1)
+        for i, count in enumerate((grid.columns, grid.rows))
+    )
+    corner = jnp.stack([column, row], axis=1) * jnp.asarray([grid.cell], boxes.dtype)
+    in_cell = (centres[:, :2] - corner) / jnp.asarray([grid.cell], boxes.dtype)
     slot = jnp.zeros(len(boxes), jnp.int32)
     if grid.anchors:
         sizes = (boxes[:, 2:] - boxes[:, :2])[:, None]
@@ -83,10 +94,9 @@ def _encode_image(grid: Grid, boxes: Array, classes: Array, valid: Array) -> tup
     lost = jnp.any(earlier & valid[None] & (place[:, None] == place[None]), axis=1)
     vector = jnp.concatenate(
         [
-            jnp.ones_like(in_cells[:, :1]),
-            in_cells[:, :1] - column[:, None],
-            in_cells[:, 1:2] - row[:, None],
-            in_cells[:, 2:],
+            jnp.ones_like(in_cell[:, :1]),
+            in_cell,
+            centres[:, 2:] / jnp.asarray([grid.cell], boxes.dtype),
             jax.nn.one_hot(classes, grid.num_classes, dtype=boxes.dtype),
         ],
         axis=1,

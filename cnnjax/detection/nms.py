@@ -28,6 +28,8 @@ def nms(
     Returns:
       indices [K] int32 into the input, best first, padded with -1; and how many there are, int32.
     """
+    if len(scores) == 0:
+        return jnp.full(max_outputs, -1, jnp.int32), jnp.zeros((), jnp.int32)
     # One maximum and one row of IoUs per output: no N x N matrix, and no sort.
     finite = jnp.isfinite(scores) & jnp.all(jnp.isfinite(boxes), axis=-1)
     alive = jnp.where(finite & (scores > score_threshold), scores, -jnp.inf)

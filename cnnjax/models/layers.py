@@ -178,7 +178,11 @@ class BatchNorm(nn.Module):
 
 
 def batch_norm(train: bool, **kwargs: Any) -> nn.Module:
-    """Batch normalization with torch's defaults: epsilon 1e-5, running statistics keep a share of 0.9."""
+    """Batch normalization with epsilon 1e-5 and running statistics that keep a share of 0.9, torch's momentum of 0.1.
+
+    The running variance is of the batch's biased variance, as in TensorFlow and the paper's appendix; torch's is of
+    the unbiased one, which n values of a channel make larger by n / (n - 1). Imported statistics serve as they are.
+    """
     return BatchNorm(use_running_average=not train, **{"momentum": 0.9, "epsilon": 1e-5, **kwargs})
 
 

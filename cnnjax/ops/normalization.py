@@ -21,7 +21,8 @@ def channel_sums(*arrays: Array) -> list[Array]:
 def batch_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
     """Normalizes x [N, ..., C] by the statistics of this batch (Ioffe & Szegedy 2015, algorithm 1).
 
-    Mean and (biased) variance come from one pass over x, as E[x^2] - E[x]^2.
+    Mean and (biased) variance come from one pass over x - s, where s is one of its places: as E[(x - s)^2] -
+    E[x - s]^2, which keeps its digits where the mean is far above the deviation.
 
     Returns:
       scale * (x - mean) / sqrt(var + epsilon) + bias, and mean and var, both [C]. The latter are for running
@@ -32,9 +33,12 @@ def batch_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Arr
 
 def _forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple:
     count = x.size // x.shape[-1]
-    total, squares = channel_sums(x, x * x)
-    mean = total / count
-    var = jnp.maximum(squares / count - mean * mean, 0)
+    sample = x.reshape(-1, x.shape[-1])[0]
+    centred = _minus(x, sample)
+    total, squares = channel_sums(centred, centred * centred)
+    offset = total / count
+    mean = sample + offset
+    var = jnp.maximum(squares / count - offset * offset, 0)
     rstd = lax.rsqrt(var + epsilon)
     y = normalize(x, mean, rstd * scale, bias)
     return (y, mean, var), (x, scale, mean, rstd)
@@ -44,15 +48,16 @@ def _backward(epsilon: float, saved: tuple, gradients: tuple) -> tuple[Array, Ar
     x, scale, mean, rstd = saved
     dy = gradients[0]
     count = x.size // x.shape[-1]
-    dbias, products = channel_sums(dy, dy * x)
-    dscale = (products - mean * dbias) * rstd
-    # dx = rstd * scale * (dy - dbias / count - normalized x * dscale / count), as one line in x and dy.
+    centred = _minus(x, mean)
+    dbias, products = channel_sums(dy, dy * centred)
+    dscale = products * rstd
+    # dx = rstd * scale * (dy - dbias / count - normalized x * dscale / count), as one line in x - mean and dy.
     factor = rstd * scale
     slope = -factor * rstd * dscale / count
-    shift = -factor * dbias / count - slope * mean
+    shift = -factor * dbias / count
     axes = (None,) * (x.ndim - 1)
     # The last operation has two large operands: see ops/materialize.py.
-    return (factor[axes] * dy + shift[axes]) + slope[axes] * x, dscale, dbias
+    return (factor[axes] * dy + shift[axes]) + slope[axes] * centred, dscale, dbias
 
 
 batch_norm.defvjp(_forward, _backward)
@@ -61,4 +66,9 @@ batch_norm.defvjp(_forward, _backward)
 def normalize(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
     """(x - mean) * factor + bias along the last axis of x [..., C]."""
     axes = (None,) * (x.ndim - 1)
-    return (x - mean[axes]) * factor[axes] + bias[axes]
+    return _minus(x, mean) * factor[axes] + bias[axes]
+
+
+def _minus(x: Array, vector: Array) -> Array:
+    """x [..., C] less vector [C]."""
+    return x - vector[(None,) * (x.ndim - 1)]

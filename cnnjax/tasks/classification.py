@@ -46,13 +46,16 @@ class Classification:
         return values
 
     def predict(self, outputs: Array) -> dict[str, Array]:
-        p, label = jax.lax.top_k(jax.nn.softmax(outputs.astype(jnp.float32)), min(5, self.num_outputs))
+        # Ranked by the outputs, as the metrics are: probabilities of sure networks are rounded to equal ones.
+        outputs = outputs.astype(jnp.float32)
+        _, label = jax.lax.top_k(outputs, min(5, self.num_outputs))
+        p = jnp.take_along_axis(jax.nn.softmax(outputs), label, axis=1)
         return {"label": label.astype(jnp.int32), "probability": p}
 
     def average(self, outputs: Array, weights: Array) -> Array:
-        """The logarithm of the averaged probabilities: again logits."""
-        p = jax.nn.softmax(outputs.astype(jnp.float32))
-        return jnp.log(jnp.einsum("v,vnk->nk", weights, p))
+        """The logarithm of the averaged probabilities: again logits. Finite also where the probabilities underflow."""
+        log_p = jax.nn.log_softmax(outputs.astype(jnp.float32))
+        return jax.nn.logsumexp(log_p, axis=0, b=weights[:, None, None])
 
     def summarize(
         self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]

@@ -12,4 +12,6 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     picked = jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
+    if not label_smoothing:  # 0 times the logarithm of a probability of 0 would be NaN
+        return -picked
     return -(1 - label_smoothing) * picked - label_smoothing * jnp.mean(log_p, axis=-1)

@@ -30,7 +30,12 @@ def means(sums: Sums) -> dict[str, float]:
 
 
 def in_top_k(logits: Array, labels: Array, k: int) -> Array:
-    """Whether fewer than k classes score above the label's, [N] of 0.0 and 1.0. Not finite is never right."""
+    """Whether the label is among the k classes of the highest scores, [N] of 0.0 and 1.0.
+
+    Of equal scores the lower index comes first, as in `jax.lax.top_k` and `argmax`. Not finite is never right.
+    """
     score = jnp.take_along_axis(logits, labels[:, None], axis=1)
-    rank = jnp.sum((logits > score).astype(jnp.int32), axis=1)
+    lower = jnp.arange(logits.shape[1])[None] < labels[:, None]
+    before = (logits > score) | ((logits == score) & lower)
+    rank = jnp.sum(before.astype(jnp.int32), axis=1)
     return ((rank < k) & jnp.isfinite(score[:, 0])).astype(jnp.float32)

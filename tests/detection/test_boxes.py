@@ -132,3 +132,14 @@ def test_deltas_have_the_values_of_torchvision():
     moved = bx.box_from_deltas(jnp.array([[1, -1, 0.5, 0.5]]), anchor)
     assert_allclose(moved, [[1.8965797, -6.1034203, 46.1034203, 38.1034203]], rtol=1e-6)
     assert np.all(np.isfinite(bx.box_from_deltas(jnp.full((1, 4), 1e4), anchor)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_boxes_whose_areas_overflow_have_the_measure_of_smaller_ones(measure, dtype):
+    """All measures are ratios: the same boxes in other units."""
+    large = float(jnp.finfo(dtype).max) / 64
+    table = bx.pairwise(measure, (A * large / 32).astype(dtype), (B * large / 32).astype(dtype))
+    expected = bx.pairwise(measure, A, B)
+    assert_allclose(table.astype(np.float32), expected, atol=8 * float(jnp.finfo(dtype).eps))
+    assert bx.iou(jnp.full((1, 4), jnp.finfo(dtype).max, dtype), A[:1].astype(dtype)).tolist() == [0]

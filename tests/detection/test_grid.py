@@ -112,3 +112,15 @@ def test_decode_yolov1_squares_sizes():
 
 def test_shape_iou():
     assert_allclose(gr.shape_iou(jnp.array([[10.0, 20]]), jnp.array([[20.0, 10]])), [100 / 300], rtol=1e-6)
+
+
+def test_a_centre_on_a_border_belongs_to_the_cell_behind_it_whatever_the_size_of_cells():
+    """Also where the inverse of a cell's size is no float, as in XLA's division by a constant."""
+    for side, cells in ((416, 32), (147, 49), (91, 7), (448, 7), (605, 55)):
+        grid = Grid(rows=cells, columns=cells, height=side, width=side, num_classes=1)
+        centre = np.arange(cells) * (side // cells)
+        boxes = np.stack([centre - 4, centre - 4, centre + 4, centre + 4], axis=1).astype(np.float32)
+        targets = encode_one(grid, boxes.tolist(), [0] * cells)
+        taken = np.argwhere(np.asarray(targets.cells[0, ..., 0]) == 1)
+        assert_array_equal(taken, np.stack([np.arange(cells)] * 2, axis=1))
+        assert_allclose(targets.cells[0, np.arange(cells), np.arange(cells), 1:3], 0)

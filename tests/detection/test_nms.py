@@ -95,3 +95,8 @@ def test_nan_and_infinite_entries_are_never_taken():
 def test_boxes_without_an_inside_are_kept_once():
     boxes = jnp.array([[5, 5, 5, 5], [5, 5, 5, 5.0]])
     assert kept(*nms(boxes, jnp.array([0.2, 0.7]), 0.5, 4)) == [1, 0]
+
+
+def test_no_boxes_give_no_boxes():
+    found, count = jax.jit(lambda b, s: nms(b, s, 0.5, 3))(jnp.zeros((0, 4)), jnp.zeros(0))
+    assert found.tolist() == [-1, -1, -1] and int(count) == 0

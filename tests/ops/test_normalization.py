@@ -86,3 +86,22 @@ def test_materialize_is_the_identity_with_its_gradient():
     gradient = jax.grad(lambda x: jnp.sum(materialize(x) ** 2 / 2))(x[:4])
     np.testing.assert_array_equal(gradient, x[:4])
     assert materialize(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("mean, deviation", [(0.0, 1.0), (1e4, 2.0), (-3e5, 1.0)])
+def test_a_mean_far_above_the_deviation_costs_no_digits(mean, deviation):
+    """Against float64, in units of what float32 can tell apart at that mean."""
+    x, g, scale, bias = arrays(8, 6, 5, 4)
+    x = (mean + deviation * (x - 1) / 3).astype(np.float32)
+    g, scale, bias = (jnp.asarray(a, jnp.float32) for a in (g, scale, bias))
+    (y, _, var), pull = jax.vjp(lambda *a: normalization.batch_norm(*a, 1e-5), jnp.asarray(x), scale, bias)
+    dx, dscale, _ = pull((g, jnp.zeros(4), jnp.zeros(4)))
+    with jax.enable_x64(True):
+        exact, pull64 = jax.vjp(
+            lambda *a: plain(*a, 1e-5), *(jnp.asarray(a, jnp.float64) for a in (x, scale, bias))
+        )
+        dx64, dscale64, _ = pull64(jnp.asarray(g, jnp.float64))
+    digits = 4 * np.finfo(np.float32).eps * (1 + abs(mean) / deviation)
+    np.testing.assert_allclose(var, np.var(x.astype(np.float64), (0, 1, 2)), rtol=max(digits, 1e-6) * 4)
+    for ours, theirs in ((y, exact), (dx, dx64), (dscale, dscale64)):
+        np.testing.assert_allclose(ours, theirs, atol=8 * max(digits, 1e-6) * np.abs(theirs).max())

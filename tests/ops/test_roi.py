@@ -58,3 +58,58 @@ def test_roi_align_is_its_definition_also_beyond_the_border():
 
 def test_bins_without_a_pixel_are_empty():
     assert_allclose(roi_pool(FEATURES, BOX + 100, (2, 2)), 0)
+
+
+def pooled_by_hand(features, box, size, scale):
+    """The definition in whole numbers, halves rounded away from zero."""
+
+    def rounded(x):
+        return int(np.sign(x) * np.floor(abs(float(x)) + 0.5))
+
+    height, width, channels = features.shape
+    x0, y0, x1, y1 = (rounded(np.float32(v) * np.float32(scale)) for v in box)
+    tall, wide = max(y1 - y0 + 1, 1), max(x1 - x0 + 1, 1)
+    out = np.zeros((*size, channels), np.float32)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            rows = [y0 + i * tall // size[0], y0 - (-(i + 1) * tall // size[0])]
+            columns = [x0 + j * wide // size[1], x0 - (-(j + 1) * wide // size[1])]
+            rows, columns = np.clip(rows, 0, height), np.clip(columns, 0, width)
+            part = features[rows[0] : rows[1], columns[0] : columns[1]]
+            if part.size:
+                out[i, j] = part.max((0, 1))
+    return out
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 7, 14])
+def test_roi_pool_is_its_definition_in_whole_numbers(bins):
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(20, 24, 2)).astype(np.float32)
+    low = rng.integers(0, 200, (200, 2))
+    boxes = np.concatenate([low, low + rng.integers(0, 200, (200, 2))], axis=1).astype(np.float32)
+    found = jax.jit(lambda f, b: roi_pool(f, b, (bins, bins), 1 / 16))(features, boxes)
+    assert_allclose(found, [pooled_by_hand(features, box, (bins, bins), 1 / 16) for box in boxes])
+
+
+def test_roi_pool_has_torchvisions_values_where_floats_and_even_rounding_go_wrong():
+    rows = jnp.broadcast_to(jnp.arange(20.0)[:, None, None], (20, 20, 1))
+    found = jax.jit(lambda b: roi_pool(rows, b, (7, 7)))(jnp.array([[0.0, 0, 6, 6]]))
+    assert_allclose(found[0, :, 0, 0], [0, 1, 2, 3, 4, 5, 6])
+    assert roi_pool(rows[:8], jnp.array([[8.0, 8, 40, 40]]), (1, 1), 1 / 16).item() == 3
+
+
+@pytest.mark.parametrize("pool", [roi_align, roi_pool])
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_a_pixel_that_is_not_finite_stays_in_the_boxes_that_see_it(pool, value):
+    features = FEATURES.at[6, 6].set(value)
+    boxes = jnp.array([[0.0, 0, 3, 3], [5, 5, 8, 8]])
+    found = np.asarray(pool(features, boxes, (2, 2)))
+    assert_allclose(found[0], pool(FEATURES, boxes, (2, 2))[0])
+    assert not np.isfinite(found[1]).all()
+    assert np.isnan(value) or found[1].max() == np.inf
+
+
+@pytest.mark.parametrize("sampling", [0, -1])
+def test_an_adaptive_number_of_samples_is_refused(sampling):
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        roi_align(FEATURES, BOX, (2, 2), sampling=sampling)

@@ -28,7 +28,7 @@ def predictions(subject: Subject) -> list[Picture]:
     shares = np.asarray(jax.nn.softmax(logits.astype(jnp.float32)))
     titles, right = [], 0
     for row, label in zip(shares, subject.labels[chosen], strict=True):
-        best = np.argsort(-row)[:3]
+        best = np.argsort(-row, kind="stable")[:3]
         right += int(best[0] == label)
         titles.append(", ".join(f"{subject.network.class_name(int(i))} {row[i]:.2f}" for i in best))
     image = grid(subject.images[chosen], min(len(chosen), 3), titles=titles, side=200)
