@@ -33,12 +33,13 @@ from absl import app, flags, logging
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
-from cnnjax.modes import MODES, print_names
+from cnnjax.modes import MODES, run_mode
 from cnnjax.runtime import hush, platform, processes
 
 platform.configure()  # before anything imports jax
 
 FLAGS = flags.FLAGS
+FLAGS.set_gnu_getopt(True)  # flags may stand behind the files that a shell expanded
 flags.DEFINE_string(
     "experiment",
     None,
@@ -48,7 +49,11 @@ flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<experime
 flags.DEFINE_string(
     "data_dir", None, "Where datasets are. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."
 )
-flags.DEFINE_list("inputs", [], "mode=predict and visualize: image files and folders.")
+flags.DEFINE_multi_string(
+    "inputs",
+    [],
+    "mode=predict and visualize: image files and folders, separated by commas or spaces, as a shell expands photos/*.png.",
+)
 flags.DEFINE_string(
     "output",
     None,
@@ -164,18 +169,19 @@ def main(argv: list[str]) -> None:
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries tell their life story otherwise
     try:
-        if len(argv) > 1:
+        if FLAGS["inputs"].present:
+            FLAGS["inputs"].value = [*FLAGS.inputs, *argv[1:]]
+        elif len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
         if FLAGS.deterministic:
             platform.make_deterministic()
         join_processes()
-        print_names() if FLAGS.list else MODES[FLAGS.mode]()
+        run_mode()
         processes.end()
     except ConfigError as error:
-        processes.fail(f"error: {one_line(str(error))}")
-    except BrokenPipeError:  # who reads our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        processes.fail(f"error: {one_line(str(error))}", error.status)
+    except BrokenPipeError:
+        raise  # `program` knows what to do
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -188,7 +194,20 @@ def main(argv: list[str]) -> None:
         raise
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """The launcher as a process of its own."""
     platform.ask_for_huge_pages()
     hush.hush_libraries()
-    app.run(main, flags_parser=parse_flags)
+    hush.speak_plainly()
+    try:
+        try:
+            app.run(main, flags_parser=parse_flags)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    program()

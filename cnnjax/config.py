@@ -17,6 +17,14 @@ from typing import Any
 class ConfigError(ValueError):
     """A mistake in what the user asked for; its text is one clear line for them."""
 
+    status = 1  # of a program that ends with it
+
+
+class Stopped(ConfigError):
+    """A run that was asked to end and has saved its state: there is more to do."""
+
+    status = 75  # EX_TEMPFAIL of sysexits.h, at which schedulers can put a job into their queue again
+
 
 def option(
     default: Any, help: str, choices: tuple[str, ...] = (), above: float = -math.inf,
@@ -309,6 +317,18 @@ RESUMABLE = frozenset(
 )  # fmt: skip
 
 
+# Fields that prediction may change: what is done with the outputs of a network.
+PREDICTABLE = tuple(
+    f"detection.{name}" for name in ("shown_score", "score_threshold", "iou_threshold", "max_detections")
+)
+
+
+def check_local(name: str, path: str) -> None:
+    """Raises ConfigError if a path is a URL, which would be taken for a folder called "s3:"."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
+        raise ConfigError(f"{name}={path}: a URL cannot be used here; give a path on this machine")
+
+
 # Fields that evaluation on a validation split decides where the experiment leaves them at 0.
 CHOSEN = frozenset({"detection.shown_score"})
 
@@ -346,6 +366,8 @@ def check(experiment: Experiment) -> Experiment:
         choices = field.metadata.get("choices", ())
         if choices and value not in choices:
             raise ConfigError(f"{name}={value!r}: choose one of {', '.join(choices)}")
+    check_local("data.name", experiment.data.name.partition(":")[2])
+    check_local("visualize.guide", experiment.visualize.guide)
     if not re.fullmatch(r"\w[\w.-]*", experiment.name):  # files are called after it
         raise ConfigError(f"name={experiment.name!r}: expected letters, digits, '_', '-' and '.'")
     train, data = experiment.train, experiment.data

@@ -6,7 +6,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -40,8 +40,13 @@ def only_changes(*allowed: str) -> dict[str, Any]:
     """The changes of the command line, of which only these fields, or parts such as "evaluate.", may be changed."""
     changes = flag_changes()
     refused = [name for name in changes if not name.startswith(allowed)]
+    if refused and FLAGS.list:
+        raise ConfigError(f"--{refused[0]} has no effect with --list")
     if refused:
-        raise ConfigError(f"--{refused[0]} cannot be changed by mode={FLAGS.mode}: the checkpoint decides it")
+        raise ConfigError(
+            f"--{refused[0]} cannot be changed by mode={FLAGS.mode}, which reads "
+            f"{', '.join(sorted(allowed)) or 'none of an experiment'}"
+        )
     return changes
 
 
@@ -78,6 +83,12 @@ def existing_workdir() -> Any:
     if not FLAGS.workdir:
         raise ConfigError(f"mode={FLAGS.mode} needs --workdir=DIR, the folder of a trained run")
     return Workdir(FLAGS.workdir)
+
+
+def without(name: str, other: str) -> None:
+    """Raises ConfigError if the flag is given, which has no effect beside the other."""
+    if FLAGS[name].present:
+        raise ConfigError(f"--{name} has no effect with {other}")
 
 
 def command_line() -> str:
@@ -133,8 +144,7 @@ def mode_evaluate() -> None:
     from cnnjax.runs import run
 
     workdir = existing_workdir()
-    changes = only_changes("evaluate.", "data.name")
-    print_table(run.evaluate_run(workdir, FLAGS.data_dir, FLAGS.checkpoint, changes))
+    print_table(run.evaluate_run(workdir, FLAGS.data_dir, FLAGS.checkpoint, flag_changes()))
 
 
 def mode_predict() -> None:
@@ -144,8 +154,8 @@ def mode_predict() -> None:
     workdir = existing_workdir()
     paths = predict.find_images(FLAGS.inputs)
     output = Path(FLAGS.output) if FLAGS.output else workdir.path / "predictions"
-    changes = only_changes(*run.PREDICTABLE)
-    count, problems = predict.predict_files(run.restore(workdir, FLAGS.checkpoint, changes), paths, output)
+    restored = run.restore(workdir, FLAGS.checkpoint, flag_changes())
+    count, problems = predict.predict_files(restored, paths, output)
     print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}")
     for line in problems:
         print(f"not read: {line}", file=sys.stderr)
@@ -196,6 +206,8 @@ def mode_visualize() -> None:
     if FLAGS.experiment is None:
         workdir = existing_workdir()
         changes = only_changes("visualize.")
+        without("weights", "--workdir alone, whose run is shown")
+        without("classes", "--workdir alone, whose run is shown")
         options = config.check(config.replace(workdir.read_config(), changes)).visualize
     else:
         experiment = chosen_experiment(None)
@@ -227,6 +239,9 @@ def mode_slide() -> None:
         experiment = chosen_experiment(None, default="digits_sliding")
         workdir = Workdir(Path("runs") / experiment.name)
         run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+    else:
+        only_changes()
+        without("experiment", "--workdir, whose run is shown")
     folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "slide"
     print(look.slide_over_canvas(run.restore(workdir, FLAGS.checkpoint), FLAGS.data_dir, folder))
     print(f"heat maps: {folder / 'slide.png'}")
@@ -237,6 +252,7 @@ def mode_import() -> None:
 
     if not FLAGS.weights or not FLAGS.workdir:
         raise ConfigError("mode=import needs --weights=FILE, --experiment=NAME and --workdir=DIR")
+    without("train.seeds", "mode=import: published weights are one network")
     import_weights(chosen_experiment(None), Workdir(FLAGS.workdir))
     print(f"{FLAGS.weights} is now the run in {FLAGS.workdir}: evaluate, predict or visualize it")
 
@@ -282,8 +298,13 @@ def mode_benchmark() -> None:
 
     output = Path(FLAGS["benchmark.output"].value or records.RECORDS)
     if FLAGS["benchmark.name"].value:
+        only_changes()
+        without("experiment", "--benchmark.name")
+        without("workdir", "--benchmark.name")
         benchmark_speed(output)
         return
+    for name in SPEED:
+        without(name, "mode=benchmark without --benchmark.name")
     experiment = chosen_experiment(None)
     workdir = Workdir(FLAGS.workdir or Path("runs") / f"benchmark_{experiment.name}")
     record = accuracy.benchmark_accuracy(
@@ -323,18 +344,76 @@ def benchmark_speed(output: Path) -> None:
     print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
 
 
-MODES: dict[str, Callable[[], None]] = {
-    "train": mode_train,
-    "evaluate": mode_evaluate,
-    "predict": mode_predict,
-    "prepare": mode_prepare,
-    "summarize": mode_summarize,
-    "preview": mode_preview,
-    "layers": mode_layers,
-    "slide": mode_slide,
-    "visualize": mode_visualize,
-    "import": mode_import,
-    "export_weights": mode_export_weights,
-    "export": mode_export,
-    "benchmark": mode_benchmark,
+class Mode(NamedTuple):
+    """What a mode does, and which flags it reads: `flags` of the launcher, and of an experiment the fields that begin
+    like one of `fields`. All others are refused."""
+
+    run: Callable[[], None]
+    flags: tuple[str, ...]
+    fields: tuple[str, ...]
+
+
+ALL = ("",)
+PROCESSES = ("distributed", "coordinator", "num_processes", "process_id")
+SPEED = ("benchmark.repetitions", "benchmark.seeds", "benchmark.airbench", "benchmark.hiverge")
+PREVIEWED = ("task", "data.", "augment.", "model.", "detection.", "train.seed")
+RUN = ("workdir", "checkpoint")
+
+MODES: dict[str, Mode] = {
+    "train": Mode(mode_train, ("experiment", "workdir", "data_dir", *PROCESSES), ALL),
+    "evaluate": Mode(mode_evaluate, (*RUN, "data_dir"), ("evaluate.", "data.name")),
+    "predict": Mode(mode_predict, (*RUN, "inputs", "output"), config.PREDICTABLE),
+    "prepare": Mode(mode_prepare, ("experiment", "data_dir", "output"), ("data.",)),
+    "summarize": Mode(
+        mode_summarize, ("experiment", "workdir", "data_dir", "compiler", "output"), ("model.", "data.")
+    ),
+    "preview": Mode(mode_preview, ("experiment", "workdir", "data_dir", "output"), PREVIEWED),
+    "layers": Mode(mode_layers, RUN, ()),
+    "slide": Mode(mode_slide, (*RUN, "experiment", "data_dir", "output"), ALL),
+    "visualize": Mode(
+        mode_visualize, (*RUN, "experiment", "data_dir", "inputs", "output", "weights", "classes"), ALL
+    ),
+    "import": Mode(mode_import, ("experiment", "workdir", "data_dir", "weights", "classes"), ALL),
+    "export_weights": Mode(mode_export_weights, (*RUN, "output"), ()),
+    "export": Mode(mode_export, (*RUN, "output"), ()),
+    "benchmark": Mode(
+        mode_benchmark,
+        (
+            "experiment",
+            "workdir",
+            "data_dir",
+            "benchmark.name",
+            "benchmark.output",
+            "benchmark.note",
+            *SPEED,
+            *PROCESSES,
+        ),
+        ALL,
+    ),
 }
+PATHS = ("workdir", "data_dir", "inputs", "output", "weights", "classes", "benchmark.output")
+
+
+def check_flags() -> None:
+    """Raises ConfigError for the first flag that the mode would not read, and for URLs where a path is read."""
+    mode = MODES[FLAGS.mode]
+    known = {name for one in MODES.values() for name in one.flags}
+    if FLAGS.list:
+        mode = Mode(mode.run, (), ())
+    for name in sorted(known):
+        if FLAGS[name].present and name not in mode.flags:
+            users = [other for other, one in MODES.items() if name in one.flags]
+            what = "--list" if FLAGS.list else f"mode={FLAGS.mode}"
+            raise ConfigError(f"--{name} has no effect with {what}: it is for mode={', '.join(users)}")
+    only_changes(*mode.fields)
+    for name in PATHS:
+        values = FLAGS[name].value
+        for value in [values] if isinstance(values, str) else values or ():
+            for part in value.split(","):
+                config.check_local(f"--{name}", part)
+
+
+def run_mode() -> None:
+    """What --mode asks for, or the names with --list."""
+    check_flags()
+    print_names() if FLAGS.list else MODES[FLAGS.mode].run()

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnjax import config, modes
+
 ROOT = Path(__file__).parent.parent
 QUICK = (
     "--experiment=digits_lenet", "--model.name=softmax_regression", "--data.limit=60", "--train.steps=3",
@@ -164,3 +166,64 @@ def _leaves(run):
 
     assert run.step == 400
     return jax.tree.leaves((run.state.params, run.state.opt_state))
+
+
+def test_every_flag_of_the_launcher_is_read_by_a_mode_and_refused_by_the_others(launch, tmp_path):
+    import launch as launcher
+
+    fields = {name for name, _, _ in config.fields(config.Experiment())}
+    (own,) = (module for name, module in launcher.FLAGS.flags_by_module_dict().items() if "launch" in name)
+    own = {flag.name for flag in own} - fields - {"mode", "list", "deterministic"}
+    assert own == {name for mode in modes.MODES.values() for name in mode.flags}
+    tried = 0
+    for flag in own - set(modes.PROCESSES):
+        for name in set(modes.MODES) - {mode for mode, one in modes.MODES.items() if flag in one.flags}:
+            value = "" if flag == "compiler" else "=1"
+            result = launch(f"--mode={name}", f"--{flag}{value}")
+            assert result.code == 1 and f"--{flag} has no effect with mode={name}" in result.err
+            tried += 1
+    assert tried > 60
+
+
+def test_names_of_files_with_commas_and_those_that_a_shell_expanded(trained, tmp_path, launch, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b.png", "c.png", "d.png"):
+        Image.new("L", (8, 8)).save(name)
+    flags = ("--mode=predict", f"--workdir={trained}", "--output=out")
+
+    def predicted(*inputs):
+        result = launch(*flags, *inputs)
+        assert result.code == 0, result.err
+        return [entry["file"] for entry in json.loads(Path("out/predictions.json").read_text())]
+
+    assert predicted("--inputs=a,b.png") == ["a,b.png"]
+    assert predicted("--inputs=c.png,a,b.png,d.png") == ["c.png", "a,b.png", "d.png"]
+    assert predicted("--inputs", "a,b.png", "c.png", "d.png", "--checkpoint=last") == [
+        "a,b.png",
+        "c.png",
+        "d.png",
+    ]
+    missing = launch(*flags, "--inputs=c.png,gone.png")
+    assert missing.code == 1 and missing.err == "error: no such file or folder: gone.png\n"
+
+
+@pytest.mark.parametrize("flags", ["--helpshort", "--list", "--helpfull"])
+def test_whoever_stops_reading_is_no_error(flags):
+    command = f"{sys.executable} {ROOT / 'launch.py'} {flags} | head -1"
+    found = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout and not found.stderr
+
+
+def test_warnings_are_one_plain_line_each():
+    code = """
+import logging, warnings
+from absl import app
+from cnnjax.runtime import hush
+hush.speak_plainly()
+def main(_):
+    logging.getLogger("cnnjax.x").warning("one %s", "thing")
+    warnings.warn("two\\nlines")
+app.run(main)
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.stderr.splitlines() == ["warning: one thing", "warning: two lines"]

@@ -1,7 +1,8 @@
 """Files and folders in; predictions.json and a contact sheet out."""
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     if not inputs:
         raise ConfigError("nothing to predict: name files and folders with --inputs=photo.png,folder/")
     found: list[Path] = []
-    for name in inputs:
+    for name in itertools.chain.from_iterable(map(_names, inputs)):
         path = Path(name)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -41,6 +42,16 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
         else:
             raise ConfigError(f"no such file or folder: {path}")
     return found
+
+
+def _names(text: str) -> Iterator[str]:
+    """The names in a list separated by commas; a comma of a name that exists separates nothing."""
+    parts = text.split(",")
+    while parts:
+        ends = range(len(parts), 0, -1)
+        end = next((end for end in ends if Path(",".join(parts[:end])).exists()), 1)
+        yield ",".join(parts[:end])
+        parts = parts[end:]
 
 
 def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:

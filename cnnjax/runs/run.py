@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from cnnjax import config
 from cnnjax.augment.examples import before_views
-from cnnjax.config import RESUMABLE, ConfigError, Experiment
+from cnnjax.config import RESUMABLE, ConfigError, Experiment, Stopped
 from cnnjax.data import labels
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.sources import load, load_evaluated
@@ -39,10 +39,6 @@ from cnnjax.training.step import Recipe, TrainState, compile_init, init_states, 
 
 _LOOKED_AT = 5000  # training images that may determine initial weights
 _MEASURED = 1000  # images of a streamed set that data.mean, data.std and initial weights may come from
-# Fields that prediction may change: what is done with the outputs of a network.
-PREDICTABLE = tuple(
-    f"detection.{name}" for name in ("shown_score", "score_threshold", "iou_threshold", "max_detections")
-)
 _ANOTHER_ORDER = 1_000_003  # added to the seed when a run is rolled back; far from those of other runs
 _CALLS_PER_AGREEMENT = 10  # compiled calls of several processes between two questions whether to stop
 log = logging.getLogger(__name__)
@@ -177,7 +173,7 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
                         "%s; going back to step %d (%s), the data in another order", error, good or 0, tried
                     )
         if int(jax.device_get(state.step)[0]) < num_steps:
-            raise ConfigError(f"stopped by a signal; launch again with --workdir={workdir.path} to go on")
+            raise Stopped(f"stopped by a signal; launch again with --workdir={workdir.path} to go on")
     evaluation = evaluations[0] if evaluations else evaluator(state.variables)
     if first:
         variables = jax.device_get(state.variables)
@@ -190,7 +186,7 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
 def restore(workdir: Workdir, checkpoint: str = "last", changes: Mapping[str, Any] | None = None) -> Restored:
     """The network of a run: its newest good checkpoint, the best one, or that of a step.
 
-    `changes` may set the fields PREDICTABLE.
+    `changes` may set the fields config.PREDICTABLE.
     """
     workdir.read_config()
     with CheckpointStore(workdir.checkpoints) as store:
@@ -383,13 +379,14 @@ class _Clock:
 
 
 class _stop_on_signal:
-    """While active, SIGTERM and the first SIGINT ask the loop to stop; a second one ends the process at once."""
+    """While active, signals ask the loop to stop: those of a person (SIGINT, a second of which ends the process at
+    once) and those of schedulers (SIGTERM, SIGUSR1, SIGUSR2), which may come several times for one reason."""
 
     def __enter__(self) -> threading.Event:
         self._event = threading.Event()
         self._old: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
                 self._old[number] = signal.signal(number, self._handle)
         return self._event
 
@@ -398,7 +395,7 @@ class _stop_on_signal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: object) -> None:
-        if self._event.is_set():
+        if self._event.is_set() and number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._event.set()

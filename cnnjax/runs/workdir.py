@@ -16,6 +16,7 @@ class Workdir:
     """Paths and small files of a run. Raises ConfigError where the folder cannot be used."""
 
     def __init__(self, path: str | Path):
+        config.check_local("workdir", str(path))
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.plots = self.path / "plots"

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import absl.logging
+
 
 def hush_libraries() -> None:
     """Leaves out what Orbax and Pillow tell beside the errors that they raise. For programs, such as the launcher."""
@@ -16,6 +18,19 @@ def hush_libraries() -> None:
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
     # Pillow warns of sizes that are refused here, and of damage beside the pixels, such as in EXIF.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def speak_plainly() -> None:
+    """Warnings, of logging and of Python, as one line "warning: ..." each on stderr, without places in the code."""
+    handler = absl.logging.get_absl_handler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    for level in (logging.WARNING, logging.ERROR):
+        logging.addLevelName(level, logging.getLevelName(level).lower())
+    warnings.showwarning = _show
+
+
+def _show(message: Any, *_: Any, **__: Any) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _for_the_user(record: logging.LogRecord) -> bool:

@@ -5,24 +5,31 @@ files and speaks on stdout; checkpoints are written by all of them. A run of one
 """
 
 import atexit
+import contextlib
 import logging
 import os
 import re
 import select
+import signal
+import socket
 import sys
+import threading
 import time
 import traceback
 from typing import NoReturn
 
 from cnnjax.config import ConfigError
 
+TELL_AFTER = 15  # seconds of waiting for other processes
+START_TIMEOUT = 300  # seconds in which all processes must have come
 HEARTBEAT_TIMEOUT = 30  # seconds without a sign of life after which a process counts as dead
 LOST = "another process of this run ended or does not answer; launch all of them again to go on"
 # What the runtime, and the collectives of CPUs and GPUs, say when a peer has gone.
 _SIGNS = re.compile(r"gloo|nccl|UNAVAILABLE|DEADLINE_EXCEEDED|coordination", re.IGNORECASE)
 # The runtime's own last words, followed by a stack trace: `LOST` stands for them.
 _FATAL = re.compile(rb"Check failure stack trace|Terminating process because the JAX distributed service")
-_CHATTER = re.compile(rb"coordination_service|^\[Gloo\]")
+_CHATTER = re.compile(rb"coordination_service")
+_GLOO = b"[Gloo]"  # one line for each of its connections
 _MESSAGE = re.compile(rb"^[IWEF]\d{4} ")  # begins a message of the runtime, which may have several lines
 # Messages that may turn out to be part of the same death, told by a thread that noticed it first.
 _ALARM = re.compile(rb"^E\d{4} |^Traceback |^Exception in thread ")
@@ -50,7 +57,17 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
         raise ConfigError(f"--coordinator={coordinator}: expected HOST:PORT of process 0")
     if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
         raise ConfigError(f"--process_id={process_id}: must be from 0 to {num_processes - 1}")
+    place = "" if coordinator is None else f" at {coordinator}"
+    if coordinator is not None:
+        _resolve(coordinator)
     _speak_for_the_runtime()
+    timers = [
+        threading.Timer(TELL_AFTER, _tell, [f"waiting for {num_processes or 'all'} processes{place}"]),
+        threading.Timer(START_TIMEOUT, _give_up, [f"error: the processes did not find each other{place}"]),
+    ]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     import jax
 
     # Its handler of SIGTERM would take the place of ours, which saves a checkpoint.
@@ -59,17 +76,41 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
     try:
         jax.distributed.initialize(
-            coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT
-        )
+            coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+            initialization_timeout=START_TIMEOUT + 60,  # after which the runtime aborts the process
+        )  # fmt: skip
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"--distributed: no cluster was found ({error}); give --coordinator, --num_processes and --process_id"
         ) from error
     except RuntimeError as error:
         raise ConfigError(f"the processes did not find each other: {str(error).splitlines()[0]}") from error
+    finally:
+        for timer in timers:
+            timer.cancel()
     _several = jax.process_count() > 1
     if jax.process_index():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _resolve(coordinator: str) -> None:
+    """Raises ConfigError if the name in HOST:PORT is none of a machine: the runtime would wait for minutes."""
+    host = coordinator.rpartition(":")[0].strip("[]")
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise ConfigError(f"--coordinator={coordinator}: {host} is not found ({error.strerror})") from error
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _give_up(message: str) -> None:
+    """Ends the process, whose main thread waits in the runtime."""
+    _hush()
+    _tell(f"{message} within {START_TIMEOUT} seconds")
+    os._exit(1)
 
 
 def is_first() -> bool:
@@ -114,13 +155,14 @@ def end() -> None:
     _hush()
 
 
-def fail(message: str) -> NoReturn:
-    """Says one line and exits with status 1; never waits for others, which notice it and end too."""
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Says one line and exits with this status; never waits for others, which notice it and end too."""
     _hush(_LOST_ANOTHER if LOST in message else _ENDED)
-    if not _several:
-        sys.exit(message)
     print(message, file=sys.stderr, flush=True)
-    os._exit(1)
+    if not _several:
+        sys.exit(status)
+    time.sleep(1)  # the others may be about to say the same, and the runtime aborts who loses one
+    os._exit(status)
 
 
 def crash() -> None:
@@ -143,9 +185,14 @@ def _speak_for_the_runtime() -> None:
     read_end, write_end = os.pipe()
     if os.fork() == 0:
         os.setsid()  # a Ctrl-C in the terminal is not for it
+        # A scheduler's signals go to all processes of a job; this one ends with its parent.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
         os.close(write_end)
         _relay(read_end, parent)
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(write_end, 1)  # where Gloo tells of its connections
     os.dup2(write_end, 2)
     _relayed = True
     atexit.register(_hush)
@@ -158,7 +205,10 @@ def _hush(last: bytes = _ENDED) -> None:
     global _relayed
     if _relayed:
         _relayed = False
-        os.write(2, last)
+        sys.stdout.flush()
+        with contextlib.suppress(BrokenPipeError):  # whatever ended the child
+            os.write(2, last)
+        os.dup2(sys.stdout.fileno(), 1)
         os.dup2(sys.stderr.fileno(), 2)
 
 
@@ -179,6 +229,8 @@ class _Filter:
         """What to show now of these lines."""
         shown = b""
         for line in lines:
+            if line.startswith(_GLOO):
+                continue
             self._fatal = self._fatal or bool(_FATAL.search(line))
             alarm = _ALARM.search(line)
             if self._fatal or _CHATTER.search(line):

@@ -210,7 +210,7 @@ def test_a_timeout_of_a_checkpoint_is_the_loss_of_another_process(launch, monkey
     def mode() -> None:
         raise TimeoutError("ChainedFuture timed out") from TimeoutError("barrier: UNAVAILABLE")
 
-    monkeypatch.setitem(modes.MODES, "layers", mode)
+    monkeypatch.setitem(modes.MODES, "layers", modes.Mode(mode, (), ()))
     monkeypatch.setattr(processes, "_several", True)
     monkeypatch.setattr(processes.os, "_exit", sys.exit)
     result = launch("--mode=layers")
@@ -230,3 +230,63 @@ def test_no_cluster_and_uneven_batches_are_one_line(start, tmp_path):
     assert "no cluster was found" in result.stderr
     for code, _, err in start(2, tmp_path / "b", "--train.steps=2", "--data.batch_size=21").finish():
         assert code == 1 and err.splitlines()[0].startswith("error: data.batch_size=21")
+
+
+START = """
+import sys
+from cnnjax.runtime import processes
+processes.TELL_AFTER, processes.START_TIMEOUT = 0.5, 3
+processes.start(sys.argv[1], 2, 0)
+"""
+
+
+def test_processes_that_do_not_come_end_the_others_with_the_cause():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    found = subprocess.run([sys.executable, "-c", START, place], capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 1 and not found.stdout
+    assert found.stderr.splitlines() == [
+        f"waiting for 2 processes at {place}",
+        f"error: the processes did not find each other at {place} within 3 seconds",
+    ]
+
+
+def test_a_coordinator_that_is_not_found_is_told_at_once(launch):
+    flags = ("--coordinator=no-such-host.invalid:1234", "--num_processes=2", "--process_id=1")
+    found = launch(*flags)
+    assert found.code == 1 and "no-such-host.invalid is not found" in found.err
+    assert len(found.err.splitlines()) == 1
+
+
+RELAY = """
+import os, signal, subprocess, sys, time
+from cnnjax.runtime import processes
+processes._speak_for_the_runtime()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, text=True).stdout.split()
+for child in children:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        try:
+            os.kill(int(child), number)
+        except ProcessLookupError:  # ps itself
+            pass
+os.write(1, b"[Gloo] Rank 0 is connected to 1 peer ranks.\\n")
+os.write(2, b"said by the runtime\\n")
+if len(sys.argv) > 1:
+    os.kill(int(children[0]), signal.SIGKILL)
+    time.sleep(0.2)
+print("result")
+processes.fail("error: last words", 75)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_last_words_are_said_whatever_signals_come(killed):
+    """Signals go to every process of a job, the child that passes on stderr too."""
+    command = [sys.executable, "-c", RELAY, *(["kill"] if killed else [])]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 75 and found.stdout == "result\n"
+    said = found.stderr.splitlines()
+    assert said[-1] == "error: last words" and "Traceback" not in found.stderr
+    assert killed or "said by the runtime" in said
