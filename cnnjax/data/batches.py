@@ -1,7 +1,7 @@
 """Which examples make a batch: a pure function of (seed, step), so a run can go on from any step."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def train_indices(seed: int, step: int, num_examples: int, batch_size: int) -> t
     index = np.empty(batch_size, np.int32)
     for e in np.unique(epoch):
         here = epoch == e
-        index[here] = _permutation(seed, int(e), num_examples)[offset[here]]
+        index[here] = _shuffled(seed, num_examples)(int(e))[offset[here]]
     return index, epoch.astype(np.int32)
 
 
@@ -34,6 +34,13 @@ def train_size(seed: int, step: int, num_sizes: int) -> int:
     return int(np.random.default_rng([seed, turn]).permutation(num_sizes)[place])
 
 
-@functools.lru_cache(maxsize=16)
-def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples).astype(np.int32)
+@functools.lru_cache(maxsize=1024)
+def _shuffled(seed: int, num_examples: int) -> Callable[[int], np.ndarray]:
+    """The order of every epoch of a seed, by the number of the epoch; the last two are kept, for each seed."""
+
+    @functools.lru_cache(maxsize=2)
+    def of_epoch(epoch: int) -> np.ndarray:
+        generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+        return generator.permutation(num_examples).astype(np.int32)
+
+    return of_epoch

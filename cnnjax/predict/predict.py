@@ -16,6 +16,7 @@ from cnnjax.data.images import SUFFIXES, read_image, resize
 from cnnjax.drawing import figures
 from cnnjax.runs.run import Restored
 from cnnjax.runs.workdir import write_atomically
+from cnnjax.runtime import sharding
 from cnnjax.training.evaluate import spoken_for
 
 _BATCH = 64
@@ -120,8 +121,12 @@ def _predict(run: Restored, images: np.ndarray) -> dict[str, np.ndarray]:
         return run.recipe.task.predict(spoken_for(run.recipe, variables, images, views))
 
     results = []
-    for index, _ in evaluation_indices(len(images), min(_BATCH // VIEWS[views], len(images))):
-        results.append(jax.device_get(predict(run.state.variables, images[index])))
+    mesh = sharding.evaluation_mesh()
+    variables = jax.device_put(run.state.variables, sharding.replicated(mesh))
+    wanted = min(_BATCH // VIEWS[views], len(images))
+    for index, _ in evaluation_indices(len(images), -(-wanted // mesh.size) * mesh.size):
+        batch = jax.device_put(images[index], sharding.sharded(mesh, 0))
+        results.append(jax.device_get(predict(variables, batch)))
     return {name: np.concatenate([r[name] for r in results])[: len(images)] for name in results[0]}
 
 

@@ -29,8 +29,12 @@ def write(
     variables: Any,
     evaluation: Evaluation,
     command: str,
+    judged: str,
 ) -> None:
-    """Writes plots/*.png and report.html of trained networks; `variables` have a leading axis of seeds."""
+    """Writes plots/*.png and report.html of trained networks; `variables` have a leading axis of seeds.
+
+    judged: the split by whose headline metric the best checkpoint is kept.
+    """
     pictures = [learning_curves(workdir.read_metrics(), recipe.task.headline)]
     pictures += recipe.task.pictures(evaluation.predictions, dataset.test)
     image = dataset.test["image"][0]
@@ -40,7 +44,9 @@ def write(
         path = workdir.plots / f"{picture.name}.png"
         save(picture.figure, path)
         pages.append(_section(picture, path))
-    write_atomically(workdir.path / "report.html", _page(experiment, dataset, evaluation, command, pages))
+    write_atomically(
+        workdir.path / "report.html", _page(experiment, dataset, evaluation, command, judged, pages)
+    )
 
 
 def network_of(
@@ -91,7 +97,12 @@ def _section(picture: Picture, path: Path) -> str:
 
 
 def _page(
-    experiment: Experiment, dataset: Dataset, evaluation: Evaluation, command: str, sections: Sequence[str]
+    experiment: Experiment,
+    dataset: Dataset,
+    evaluation: Evaluation,
+    command: str,
+    judged: str,
+    sections: Sequence[str],
 ) -> str:
     table = evaluation.table
     head = "".join(f"<th>{name}</th>" for name in ("metric", *table))
@@ -103,6 +114,7 @@ def _page(
     facts = {
         "command": command,
         "data": f"{dataset.name}: {len(dataset.train['image']):,} training and {len(dataset.test['image']):,} evaluated examples. {dataset.note}",
+        "best checkpoint": f"the one of the best evaluation on the {judged} split, which is therefore no independent measure of it",
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": ", ".join(f"{name} {version}" for name, version in platform.versions().items()),
         "seeds": f"{experiment.train.seed} to {experiment.train.seed + experiment.train.seeds - 1}",

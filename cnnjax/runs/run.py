@@ -115,16 +115,19 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
             progress.update(step, **shown)
 
         def on_evaluate(step: int, state: TrainState) -> float:
+            """Returns the headline of the split that decides which checkpoint is best: validation where there is one."""
             evaluations[:] = [evaluator(state.variables)]
+            found = evaluations[0] if validator is evaluator else validator(state.variables)
+            for evaluation in (evaluations[0], found):
+                _check_finite(evaluation, step, experiment.train.seed)
             lines.write(step, "test", {**evaluations[0].mean, "seconds": clock.seconds})
             if dataset.validation is not None:
-                found = evaluations[0] if validator is evaluator else validator(state.variables)
                 chosen = recipe.task.choose(found.predictions, dataset.validation)
                 if chosen or validator is not evaluator:
                     lines.write(step, "validation", {**found.mean, **chosen, "seconds": clock.seconds})
             progress.say(f"step {step:,}  {describe_metrics(evaluations[0])}")
             clock.lap(step)
-            return evaluations[0].mean[recipe.task.headline]
+            return found.mean[recipe.task.headline]
 
         asked = itertools.count(1)
 
@@ -174,12 +177,19 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
                     )
         if int(jax.device_get(state.step)[0]) < num_steps:
             raise Stopped(f"stopped by a signal; launch again with --workdir={workdir.path} to go on")
-    evaluation = evaluations[0] if evaluations else evaluator(state.variables)
+    if not evaluations:
+        evaluations.append(evaluator(state.variables))
+        try:
+            _check_finite(evaluations[0], num_steps, experiment.train.seed)
+        except Diverged as error:
+            raise ConfigError(str(error)) from error
+    evaluation = evaluations[0]
     if first:
         variables = jax.device_get(state.variables)
         experiment = with_chosen(experiment, workdir, num_steps)
         recipe = dataclasses.replace(recipe, task=make_task(experiment, dataset.classes, image_shape))
-        report.write(workdir, experiment, dataset, recipe, variables, evaluation, command)
+        judged = "test" if validator is evaluator else "validation"
+        report.write(workdir, experiment, dataset, recipe, variables, evaluation, command, judged)
     return evaluation
 
 
@@ -196,6 +206,11 @@ def restore(workdir: Workdir, checkpoint: str = "last", changes: Mapping[str, An
         step: int | None = None
         if checkpoint == "best":
             step = store.best()
+            if step is None:
+                raise ConfigError(
+                    f"checkpoint=best: no checkpoint of {workdir.path} was evaluated; choose last or one of "
+                    f"{', '.join(map(str, steps))}"
+                )
         elif checkpoint != "last":
             if not checkpoint.isdecimal() or int(checkpoint) not in steps:
                 raise ConfigError(
@@ -208,8 +223,11 @@ def restore(workdir: Workdir, checkpoint: str = "last", changes: Mapping[str, An
         recipe = make_recipe(experiment, classes, shape, num_steps=1)
         mesh = sharding.make_mesh(1, data_parallel=False)
         abstract = _abstract_state(recipe, experiment, shape, mesh)
-        newest = store.restore_newest(abstract) if step is None else None
-        step, state = newest or (step or steps[-1], store.restore(step or steps[-1], abstract))
+        if step is None:
+            newest = store.restore_newest(abstract)
+            step, state = newest or (steps[-1], store.restore(steps[-1], abstract))
+        else:
+            state = store.restore(step, abstract)
     return Restored(experiment, classes, shape, recipe, state, step)
 
 
@@ -248,8 +266,17 @@ def evaluate_run(
     if split["image"].shape[1:] != (*shape, run.image_shape[2]):
         given, taken = ("x".join(map(str, s)) for s in (split["image"].shape[1:], run.image_shape))
         raise ConfigError(f"data.name={data.name!r} has images of {given}, the network takes {taken}")
-    mesh = sharding.make_mesh(1, data_parallel=False)
-    return Evaluator(run.recipe, split, settings.batch_size, mesh, settings.augment)(run.state.variables)
+    mesh = sharding.evaluation_mesh()
+    evaluator = Evaluator(run.recipe, split, settings.batch_size, mesh, settings.augment)
+    return evaluator(jax.device_put(run.state.variables, sharding.replicated(mesh)))
+
+
+def _check_finite(evaluation: Evaluation, step: int, seed: int) -> None:
+    """Raises Diverged if a seed's evaluation has a metric that is not finite."""
+    for number, values in enumerate(evaluation.per_seed):
+        for name, value in values.items():
+            if not np.isfinite(value):
+                raise Diverged(step, seed + number, f"the evaluated {name}")
 
 
 def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:

@@ -83,7 +83,8 @@ class Workdir:
                 line = json.loads(text)
             except (ValueError, RecursionError):
                 break
-            if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            kinds = {"step": int, "split": str}
+            if not isinstance(line, dict) or not all(isinstance(line.get(k), t) for k, t in kinds.items()):
                 break
             lines.append(line)
         return lines

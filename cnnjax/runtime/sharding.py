@@ -1,5 +1,7 @@
 """Devices: one mesh with the axis "data". One device, and one process, are the special case of many."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,9 +14,10 @@ BATCH = "data"
 
 
 def make_mesh(batch_size: int, data_parallel: bool = True) -> Mesh:
-    """A mesh over as many devices as divide the batch evenly, or over one without `data_parallel`.
+    """A mesh over all devices, or over one without `data_parallel`.
 
-    Several processes use all their devices: raises ConfigError if these do not divide the batch.
+    Raises ConfigError if they do not divide the batch evenly. Virtual devices of a CPU share its cores, so there
+    as many are taken as do.
     """
     if jax.process_count() > 1 and (not data_parallel or batch_size % jax.device_count()):
         raise ConfigError(
@@ -23,9 +26,36 @@ def make_mesh(batch_size: int, data_parallel: bool = True) -> Mesh:
         )
     devices = jax.devices() if data_parallel else jax.local_devices()[:1]
     count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    if count < len(devices) and devices[0].platform != "cpu":
+        raise ConfigError(
+            f"data.batch_size={batch_size} does not divide over {len(devices)} devices: choose a multiple of "
+            f"{len(devices)}, or --train.data_parallel=false for one device"
+        )
     return jax.make_mesh(
         (count,), (BATCH,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices[:count]
     )
+
+
+def evaluation_mesh() -> Mesh:
+    """A mesh over all devices of this process, for batches that are padded to what they divide."""
+    return make_mesh(jax.local_device_count()) if jax.process_count() == 1 else make_mesh(1, False)
+
+
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether programs of this mesh run on a CPU; its devices decide, not this process's default."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def check_fits(arrays: Mapping[str, Any], mesh: Mesh) -> None:
+    """Raises ConfigError if whole arrays on each device would exceed its memory, where a device tells its size."""
+    needed = sum(array.nbytes for array in arrays.values())
+    stats = mesh.local_devices[0].memory_stats() or {}
+    free = stats.get("bytes_limit", math.inf) - stats.get("bytes_in_use", 0)
+    if needed > free:
+        raise ConfigError(
+            f"the data take {needed / 1e9:.1f} GB of each device's memory, of which {free / 1e9:.1f} GB are free: "
+            "--mode=prepare writes them for --data.stream, which reads batch by batch"
+        )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

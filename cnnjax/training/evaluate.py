@@ -119,6 +119,7 @@ class Evaluator:
         self.mesh = mesh
         self._streamed = not isinstance(split["image"], np.ndarray)
         if not self._streamed:
+            sharding.check_fits(split, mesh)
             self._arrays = sharding.place(dict(split), sharding.replicated(mesh))
 
         # Results on every device: a process can read only what its own devices hold.
@@ -133,16 +134,18 @@ class Evaluator:
         """Evaluates the variables, which have a leading axis of seeds, on every example exactly once."""
         place = sharding.sharded(self.mesh, 0)
         count = len(self.split["image"])
-        results = []
+        running: list[Any] = []
+        results: list[Any] = []
         with contextlib.closing(self._feed()) as feed:
             for (index, mask), arrays in zip(
                 batches.evaluation_indices(count, self.batch_size), feed, strict=False
             ):
                 index, mask = sharding.place((index, mask), place)
-                results.append(self._step(variables, arrays, index, mask))
-                if self._streamed:  # a batch at a time in memory, not as many as the host can send ahead
-                    jax.block_until_ready(results[-1])
-        stacked = jax.tree.map(lambda *a: np.stack(a), *jax.device_get(results))
+                running.append(self._step(variables, arrays, index, mask))
+                if len(running) > 1:  # one batch is computed while the one before comes to the host
+                    results.append(jax.device_get(running.pop(0)))
+        results += jax.device_get(running)
+        stacked = jax.tree.map(lambda *a: np.stack(a), *results)
         task = self.recipe.task
         found = []
         for sums, predictions in stacked:

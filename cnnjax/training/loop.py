@@ -30,7 +30,7 @@ def _of_seed(
 
 
 class Diverged(RuntimeError):
-    """The loss or the gradient stopped being finite.
+    """The loss, the gradient, the weights or an evaluation stopped being finite.
 
     With train.debug_nans, `before` is what the step followed and was given: the recipe, the state and the batch of
     the seed.
@@ -83,13 +83,14 @@ def train(
     per_epoch = count / batch_size
     eval_every = _interval(settings.evaluate_every, per_epoch, num_steps)
     save_every = _interval(settings.checkpoint_every, per_epoch, num_steps)
-    per_call = settings.steps_per_call or (1 if jax.default_backend() == "cpu" else math.ceil(per_epoch))
+    on_cpu = sharding.on_cpu(mesh)
+    per_call = settings.steps_per_call or (1 if on_cpu else math.ceil(per_epoch))
     if debug or dataset.streamed or recipe.sized:
         per_call = 1
     if dataset.streamed and settings.seeds > 1:
         raise ConfigError("data.stream trains one seed at a time: set train.seeds=1")
     window: list[Metrics] = []
-    pending: tuple[int, Metrics] | None = None
+    pending: tuple[int, int, Metrics] | None = None
     done = int(jax.device_get(state.step).reshape(-1)[0])
     headline: float | None = None
     seeds = jax.device_get(state.seed).tolist()
@@ -100,10 +101,11 @@ def train(
         """Reads the metrics of the call before, which blocks until it has run."""
         nonlocal pending
         if pending is not None:
-            end, metrics = pending[0], jax.device_get(pending[1])
+            end, taken, metrics = pending[0], pending[1], jax.device_get(pending[2])
+            metrics = {name: values[:taken] for name, values in metrics.items()}
             pending = None
             check(end, metrics)
-            window.append(metrics)
+            window.append({name: values for name, values in metrics.items() if name != "finite"})
             if end % settings.log_every < len(metrics["loss"]):
                 flush(end)
 
@@ -117,12 +119,16 @@ def train(
             stop_at = min(
                 done + per_call, *(_next(done, every, num_steps) for every in (eval_every, save_every))
             )
+            if on_cpu and stop_at < done + per_call:  # where only calls of one and of all steps are compiled
+                stop_at = done + 1
             index, epoch = train_rows(seeds, done, stop_at, count, batch_size)
+            rows = (index, epoch) if on_cpu else (_padded(index, per_call), _padded(epoch, per_call))
+            taken = None if on_cpu else np.int32(len(index))
             before, arrays = state, next(feed)
-            followed = recipe.of_step(settings.seed, done)
-            state, metrics = steps[followed](state, arrays, *sharding.place((index, epoch), split_rows))
+            followed = recipe.of_step(seeds[0], done)
+            state, metrics = steps[followed](state, arrays, *sharding.place(rows, split_rows), taken)
             settle()
-            pending, done = (stop_at, metrics), stop_at
+            pending, done = (stop_at, len(index), metrics), stop_at
             if debug:
                 try:
                     settle()
@@ -156,6 +162,7 @@ def _feed(
 ) -> Generator[Arrays, None, None]:
     """What each compiled call is given: all examples, on the devices; or, streamed, the batch of the next step."""
     if not dataset.streamed:
+        sharding.check_fits(dataset.train, mesh)
         arrays = sharding.place(dict(dataset.train), sharding.replicated(mesh))
         while True:
             yield arrays
@@ -176,6 +183,11 @@ def _interval(epochs: float, per_epoch: float, num_steps: int) -> int:
 
 def _next(step: int, every: int, num_steps: int) -> int:
     return min((step // every + 1) * every, num_steps)
+
+
+def _padded(rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` rows, the last one repeated: one shape of a call, whatever it does."""
+    return np.concatenate([rows, rows[-1:].repeat(count - len(rows), axis=0)])
 
 
 def train_rows(
@@ -211,10 +223,11 @@ class _Check:
     def __call__(self, end: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Of the metrics [steps, seeds] of the steps up to `end`."""
         bad = {name: ~np.isfinite(metrics[name]) for name in ("loss", "grad_norm")}
+        finite = metrics["finite"]
         allowed = self._settings.nan_limit if "skipped" in metrics else 0
         first = end - len(metrics["loss"]) + 1
-        for step, loss, gradient in zip(range(first, end + 1), bad["loss"], bad["grad_norm"], strict=True):
-            self._in_a_row = np.where(loss | gradient, self._in_a_row + 1, 0)
+        for row, step in enumerate(range(first, end + 1)):
+            self._in_a_row = np.where(finite[row], 0, self._in_a_row + 1)
             for seed in np.flatnonzero(self._in_a_row > allowed):
-                name = "loss" if loss[seed] else "grad_norm"
+                name = next((name for name, where in bad.items() if where[row, seed]), "the updated state")
                 raise Diverged(step, self._settings.seed + int(seed), name, skipped=allowed)

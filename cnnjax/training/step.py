@@ -34,7 +34,7 @@ Arrays = Mapping[str, Array]
 class TrainState:
     """All that changes while training. The position in the data is `step`: there is no iterator to save."""
 
-    step: Array  # int32: updates so far
+    step: Array  # int32: batches so far; with optimizer.accumulate so many of them make an update
     params: Any
     model_state: Any  # collections besides the parameters, such as batch_stats
     opt_state: Any
@@ -58,7 +58,7 @@ class Recipe:
     data: config.Data  # with mean and std filled in
     ema: float = 0.0
     lookahead: int = 0
-    num_steps: int = 0
+    num_updates: int = 0
     frame: tuple[int, int] | None = (
         None  # height and width that a training batch is resized to; None: its own
     )
@@ -89,7 +89,7 @@ def make_recipe(
         data=experiment.data,
         ema=experiment.optimizer.ema,
         lookahead=experiment.optimizer.lookahead,
-        num_steps=num_steps,
+        num_updates=max(1, num_steps // experiment.optimizer.accumulate),
         skip_nonfinite=experiment.train.on_nan == "skip",
     )
     sized = tuple(
@@ -155,7 +155,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     (loss, (outputs, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     variables = {"params": optax.apply_updates(state.params, updates), **model_state}
-    variables, ema = _averaged(recipe, state, variables)
+    variables, ema = _averaged(recipe, state, variables, opt_state)
     params = variables.pop("params")
     everyone = jnp.ones(len(images), bool)
     sums = sums_and_counts(recipe.task.metrics(outputs, batch), everyone)
@@ -170,11 +170,22 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
         seed=state.seed,
     )
     if recipe.skip_nonfinite:
-        finite = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"])
+        finite = is_finite(new, metrics)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
         new = dataclasses.replace(kept, step=new.step)
         metrics["skipped"] = 1 - finite.astype(jnp.float32)
     return new, metrics
+
+
+def is_finite(state: TrainState, metrics: Metrics) -> Array:
+    """Whether a step went well: its loss, its gradient and all of its new state, which a finite gradient may blow up.
+
+    Of an array the sum of squares must be finite: weights beyond that are numbers still, but none to go on with.
+    """
+    floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    values = [metrics["loss"], metrics["grad_norm"], *(jnp.sum(jnp.square(leaf)) for leaf in floats)]
+    finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, values))
+    return finite & (metrics["skipped"] == 0) if "skipped" in metrics else finite
 
 
 def stream(seed: Array, name: int) -> Array:
@@ -204,21 +215,25 @@ def augmented(recipe: Recipe, batch: Batch, root: Array) -> Batch:
     return box_augment.resize(changed, recipe.frame) if recipe.frame else changed
 
 
-def _averaged(recipe: Recipe, state: TrainState, variables: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """What training goes on with after an update, and the moving average of it.
+def _averaged(
+    recipe: Recipe, state: TrainState, variables: dict[str, Any], opt_state: Any
+) -> tuple[dict[str, Any], Any]:
+    """What training goes on with after a batch, and the moving average of it over the updates.
 
     Early on the average forgets faster, so that the initial weights do not linger. With lookahead (Zhang et al.
-    2019; the schedule is airbench's) both are the same every few steps, and the average rests in between.
+    2019; the schedule is airbench's) both are the same every few updates, and the average rests in between.
     """
     if not recipe.ema:
         return variables, {}
-    step = state.step.astype(jnp.float32)
+    # Where batches are accumulated into updates, the optimizer counts those.
+    before, done = (optax.tree.get(of, "gradient_step", None) for of in (state.opt_state, opt_state))
+    before, done = (state.step, state.step + 1) if before is None else (before, done)
     if not recipe.lookahead:
+        step = before.astype(jnp.float32)
         keep = jnp.minimum(recipe.ema, (1 + step) / (10 + step))
-        return variables, _mix(keep, state.ema, variables)
-    done = state.step + 1
-    keep = recipe.ema**recipe.lookahead * (done / recipe.num_steps) ** 3
-    look = done % recipe.lookahead == 0
+        return variables, _mix(jnp.where(done > before, keep, 1.0), state.ema, variables)
+    keep = recipe.ema**recipe.lookahead * (done / recipe.num_updates) ** 3
+    look = (done % recipe.lookahead == 0) & (done > before)
     ema = _mix(jnp.where(look, keep, 1.0), state.ema, variables)
     return jax.tree.map(lambda average, new: jnp.where(look, average, new), ema, variables), ema
 
@@ -253,39 +268,51 @@ def compile_init(recipe: Recipe, image_shape: tuple[int, ...], mesh: Mesh) -> Ca
     return jax.jit(
         functools.partial(init_states, recipe, image_shape),
         out_shardings=sharding.replicated(mesh),
-        compiler_options=quick if jax.default_backend() == "cpu" else None,
+        compiler_options=quick if sharding.on_cpu(mesh) else None,
     )
 
 
 def compile_steps(
     recipe: Recipe, mesh: Mesh, streamed: bool = False, donate: bool = True
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The jitted `steps(state, arrays, index, epoch)`: one update per row of index and epoch [K, seeds, batch].
+    """The jitted `steps(state, arrays, index, epoch, count)`: one update for each row of index and epoch
+    [K, seeds, batch], or on accelerators for the first `count` of them.
 
     `arrays` hold all training examples, from which a step takes its batch; `streamed`: just the batch.
 
     `state` has a leading axis of seeds, is replicated and, with `donate`, gone afterwards; the batch is split over
-    the mesh. Metrics are [K, seeds].
+    the mesh. Metrics are [K, seeds], without meaning from `count` on; "finite" says of each step whether it is. One program serves every count.
     """
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = sharding.on_cpu(mesh)
 
     def one(state: TrainState, arrays: Arrays, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
         def of_seed(state: TrainState, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
-            return train_step(recipe, state, batch_of(arrays, index, epoch, streamed))
+            new, metrics = train_step(recipe, state, batch_of(arrays, index, epoch, streamed))
+            return new, {**metrics, "finite": is_finite(new, metrics)}
 
         return for_each_seed(of_seed, state, index, epoch)
 
     @functools.partial(
         jax.jit, donate_argnums=(0,) if donate else (), out_shardings=sharding.replicated(mesh)
     )
-    def steps(state: TrainState, arrays: Arrays, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
+    def steps(
+        state: TrainState, arrays: Arrays, index: Array, epoch: Array, count: Array | None = None
+    ) -> tuple[TrainState, Metrics]:
         if index.shape[0] == 1:
             state, metrics = one(state, arrays, index[0], epoch[0])
             return state, jax.tree.map(lambda a: a[None], metrics)
-        # XLA:CPU optimizes convolutions only outside loops, so there the loop is unrolled.
-        return jax.lax.scan(
-            lambda state, rows: one(state, arrays, *rows), state, (index, epoch), unroll=on_cpu
-        )
+        if on_cpu:  # XLA:CPU optimizes convolutions only outside loops
+            return jax.lax.scan(
+                lambda state, rows: one(state, arrays, *rows), state, (index, epoch), unroll=True
+            )
+        shapes = jax.eval_shape(one, state, arrays, index[0], epoch[0])[1]
+        empty = jax.tree.map(lambda a: jnp.zeros((index.shape[0], *a.shape), a.dtype), shapes)
+
+        def step(i: Array, carried: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, metrics = one(carried[0], arrays, index[i], epoch[i])
+            return state, jax.tree.map(lambda all, a: all.at[i].set(a), carried[1], metrics)
+
+        return jax.lax.fori_loop(0, len(index) if count is None else count, step, (state, empty))
 
     return steps
 

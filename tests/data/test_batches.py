@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from cnnjax.data import batches
 from cnnjax.data.batches import evaluation_indices, train_indices
 
 
@@ -26,3 +27,13 @@ def test_batches_are_a_function_of_seed_and_step():
 def test_evaluation_covers_each_example_once(count, batch):
     seen = [index[mask] for index, mask in evaluation_indices(count, batch)]
     assert list(np.concatenate(seen)) == list(range(count))
+
+
+def test_many_seeds_do_not_shuffle_anew_at_each_step(monkeypatch):
+    drawn = []
+    generator = np.random.Generator
+    monkeypatch.setattr(batches.np.random, "Generator", lambda bits: drawn.append(1) or generator(bits))
+    for step in range(6):
+        for seed in range(1000, 1060):
+            batches.train_indices(seed, step, 40, 10)
+    assert len(drawn) == 60 * 2  # two epochs of each seed

@@ -14,8 +14,9 @@ import pytest
 from cnnjax import config
 from cnnjax.config import Augment, Data, Experiment, Model, Optimizer, Train
 from cnnjax.runtime import sharding
+from cnnjax.training import step as steps
 from cnnjax.training.loop import Callbacks, Diverged, train
-from cnnjax.training.step import for_each_seed, init_state, make_recipe, train_step
+from cnnjax.training.step import for_each_seed, init_state, is_finite, make_recipe, train_step
 
 CLASSES = tuple("0123456789")
 
@@ -211,6 +212,56 @@ def test_stopping_saves_where_it_stopped():
         stop_after=1,
     )
     assert len(seen["saved"]) == 1 and seen["saved"][0][0] < 100 and seen["saved"][0][1] is None
+
+
+def test_an_update_that_blows_up_the_weights_is_never_saved():
+    """The loss and the gradient are those before the update."""
+    changes = {"optimizer__learning_rate": 3e38, "train__checkpoint_every": 0.5, "train__steps": 3}
+    with pytest.raises(Diverged, match="the updated state of seed 0 is not finite at step 1"):
+        _, seen = run_loop(tiny(**changes, optimizer__name="sgd"))
+    recipe, state = setup(tiny(**changes, optimizer__name="sgd", train__on_nan="skip"))
+    after, metrics = train_step(recipe, state, make_batch())
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
+    assert float(metrics["skipped"]) == 1 and not is_finite(after, metrics)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_moving_average_follows_updates_not_batches():
+    """Against the average of every second state of the run without one."""
+    experiment = tiny(optimizer__accumulate=2, train__steps=8)
+    plain, expected = setup(experiment)
+    recipe, state = setup(tiny(optimizer__accumulate=2, optimizer__ema=0.9, train__steps=8))
+    average = expected.params
+    for done in range(1, 7):
+        state, _ = train_step(recipe, state, make_batch(seed=done))
+        expected, _ = train_step(plain, expected, make_batch(seed=done))
+        if done % 2 == 0:
+            update = done // 2 - 1
+            keep = min(0.9, (1 + update) / (10 + update))
+            average = jax.tree.map(lambda a, b, k=keep: k * a + (1 - k) * b, average, expected.params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+            state.variables["params"],
+            average,
+        )
+
+
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_calls_of_many_steps_compile_once_or_twice_whatever_the_distances(monkeypatch, accelerator):
+    """An accelerator's program has one shape, a CPU's also one for single steps; the result is the same."""
+    monkeypatch.setattr(sharding, "on_cpu", lambda mesh: not accelerator)
+    traced = []
+    step = steps.train_step
+    monkeypatch.setattr(steps, "train_step", lambda *a: traced.append(1) or step(*a))
+    changes = {"train__steps": 10, "train__evaluate_every": 1.0, "train__checkpoint_every": 0.3}
+    one, seen = run_loop(tiny(**changes, train__log_every=1, train__steps_per_call=1))
+    single = len(traced)
+    many, other = run_loop(tiny(**changes, train__log_every=1, train__steps_per_call=4))
+    assert single <= 2 and len(traced) - single <= (3 if accelerator else 5)
+    assert [step for step, _ in other["saved"]] == [step for step, _ in seen["saved"]]
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def poisoned(monkeypatch, when):
