@@ -116,6 +116,9 @@ class Augment:
 class Model:
     name: str = option("lenet5", "a name of the model table")
     dtype: str = option("float32", "what layers compute in; weights stay float32", ("float32", "bfloat16"))
+    options: tuple[str, ...] = option(
+        (), "fields of the model's module, such as width=32 or widths=8/16/32, in place of those of the table"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

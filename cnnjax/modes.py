@@ -265,7 +265,7 @@ def import_weights(experiment: Experiment, workdir: Any) -> None:
     if FLAGS.classes:
         classes = transfer.read_classes(FLAGS.classes)
     else:
-        count = create_model(experiment.model.name).num_outputs
+        count = create_model(experiment.model.name, options=experiment.model.options).num_outputs
         classes = sources.class_names(experiment.data, FLAGS.data_dir, count)
     transfer.import_weights(experiment, FLAGS.weights, workdir, classes)
 

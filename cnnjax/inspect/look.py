@@ -35,7 +35,8 @@ def summarize_experiment(
 ) -> str:
     """The table of an experiment's model on one image, as text; `picture` names a file for its bars."""
     shape = sources.image_shape(experiment.data, data_dir)
-    model = create_model(experiment.model.name, dtype=experiment.model.dtype)
+    named = experiment.model
+    model = create_model(named.name, dtype=named.dtype, options=named.options)
     costs = summary.summarize(model, shape)
     text = summary.text_table(costs)
     if ask_compiler:

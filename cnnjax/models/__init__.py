@@ -1,8 +1,11 @@
 """The model zoo: one explicit table. Outside this package nothing imports linen."""
 
+import dataclasses
 import difflib
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,7 +30,7 @@ from cnnjax.models.densenet import DenseNet, cifar_densenet
 from cnnjax.models.dropconnect import DropConnectCNN, DropConnectLocal, DropConnectMLP
 from cnnjax.models.googlenet import GoogLeNet
 from cnnjax.models.grid import GridNet, Localizer, SlidingWindow, YoloV1
-from cnnjax.models.layers import batch_norm
+from cnnjax.models.layers import Trunk, batch_norm
 from cnnjax.models.mcdnn import Column
 from cnnjax.models.preact_resnet import PreActResNet, cifar_preact_resnet
 from cnnjax.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -180,15 +183,65 @@ MODELS: dict[str, Callable[..., Model]] = {
 }
 
 
-def create_model(name: str, num_outputs: int | None = None, dtype: str = "float32") -> Model:
+def create_model(
+    name: str, num_outputs: int | None = None, dtype: str = "float32", options: Sequence[str] = ()
+) -> Model:
     """A model of the table: a linen module with `init(key, x)` and `apply(variables, x, train=...)`.
 
-    Weights are float32; `dtype` is what the layers compute in. Without `num_outputs` the model has as many
-    as its paper. Raises ConfigError if the table has no such name.
+    Weights are float32; `dtype` is what the layers compute in. Without `num_outputs` the model has as many as its
+    paper. `options` set fields of the module: "width=32"; of a tuple "widths=8/16/32". Raises ConfigError if the
+    table has no such name, or the module no such field.
     """
     if name not in MODELS:
         close = difflib.get_close_matches(name, MODELS, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(MODELS)}"
         raise ConfigError(f"no model is called {name!r}: {hint}")
     outputs = {} if num_outputs is None else {"num_outputs": num_outputs}
-    return MODELS[name](**outputs, dtype=jnp.dtype(dtype))
+    model = MODELS[name](**outputs, dtype=jnp.dtype(dtype))
+    return model.clone(**dict(_option(model, name, text) for text in options)) if options else model
+
+
+def create_trunk(name: str, dtype: str = "float32", options: Sequence[str] = ()) -> Trunk:
+    """A model of the table that gives its named stages, without its last layer; raises ConfigError as above, and for
+    models that have no such form."""
+    model = create_model(name, dtype=dtype, options=options)
+    if type(None) not in typing.get_args(typing.get_type_hints(type(model))["num_outputs"]):
+        raise ConfigError(f"model {name!r} has no form as a trunk, without its last layer")
+    return Trunk(model.clone(num_outputs=None))
+
+
+_FIXED = ("num_outputs", "dtype", "parent", "name")  # what is said elsewhere
+
+
+def _option(model: Model, model_name: str, text: str) -> tuple[str, Any]:
+    """Name and value of "width=32", of the type of the field's value; ConfigError if the model has no such field."""
+    name, equals, value = text.partition("=")
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    fields = {key: old for key, old in fields.items() if key not in _FIXED and _can_be_said(old)}
+    if name not in fields or not equals:
+        known = ", ".join(fields) or "none"
+        raise ConfigError(
+            f"model.options: {text!r} is no NAME=VALUE of {model_name}, whose fields are {known}"
+        )
+    old = fields[name]
+    try:
+        if isinstance(old, tuple):
+            return name, tuple(_of_type(type(old[0]), part) for part in value.split("/"))
+        return name, _of_type(type(old), value)
+    except ValueError as error:
+        raise ConfigError(f"model.options: {text!r}: {name} is like {old!r}") from error
+
+
+def _can_be_said(value: Any) -> bool:
+    plain = (bool, int, float, str)
+    return isinstance(value, plain) or (
+        isinstance(value, tuple) and value != () and isinstance(value[0], plain)
+    )
+
+
+def _of_type(kind: type, text: str) -> Any:
+    if kind is not bool:
+        return kind(text)
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"

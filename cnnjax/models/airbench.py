@@ -86,7 +86,7 @@ class Airbench(nn.Module):
     act1, act2 (block1/pool). Normalization has a bias and no scale.
     """
 
-    num_outputs: int = 10
+    num_outputs: int | None = 10
     widths: tuple[int, int, int] = (64, 256, 256)
     convs: int = 2
     bn_momentum: float = 0.6
@@ -106,6 +106,8 @@ class Airbench(nn.Module):
             block = AirbenchBlock(features, self.convs, self.act, norm, self.dtype, name=f"block{i}")
             x = stage(self, f"stage{i}", block(x, train))
         x = stage(self, "max_pool", jnp.max(x, axis=(1, 2)))
+        if self.num_outputs is None:
+            return x
         head = nn.Dense(
             self.num_outputs, use_bias=False, kernel_init=unit_init, dtype=self.dtype, name="output"
         )

@@ -38,7 +38,7 @@ class AlexNet(nn.Module):
     fc7.
     """
 
-    num_outputs: int = 1000
+    num_outputs: int | None = 1000
     features: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256)
     hidden: int = 4096
     groups: int = 2
@@ -75,7 +75,7 @@ class AlexNetOneTower(nn.Module):
     No normalization; the last map is averaged to 6x6, so that images of any size fit.
     """
 
-    num_outputs: int = 1000
+    num_outputs: int | None = 1000
     features: tuple[int, int, int, int, int] = (64, 192, 384, 256, 256)
     hidden: int = 4096
     dropout: float = 0.5
@@ -108,7 +108,7 @@ class ZFNet(nn.Module):
     figure 3 of the paper). features=(96, 256, 512, 1024, 512) is its wider form, 107,627,624 parameters.
     """
 
-    num_outputs: int = 1000
+    num_outputs: int | None = 1000
     features: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256)
     hidden: int = 4096
     dropout: float = 0.5
@@ -139,6 +139,8 @@ class ZFNet(nn.Module):
 
 def classifier(net: AlexNet | AlexNetOneTower | ZFNet, x: Array, train: bool) -> Array:
     """fc6, fc7 and the class scores that all three share."""
+    if net.num_outputs is None:
+        return x
     fc = partial(fully_connected, dense=net.dense, dtype=net.dtype)
     x = activate(net, "fc6", fc(x, net.hidden, window=net.grid, kernel_init=he_init, name="fc6"))
     x = nn.Dropout(net.dropout, deterministic=not train)(x)

@@ -10,6 +10,7 @@ from cnnjax.models.layers import (
     Activation,
     Pool,
     activate,
+    class_scores,
     conv,
     flatten,
     fully_connected,
@@ -31,7 +32,7 @@ class MLP(nn.Module):
     28x28x1 images, 10 classes: 7,850 parameters without hidden layers, 669,706 with two of 512.
     """
 
-    num_outputs: int = 10
+    num_outputs: int | None = 10
     hidden: tuple[int, ...] = (512, 512)
     act: Activation = nn.relu
     dtype: jnp.dtype = jnp.float32
@@ -42,7 +43,7 @@ class MLP(nn.Module):
         for i, features in enumerate(self.hidden, start=1):
             fc = nn.Dense(features, kernel_init=he_init, dtype=self.dtype, name=f"fc{i}")
             x = activate(self, f"fc{i}", fc(x))
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)
 
 
 class LocalNet(nn.Module):
@@ -107,7 +108,7 @@ class ConvNet(nn.Module):
     convolutions, conv1_1, conv1_2, pool1, ...
     """
 
-    num_outputs: int = 10
+    num_outputs: int | None = 10
     convs: tuple[tuple[tuple[int, int], ...], ...] = TWO_STAGE
     hidden: tuple[int, ...] = ()
     act: Activation = nn.relu
@@ -125,4 +126,4 @@ class ConvNet(nn.Module):
         for i, width in enumerate(self.hidden, start=1):
             fc = nn.Dense(width, kernel_init=he_init, dtype=self.dtype, name=f"fc{i}")
             x = activate(self, f"fc{i}", fc(x))
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)

@@ -14,6 +14,7 @@ from cnnjax.models.layers import (
     activate,
     avg_pool,
     batch_norm,
+    class_scores,
     conv,
     global_avg_pool,
     max_pool,
@@ -59,7 +60,7 @@ class DenseNet(nn.Module):
     avg_pool, logits, and inside each layer (block1_layer1) relu1, relu2 and new, the channels that it adds.
     """
 
-    num_outputs: int = 1000
+    num_outputs: int | None = 1000
     blocks: tuple[int, ...] = DENSENET121
     growth: int = 32
     stem: int = 64
@@ -102,7 +103,7 @@ class DenseNet(nn.Module):
         name = f"norm{len(self.blocks) + 1}"
         x = activate(self, name, self.norm(train, name=name)(x))
         x = stage(self, "avg_pool", global_avg_pool(x))
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)
 
 
 def cifar_densenet(

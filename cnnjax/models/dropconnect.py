@@ -11,7 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from cnnjax.models.layers import Activation, Pool, activate, conv, flatten, he_init, max_pool, stage
+from cnnjax.models.layers import (
+    Activation,
+    Pool,
+    activate,
+    class_scores,
+    conv,
+    flatten,
+    he_init,
+    max_pool,
+    stage,
+)
 from cnnjax.ops.lrn import local_response_norm
 
 # cuda-convnet's "layers-conv-local-11pct": size 9, alpha 0.001 (divided by the size), beta 0.75.
@@ -59,7 +69,7 @@ class DropConnect(nn.Module):
 class DropConnectMLP(nn.Module):
     """784-800-800-10 for MNIST, both hidden layers with DropConnect. Stages: fc1, fc2, logits."""
 
-    num_outputs: int = 10
+    num_outputs: int | None = 10
     hidden: tuple[int, ...] = (800, 800)
     rate: float = 0.5
     act: Activation = nn.relu
@@ -71,7 +81,7 @@ class DropConnectMLP(nn.Module):
         for i, features in enumerate(self.hidden, start=1):
             layer = DropConnect(features, self.rate, self.act, self.dtype, name=f"fc{i}")
             x = stage(self, f"fc{i}", layer(x, train))
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)
 
 
 class DropConnectCNN(nn.Module):
@@ -80,7 +90,7 @@ class DropConnectCNN(nn.Module):
     Stages: conv1, pool1, conv2, pool2, fc1, logits.
     """
 
-    num_outputs: int = 10
+    num_outputs: int | None = 10
     features: tuple[int, int] = (32, 64)
     hidden: int = 150
     rate: float = 0.5
@@ -95,7 +105,7 @@ class DropConnectCNN(nn.Module):
             x = stage(self, f"pool{i}", self.pool(x))
         layer = DropConnect(self.hidden, self.rate, self.act, self.dtype, name="fc1")
         x = stage(self, "fc1", layer(flatten(x), train))
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)
 
 
 class DropConnectLocal(nn.Module):
@@ -105,7 +115,7 @@ class DropConnectLocal(nn.Module):
     Stages: conv1, pool1, norm1, conv2, norm2, pool2, local3, local4, fc1, logits.
     """
 
-    num_outputs: int = 10
+    num_outputs: int | None = 10
     features: tuple[int, int, int, int] = (64, 64, 64, 32)
     hidden: int = 128
     rate: float = 0.5
@@ -130,4 +140,4 @@ class DropConnectLocal(nn.Module):
         x = activate(self, "local4", local(f[3], name="local4")(x))
         layer = DropConnect(self.hidden, self.rate, self.act, self.dtype, name="fc1")
         x = stage(self, "fc1", layer(flatten(x), train))
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)

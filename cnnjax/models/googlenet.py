@@ -16,6 +16,7 @@ from cnnjax.models.layers import (
     avg_pool,
     batch_norm,
     ceil_padding,
+    class_scores,
     conv,
     flatten,
     global_avg_pool,
@@ -120,11 +121,10 @@ class GoogLeNet(nn.Module):
     shows, 7,066,380 parameters and 1008 outputs; its strided layers pad as TensorFlow does.
 
     With `aux`, the class scores of the auxiliary heads are the stages "aux1" (after mixed4a) and "aux2"
-    (after mixed4d). The model returns the logits only; a loss that wants 0.3 of each auxiliary loss, as the
-    paper has it, reads them with mutable=["stages"].
+    (after mixed4d), and `auxiliary` names them: in training, classification adds 0.3 of the loss of each.
     """
 
-    num_outputs: int = 1000
+    num_outputs: int | None = 1000
     inception: dict[str, tuple[int, int, int, int, int, int]] | None = None
     stem: tuple[int, int, int] = (64, 64, 192)
     aux: bool = False
@@ -137,6 +137,11 @@ class GoogLeNet(nn.Module):
     lrn: Activation | None = caffe_lrn
     pool: Pool = max_pool
     dtype: jnp.dtype = jnp.float32
+
+    @property
+    def auxiliary(self) -> tuple[str, ...]:
+        """The stages that are class scores, beside the logits."""
+        return ("aux1", "aux2") if self.aux else ()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -159,7 +164,7 @@ class GoogLeNet(nn.Module):
                 sizes, self.kernel5, self.act, self.norm, self.pool, self.dtype, name=f"inception{name}"
             )
             x = activate(self, f"mixed{name}", block(x, train))
-            if self.aux and name in ("4a", "4d"):
+            if self.aux and self.num_outputs is not None and name in ("4a", "4d"):
                 number = 1 if name == "4a" else 2
                 head = AuxiliaryHead(
                     self.num_outputs,
@@ -172,7 +177,7 @@ class GoogLeNet(nn.Module):
                 stage(self, f"aux{number}", head(x, train))
         x = stage(self, "avgpool0", global_avg_pool(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)
 
     def _halve(self, x: Array, window: int = 3) -> Array:
         return self.pool(x, window, 2, "SAME" if self.same_padding else ceil_padding(x, window, 2))

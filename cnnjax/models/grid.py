@@ -6,7 +6,17 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cnnjax.models.layers import Activation, Pool, batch_norm, conv, flatten, fully_connected, max_pool, stage
+from cnnjax.models.layers import (
+    Activation,
+    Pool,
+    batch_norm,
+    class_scores,
+    conv,
+    flatten,
+    fully_connected,
+    max_pool,
+    stage,
+)
 
 leaky_relu = partial(nn.leaky_relu, negative_slope=0.1)
 
@@ -51,7 +61,7 @@ class GridNet(nn.Module):
     norm and leaky ReLU throughout. Stages: down1, block1_1, ..., head, logits.
     """
 
-    num_outputs: int = 9
+    num_outputs: int | None = 9
     widths: tuple[int, ...] = (16, 32, 64, 128)
     blocks: tuple[int, ...] = (0, 1, 2, 2)
     act: Activation = leaky_relu
@@ -67,6 +77,8 @@ class GridNet(nn.Module):
                 inner = layer(f"{name}_a", x, width // 2, 1)
                 x = stage(self, name, x + layer(f"{name}_b", inner, width, 3))
         x = stage(self, "head", layer("head", x, self.widths[-1], 3))
+        if self.num_outputs is None:
+            return x
         return stage(self, "logits", conv(self.num_outputs, 1, dtype=self.dtype, name="output")(x))
 
     def _layer(self, train: bool, name: str, x: Array, features: int, kernel: int, stride: int = 1) -> Array:
@@ -85,7 +97,7 @@ class Localizer(nn.Module):
     connected layers on the flattened map have to learn every place by itself.
     """
 
-    num_outputs: int = 9
+    num_outputs: int | None = 9
     features: int = 128
     act: Activation = leaky_relu
     dtype: jnp.dtype = jnp.float32
@@ -100,7 +112,7 @@ class Localizer(nn.Module):
         x = jnp.concatenate([jnp.max(x, axis=(1, 2)), jnp.mean(x, axis=(1, 2)), points], axis=-1)
         x = nn.Dense(128, dtype=self.dtype, name="fc1")(x)
         x = stage(self, "fc1_act", self.act(x))
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)
 
 
 def spatial_softmax(x: Array, temperature: float = 1.0) -> Array:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import flax.linen as nn
@@ -45,7 +46,40 @@ def stage(module: nn.Module, name: str, x: Array) -> Array:
         x = x + module.get_variable("perturbations", name)
     if module.is_mutable_collection("stages") and not module.is_initializing():
         module.put_variable("stages", name, x)
+    trunk = _TRUNK.get()
+    if trunk is not None and module is trunk[0]:
+        trunk[1][name] = x
     return x
+
+
+_TRUNK: ContextVar[tuple[nn.Module, dict[str, Array]] | None] = ContextVar("trunk", default=None)
+
+
+class Trunk(nn.Module):
+    """A model without its last layer, for what comes on top of it: images -> {"stage1": ..., "stage4": ...}.
+
+    The stages are those of the model itself, by the names it gives them, in their order; what is not used of them is
+    not computed under jit. The variables of the model are below "model".
+    """
+
+    model: nn.Module
+
+    def __call__(self, x: Array, train: bool = False) -> dict[str, Array]:
+        stages: dict[str, Array] = {}
+        token = _TRUNK.set((self.model, stages))
+        try:
+            self.model(x, train)
+        finally:
+            _TRUNK.reset(token)
+        return stages
+
+
+def class_scores(module: Any, x: Array) -> Array:
+    """The fully connected layer "output" and the stage "logits" that a classifier ends with; a trunk, whose
+    `num_outputs` is None, ends before it."""
+    if module.num_outputs is None:
+        return x
+    return stage(module, "logits", nn.Dense(module.num_outputs, dtype=module.dtype, name="output")(x))
 
 
 def activate(module: Any, name: str, x: Array) -> Array:

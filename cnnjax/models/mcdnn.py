@@ -10,7 +10,17 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cnnjax.models.layers import Activation, Pool, activate, ceil_padding, conv, flatten, max_pool, stage
+from cnnjax.models.layers import (
+    Activation,
+    Pool,
+    activate,
+    ceil_padding,
+    class_scores,
+    conv,
+    flatten,
+    max_pool,
+    stage,
+)
 
 # Feature maps, kernel and pool of each stage; the paper writes the first as 20C4-MP2-40C5-MP3.
 MNIST = ((20, 4, 2), (40, 5, 3))
@@ -27,7 +37,7 @@ class Column(nn.Module):
     Stages: conv1, pool1, conv2, ..., fc1, (fc2), logits.
     """
 
-    num_outputs: int = 10
+    num_outputs: int | None = 10
     convs: tuple[tuple[int, int, int], ...] = MNIST
     hidden: tuple[int, ...] = (150,)
     act: Activation = jnp.tanh
@@ -44,4 +54,4 @@ class Column(nn.Module):
         x = flatten(x)
         for i, features in enumerate(self.hidden, start=1):
             x = activate(self, f"fc{i}", nn.Dense(features, dtype=self.dtype, name=f"fc{i}")(x))
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)

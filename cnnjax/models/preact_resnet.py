@@ -13,6 +13,7 @@ from cnnjax.models.layers import (
     Pool,
     activate,
     batch_norm,
+    class_scores,
     conv,
     global_avg_pool,
     max_pool,
@@ -68,7 +69,7 @@ class PreActResNet(nn.Module):
     Dropout, which the wide networks may have, is before the last convolution of a block.
     """
 
-    num_outputs: int = 1000
+    num_outputs: int | None = 1000
     stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
     features: tuple[int, ...] = (64, 128, 256, 512)
     bottleneck: bool = False
@@ -104,7 +105,7 @@ class PreActResNet(nn.Module):
             x = stage(self, f"stage{i}", x)
         x = activate(self, "relu", self.norm(train, name="bn")(x))
         x = stage(self, "avg_pool", global_avg_pool(x))
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)
 
 
 def cifar_preact_resnet(blocks: int, widen: int = 1, num_outputs: int = 10, **kwargs: Any) -> PreActResNet:

@@ -13,6 +13,7 @@ from cnnjax.models.layers import (
     Pool,
     activate,
     batch_norm,
+    class_scores,
     conv,
     global_avg_pool,
     max_pool,
@@ -88,7 +89,7 @@ class ResNet(nn.Module):
     CIFAR, the first convolution is 3x3 with stride 1 and there is no pool1.
     """
 
-    num_outputs: int = 1000
+    num_outputs: int | None = 1000
     stage_sizes: tuple[int, ...] = RESNET50
     block: Callable[..., BasicBlock | Bottleneck] = Bottleneck
     width: int = 64
@@ -118,4 +119,4 @@ class ResNet(nn.Module):
                 x = block(x, train)
             x = stage(self, f"stage{i}", x)
         x = stage(self, "avg_pool", global_avg_pool(x))
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)

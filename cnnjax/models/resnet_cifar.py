@@ -6,7 +6,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cnnjax.models.layers import Activation, Norm, activate, batch_norm, conv, global_avg_pool, stage
+from cnnjax.models.layers import (
+    Activation,
+    Norm,
+    activate,
+    batch_norm,
+    class_scores,
+    conv,
+    global_avg_pool,
+    stage,
+)
 
 
 class CifarBlock(nn.Module):
@@ -46,7 +55,7 @@ class CifarResNet(nn.Module):
     inside each block relu1 and sum (block2_1/sum is the first block of stage 2).
     """
 
-    num_outputs: int = 10
+    num_outputs: int | None = 10
     blocks: int = 3
     option: str = "A"
     act: Activation = nn.relu
@@ -66,4 +75,4 @@ class CifarResNet(nn.Module):
                 x = block(x, train)
             x = stage(self, f"stage{i}", x)
         x = stage(self, "avg_pool", global_avg_pool(x))
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)

@@ -13,6 +13,7 @@ from cnnjax.models.layers import (
     activate,
     batch_norm,
     ceil_padding,
+    class_scores,
     conv,
     global_avg_pool,
     he_init,
@@ -82,7 +83,7 @@ class SENet(nn.Module):
     se/reduce, se/gate.
     """
 
-    num_outputs: int = 1000
+    num_outputs: int | None = 1000
     stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
     wide: bool = False
@@ -119,4 +120,4 @@ class SENet(nn.Module):
             x = stage(self, f"stage{i}", x)
         x = stage(self, "avg_pool", global_avg_pool(x))
         x = nn.Dropout(0.2 if self.wide else 0.0, deterministic=not train)(x)
-        return stage(self, "logits", nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(x))
+        return class_scores(self, x)

@@ -29,7 +29,7 @@ class SqueezeNet(nn.Module):
     before it. The authors' Caffe model pads conv10 by one and takes 227x227 images: `conv10_padding`.
     """
 
-    num_outputs: int = 1000
+    num_outputs: int | None = 1000
     stem: tuple[int, int] = (96, 7)
     fires: tuple[tuple[int, int], ...] = FIRES
     pool_after: tuple[int, ...] = (1, 4, 8)
@@ -51,6 +51,8 @@ class SqueezeNet(nn.Module):
             one = conv_(expand, 1, name=f"fire{i}_expand1x1")(x)
             three = conv_(expand, 3, padding=1, name=f"fire{i}_expand3x3")(x)
             x = activate(self, f"fire{i}", jnp.concatenate([one, three], axis=-1))
+        if self.num_outputs is None:
+            return x
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = activate(
             self, "conv10", conv_(self.num_outputs, 1, padding=self.conv10_padding, name="output")(x)

@@ -39,7 +39,7 @@ class VGG(nn.Module):
     output is exactly that of its window alone.
     """
 
-    num_outputs: int = 1000
+    num_outputs: int | None = 1000
     convs: tuple[int, ...] = VGG16
     width: int = 64
     hidden: tuple[int, ...] = (4096, 4096)
@@ -62,6 +62,8 @@ class VGG(nn.Module):
                     x = self.norm(train, name=f"bn{i}_{j}")(x)
                 x = activate(self, f"conv{i}_{j}", x)
             x = stage(self, f"pool{i}", self.pool(x))
+        if self.num_outputs is None:
+            return x
         window = self.grid
         if not self.dense:
             x = adaptive_avg_pool(x, self.grid)

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from cnnjax.config import ConfigError, Data
 from cnnjax.data.batches import evaluation_indices
 from cnnjax.data.images import SUFFIXES, read_image, resize
 from cnnjax.drawing import figures
+from cnnjax.drawing.results import draw
 from cnnjax.runs.run import Restored
 from cnnjax.runs.workdir import write_atomically
 from cnnjax.runtime import sharding
+from cnnjax.tasks.result import to_coco
 from cnnjax.training.evaluate import spoken_for
 
 _BATCH = 64
@@ -74,16 +76,17 @@ def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[i
         raise ConfigError(f"none of {len(paths)} files could be read; the first: {problems[0]}")
     task = run.recipe.task
     predictions = _rows(_predict(run, np.stack(images)))
-    records = [task.record(one, image.shape) for one, image in zip(predictions, originals, strict=True)]
-    entries = [{"file": str(path), **record} for path, record in zip(read, records, strict=True)]
+    results = [task.result(one, image.shape) for one, image in zip(predictions, originals, strict=True)]
+    files = list(map(str, read))
+    entries = [{"file": file, **result.to_json()} for file, result in zip(files, results, strict=True)]
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "predictions.json", json.dumps(entries, indent=2) + "\n")
-    if any("detections" in record for record in records):
-        detected = json.dumps(coco_json(entries, run.classes), indent=2)
+    if results[0].boxes is not None:
+        detected = json.dumps(to_coco(files, results, run.classes), indent=2)
         write_atomically(output / "coco.json", detected + "\n")
     drawn = [
-        task.draw(image, path.name, record)
-        for image, path, record in zip(originals[:_SHOWN], read[:_SHOWN], records[:_SHOWN], strict=True)
+        draw(image, result, path.name)
+        for image, path, result in zip(originals[:_SHOWN], read[:_SHOWN], results[:_SHOWN], strict=True)
     ]
     sheet = figures.image_grid(
         "contact_sheet",
@@ -95,22 +98,6 @@ def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[i
     )
     figures.save(sheet.figure, output / "contact_sheet.png")
     return len(read), problems
-
-
-def coco_json(entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
-    """Detections as a data set in COCO's format, each annotation with its score; all ids count from 1."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, entry in enumerate(entries, start=1):
-        size = {"width": entry["width"], "height": entry["height"]}
-        images.append({"id": number, "file_name": entry["file"], **size})
-        for found in entry["detections"]:
-            annotation = {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0}
-            annotation |= {"category_id": found["category_id"] + 1, "bbox": found["bbox"]}
-            annotation |= {"area": found["bbox"][2] * found["bbox"][3], "score": found["score"]}
-            annotations.append(annotation)
-    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _predict(run: Restored, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -122,9 +122,8 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
                 _check_finite(evaluation, step, experiment.train.seed)
             lines.write(step, "test", {**evaluations[0].mean, "seconds": clock.seconds})
             if dataset.validation is not None:
-                chosen = recipe.task.choose(found.predictions, dataset.validation)
-                if chosen or validator is not evaluator:
-                    lines.write(step, "validation", {**found.mean, **chosen, "seconds": clock.seconds})
+                if found.chosen or validator is not evaluator:
+                    lines.write(step, "validation", {**found.mean, **found.chosen, "seconds": clock.seconds})
             progress.say(f"step {step:,}  {describe_metrics(evaluations[0])}")
             clock.lap(step)
             return found.mean[recipe.task.headline]
@@ -285,11 +284,12 @@ def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:
     Raises ConfigError if the experiment does not fit the data.
     """
     name, channels = experiment.data.name, dataset.train["image"].shape[-1]
-    kind = "boxes" if "boxes" in dataset.train else "label"
-    wanted = "label" if experiment.task == "classification" else "boxes"
-    if experiment.task in TASKS and kind != wanted:
-        has = {"boxes": "boxes", "label": "one label per image"}
-        raise ConfigError(f"data.name={name!r} has {has[kind]}; task={experiment.task} learns {has[wanted]}")
+    if experiment.task in TASKS:
+        wanted = TASKS[experiment.task].targets
+        if not set(wanted) <= set(dataset.train):
+            has = "boxes" if "boxes" in dataset.train else "one label per image"
+            learns = "boxes" if "boxes" in wanted else "one label per image"
+            raise ConfigError(f"data.name={name!r} has {has}; task={experiment.task} learns {learns}")
     if len(experiment.data.mean) not in (0, 1, channels):
         given = len(experiment.data.mean)
         raise ConfigError(

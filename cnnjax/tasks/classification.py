@@ -2,47 +2,75 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from cnnjax.config import Experiment
 from cnnjax.tasks import losses, metrics
-from cnnjax.tasks.task import Batch
+from cnnjax.tasks.result import Result
+from cnnjax.tasks.task import Apply, Batch, Split, Task
 
 if TYPE_CHECKING:
     from cnnjax.drawing.figures import Picture
 
+AUXILIARY_WEIGHT = 0.3  # of the loss of each head in the middle of a network (Szegedy et al. 2015, section 5)
+
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
-    """One label per image. The batch holds "label" [N] and, after mixup or CutMix, "label_b" and "mix" [N]."""
+class Classification(Task):
+    """One label per image. The batch holds "label" [N] and, after mixup or CutMix, "label_b" and "mix" [N].
 
+    Outputs are logits [N, K]; in training, of a model with auxiliary heads, {"logits": ..., "aux1": ..., ...}.
+    """
+
+    targets: ClassVar[tuple[str, ...]] = ("label",)
+    headline: ClassVar[str] = "accuracy"
     classes: tuple[str, ...]
     label_smoothing: float = 0.0
-    headline: str = "accuracy"
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...]
+    ) -> "Classification":
+        return cls(classes, experiment.classification.label_smoothing)
 
     @property
     def num_outputs(self) -> int:
         return len(self.classes)
 
-    def loss(self, outputs: Array, batch: Batch) -> Array:
-        value = losses.softmax_cross_entropy(outputs, batch["label"], self.label_smoothing)
+    def forward(self, apply: Apply, batch: Batch, key: Array | None = None) -> Any:
+        auxiliary = getattr(apply.model, "auxiliary", ())
+        if key is None or not auxiliary:
+            return apply(batch["image"])
+        logits, stages = apply.with_stages(batch["image"])
+        return {"logits": logits} | {name: stages[name] for name in auxiliary}
+
+    def loss(self, outputs: Any, batch: Batch) -> Array | Mapping[str, Array]:
+        if not isinstance(outputs, Mapping):
+            return self._loss(outputs, batch)
+        weights = {name: 1.0 if name == "logits" else AUXILIARY_WEIGHT for name in outputs}
+        return {name: weights[name] * self._loss(values, batch) for name, values in outputs.items()}
+
+    def _loss(self, logits: Array, batch: Batch) -> Array:
+        value = losses.softmax_cross_entropy(logits, batch["label"], self.label_smoothing)
         if "label_b" not in batch:
             return value
-        other = losses.softmax_cross_entropy(outputs, batch["label_b"], self.label_smoothing)
+        other = losses.softmax_cross_entropy(logits, batch["label_b"], self.label_smoothing)
         return batch["mix"] * value + (1 - batch["mix"]) * other
 
-    def metrics(self, outputs: Array, batch: Batch) -> dict[str, Array]:
+    def metrics(self, outputs: Any, batch: Batch) -> dict[str, Array]:
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs
         label = batch["label"]
         values = {
-            "loss": losses.softmax_cross_entropy(outputs, label),
-            "accuracy": metrics.in_top_k(outputs, label, 1),
+            "loss": losses.softmax_cross_entropy(logits, label),
+            "accuracy": metrics.in_top_k(logits, label, 1),
         }
         if self.num_outputs > 5:
-            values["top5"] = metrics.in_top_k(outputs, label, 5)
+            values["top5"] = metrics.in_top_k(logits, label, 5)
         return values
 
     def predict(self, outputs: Array) -> dict[str, Array]:
@@ -57,53 +85,32 @@ class Classification:
         log_p = jax.nn.log_softmax(outputs.astype(jnp.float32))
         return jax.nn.logsumexp(log_p, axis=0, b=weights[:, None, None])
 
-    def summarize(
-        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
-        return {}
-
-    def choose(
-        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
-        return {}
-
-    def confusion(self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> np.ndarray:
+    def confusion(self, predictions: Mapping[str, np.ndarray], split: Split) -> np.ndarray:
         """Counts [K, K]: rows are true classes, columns predicted ones."""
         matrix = np.zeros((self.num_outputs, self.num_outputs), np.int64)
-        np.add.at(matrix, (truth["label"], predictions["label"][:, 0]), 1)
+        np.add.at(matrix, (split["label"], predictions["label"][:, 0]), 1)
         return matrix
 
-    def pictures(
-        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
-    ) -> "list[Picture]":
+    def pictures(self, predictions: Mapping[str, np.ndarray], split: Split) -> "list[Picture]":
         """The confusion matrix and the mistakes that the network was most sure of."""
         from cnnjax.drawing import figures
 
         label, p = predictions["label"][:, 0], predictions["probability"][:, 0]
-        wrong = np.flatnonzero(label != truth["label"])
+        wrong = np.flatnonzero(label != split["label"])
         worst = wrong[np.argsort(-p[wrong], kind="stable")][:32]
         texts = [
-            f"{self.classes[label[i]]}  {100 * p[i]:.0f} %\n(is {self.classes[truth['label'][i]]})"
+            f"{self.classes[label[i]]}  {100 * p[i]:.0f} %\n(is {self.classes[split['label'][i]]})"
             for i in worst
         ]
         caption = f"{len(wrong):,} of {len(label):,} examples are wrong; these {len(worst)} were the most confident."
         return [
-            figures.confusion_matrix(self.confusion(predictions, truth), self.classes),
+            figures.confusion_matrix(self.confusion(predictions, split), self.classes),
             figures.image_grid(
-                "mistakes", "Most confident mistakes", caption, [truth["image"][i] for i in worst], texts
+                "mistakes", "Most confident mistakes", caption, [split["image"][i] for i in worst], texts
             ),
         ]
 
-    def record(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, Any]:
-        """The most probable class, and up to five with their probabilities."""
-        top = [
-            {"class": self.classes[label], "probability": float(p)}
-            for label, p in zip(prediction["label"], prediction["probability"], strict=True)
-        ]
-        return {"class": top[0]["class"], "top": top}
-
-    def draw(self, image: np.ndarray, name: str, record: Mapping[str, Any]) -> tuple[np.ndarray, str]:
-        # With many classes the right one is often among the next few.
-        shown = record["top"][: 5 if self.num_outputs > 100 else 1]
-        lines = [f"{100 * entry['probability']:.0f} % {entry['class'][:22]}" for entry in shown]
-        return image, "\n".join([name[:24], *lines])
+    def result(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Result:
+        """The five most probable classes."""
+        top = zip(prediction["label"].tolist(), prediction["probability"].tolist(), strict=True)
+        return Result(shape[0], shape[1], self.classes, top=tuple(top))

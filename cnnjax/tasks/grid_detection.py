@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,23 +21,24 @@ from cnnjax.detection.judge.voc import best_f1, mean_of_known, precision_recall,
 from cnnjax.detection.results import Detections, Truth, unpad
 from cnnjax.models import create_model
 from cnnjax.tasks.metrics import Values
-from cnnjax.tasks.task import Batch
+from cnnjax.tasks.result import Result
+from cnnjax.tasks.task import Batch, Judgement, Split, Task
 
 if TYPE_CHECKING:
-    from cnnjax.drawing.figures import Boxes, Picture
+    from cnnjax.drawing.figures import Picture
 
 SHOWN_SCORE = 0.3  # where neither a flag nor a validation split says what pictures and predictions show
-COLOURS = ("lime", "red", "deepskyblue", "orange", "magenta", "yellow", "cyan", "white")
 
 
 @dataclasses.dataclass(frozen=True)
-class GridDetection:
+class GridDetection(Task):
     """Outputs [N, rows, columns, D]. The batch holds "boxes" [N, M, 4] xyxy pixels, "classes", "valid" [N, M]."""
 
+    targets: ClassVar[tuple[str, ...]] = ("boxes", "classes", "valid")
+    headline: ClassVar[str] = "ap50"
     classes: tuple[str, ...]
     grid: Grid
     settings: config.Detection
-    headline: str = "ap50"
 
     @classmethod
     def of(
@@ -47,7 +48,7 @@ class GridDetection:
 
         Raises ConfigError if the model's output is no grid, or similar classes are none of the classes.
         """
-        model = create_model(experiment.model.name, 1)
+        model = create_model(experiment.model.name, 1, options=experiment.model.options)
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         output = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], image)
         if output.ndim != 4:
@@ -107,16 +108,11 @@ class GridDetection:
         )
         return found._asdict()
 
-    def average(self, outputs: Array, weights: Array) -> Array:
-        raise ConfigError("detection cannot average outputs: set evaluate.augment=none")
-
-    def summarize(
-        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
+    def judge(self, predictions: Mapping[str, np.ndarray], split: Split) -> Judgement:
         """Average precision in pixels of the images before letterboxing: by pycocotools COCO's means, those of small,
         medium and large objects and AP50 of each class; and the mean at IoU 0.5 by the rules of Pascal VOC. What there
-        is no object of is left out."""
-        truths, found = self._in_originals(predictions, truth)
+        is no object of is left out. Chosen: the score from which on detections at IoU 0.5 have the best F1."""
+        truths, found = self._in_originals(predictions, split)
         result = coco_evaluate(truths, found, len(self.classes))
         per_class = {
             f"ap50/{name}": float(value)
@@ -130,45 +126,38 @@ class GridDetection:
         named = {name: 0.0 if np.isnan(value) else float(value) for name, value in named.items()}
         sizes = {f"ap/{area}": getattr(result, f"ap_{area}") for area in AREAS[1:]}
         sizes = {name: float(value) for name, value in sizes.items() if not np.isnan(value)}
-        return named | sizes | (per_class if len(per_class) <= 20 else {})
+        score, _ = best_f1([precision_recall(truths, found, index) for index in range(len(self.classes))])
+        return Judgement(
+            named | sizes | (per_class if len(per_class) <= 20 else {}),
+            {} if np.isnan(score) else {"detection.shown_score": score},
+        )
 
     def _in_originals(
-        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+        self, predictions: Mapping[str, np.ndarray], split: Split
     ) -> tuple[list[Truth], list[Detections]]:
         """Objects and detections in pixels of the images before letterboxing."""
         frame = (self.grid.height, self.grid.width)
-        return truths_in_originals(truth, frame), detections_in_originals(
-            _unpadded(predictions), truth, frame
+        return truths_in_originals(split, frame), detections_in_originals(
+            _unpadded(predictions), split, frame
         )
 
-    def choose(
-        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
-        """The score from which on detections at IoU 0.5 have the best F1."""
-        truths, found = self._in_originals(predictions, truth)
-        score, _ = best_f1([precision_recall(truths, found, index) for index in range(len(self.classes))])
-        return {} if np.isnan(score) else {"detection.shown_score": score}
-
-    def pictures(
-        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
-    ) -> "list[Picture]":
+    def pictures(self, predictions: Mapping[str, np.ndarray], split: Split) -> "list[Picture]":
         """Precision over recall, confusions, kinds of errors, and examples with real and found boxes."""
         from cnnjax.drawing import figures
+        from cnnjax.drawing.results import boxes_of
 
-        truths, found = self._in_originals(predictions, truth)
+        truths, found = self._in_originals(predictions, split)
         result = coco_evaluate(truths, found, len(self.classes))
         matrix = confusion_matrix(truths, found, len(self.classes), score_threshold=self.shown_score)
         analysis = error_analysis(truths, found, len(self.classes), self._similar())
         images, texts = [], []
         for i in range(min(12, len(truths))):
-            record = self.record(
-                {name: values[i] for name, values in predictions.items()}, truth["image"][i].shape
-            )
-            boxes = truth["boxes"][i][truth["valid"][i]]
-            drawn = self._drawing(record)
-            drawn = figures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
-            images.append(figures.draw_boxes(truth["image"][i], drawn))
-            texts.append(f"{len(boxes)} objects, {len(record['detections'])} found")
+            prediction = {name: values[i] for name, values in predictions.items()}
+            drawn = boxes_of(self.result(prediction, split["image"][i].shape))
+            boxes = split["boxes"][i][split["valid"][i]]
+            both = figures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
+            images.append(figures.draw_boxes(split["image"][i], both))
+            texts.append(f"{len(boxes)} objects, {len(drawn.boxes)} found")
         caption = f"White: real boxes. Colour: boxes found with a score of {self.shown_score:.2f} or more."
         return [
             figures.precision_recall_curves(result.precision[0], self.classes),
@@ -181,42 +170,17 @@ class GridDetection:
         """Of each group of classes that are alike their numbers."""
         return [[self.classes.index(name) for name in group.split("/")] for group in self.settings.similar]
 
-    def record(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, Any]:
-        """Detections in COCO's form: bbox is x, y, width, height in pixels of the original image."""
+    def result(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Result:
+        """What scores enough to be shown, best first."""
         geometry = letterbox(shape[0], shape[1], (self.grid.height, self.grid.width))
         count = int(prediction["counts"])
         boxes = box_from_letterbox(prediction["boxes"][:count], geometry)
-        limit = np.array([[shape[1], shape[0], shape[1], shape[0]]])
-        detections = [
-            {
-                "category_id": int(index),
-                "category": self.classes[int(index)],
-                "score": float(score),
-                "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
-            }
-            for (x0, y0, x1, y1), score, index in zip(
-                np.clip(boxes, 0, limit),
-                prediction["scores"][:count],
-                prediction["classes"][:count],
-                strict=True,
-            )
-            if score >= self.shown_score
-        ]
-        return {"width": shape[1], "height": shape[0], "detections": detections}
-
-    def draw(self, image: np.ndarray, name: str, record: Mapping[str, Any]) -> tuple[np.ndarray, str]:
-        from cnnjax.drawing import figures
-
-        return figures.draw_boxes(image, self._drawing(record)), f"{name}\n{len(record['detections'])} found"
-
-    def _drawing(self, record: Mapping[str, Any]) -> "Boxes":
-        from cnnjax.drawing import figures
-
-        found = record["detections"]
-        boxes = np.array([d["bbox"] for d in found], np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        labels = [f"{d['category']} {100 * d['score']:.0f}" for d in found]
-        return figures.Boxes(boxes, labels, [COLOURS[d["category_id"] % len(COLOURS)] for d in found])
+        boxes = np.clip(boxes, 0, [[shape[1], shape[0]] * 2])
+        scores, labels = prediction["scores"][:count], prediction["classes"][:count]
+        shown = scores >= self.shown_score
+        return Result(
+            shape[0], shape[1], self.classes, boxes=boxes[shown], scores=scores[shown], labels=labels[shown]
+        )
 
 
 def _unpadded(predictions: Mapping[str, np.ndarray]) -> list[Detections]:

@@ -3,75 +3,111 @@
 A task turns the outputs of a network and a batch into per-example losses, metrics and predictions.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from jax import Array
 
+from cnnjax.config import ConfigError, Experiment
 from cnnjax.tasks.metrics import Values
+from cnnjax.tasks.result import Result
 
 if TYPE_CHECKING:  # matplotlib, which takes half a second, is imported when a picture is made
     from cnnjax.drawing.figures import Picture
 
 Batch = Mapping[str, Array]
 Outputs = Any
+Split = Mapping[str, np.ndarray]
 
 
-class Task(Protocol):
-    """Pure functions of (outputs, batch); arrays have the examples of the batch as first axis."""
+class Apply(Protocol):
+    """A network with its variables, as `Task.forward` is given it. Images are [N, H, W, C], 0 to 255."""
+
+    model: Any
+
+    def __call__(self, images: Array, **more: Any) -> Outputs:
+        """What the model returns; `more` are arguments of its own."""
+        ...
+
+    def with_stages(self, images: Array, **more: Any) -> tuple[Outputs, dict[str, Any]]:
+        """The same, and the named stages of the model."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What the host makes of the predictions for a whole split.
+
+    metrics: those that are no means over examples, such as average precision. chosen: fields of the experiment, by
+    name, that a validation split decides (config.CHOSEN).
+    """
+
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    chosen: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Task:
+    """Pure functions of (outputs, batch); arrays have the examples of the batch as first axis.
+
+    A task derives from this class as a frozen dataclass, and says `targets`, `headline`, `num_outputs` and `loss`;
+    all else has a default.
+    """
+
+    targets: ClassVar[tuple[str, ...]]  # entries of a batch, beside "image", that it learns from
+    headline: ClassVar[str] = "score"  # the metric that decides which checkpoint is best; higher is better
+
+    @classmethod
+    def of(cls, experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...]) -> "Task":
+        """The task of an experiment, on images [H, W, C] of these classes."""
+        return cls()
 
     @property
-    def headline(self) -> str:
-        """The metric that decides which checkpoint is best; higher is better."""
-        ...
+    def num_outputs(self) -> int | None:
+        """Width of the network's last layer; None: as many as the model has by itself."""
+        return None
 
-    @property
-    def num_outputs(self) -> int:
-        """Width of the network's last layer."""
-        ...
+    def forward(self, apply: Apply, batch: Batch, key: Array | None = None) -> Outputs:
+        """What the other methods take as outputs. `key` is there in training only, when batch has the targets, too."""
+        return apply(batch["image"])
 
-    def loss(self, outputs: Outputs, batch: Batch) -> Array:
-        """What training minimises, [N]."""
-        ...
+    def loss(self, outputs: Outputs, batch: Batch) -> Array | Mapping[str, Array]:
+        """What training minimises, [N]; or parts of it by name, which are summed, and logged each."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def metrics(self, outputs: Outputs, batch: Batch) -> Values:
         """Values to be averaged over examples."""
-        ...
+        return {"loss": total_loss(self.loss(outputs, batch))}
 
     def predict(self, outputs: Outputs) -> dict[str, Array]:
         """What a user wants to know of each image, each [N, ...]; runs in the jit of the network."""
-        ...
+        return outputs if isinstance(outputs, dict) else {"outputs": outputs}
 
     def average(self, outputs: Outputs, weights: Array) -> Outputs:
         """Outputs [V, N, ...] of several views or several networks as one; the weights [V] sum to 1.
 
         Raises ConfigError if outputs of this task have no meaningful average.
         """
-        ...
+        raise ConfigError(f"{type(self).__name__} cannot average outputs: set evaluate.augment=none")
 
-    def summarize(
-        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
-        """On the host: metrics of a whole split that are not means over examples, such as average precision."""
-        ...
+    def judge(self, predictions: Mapping[str, np.ndarray], split: Split) -> Judgement:
+        """On the host, of a whole split."""
+        return Judgement()
 
-    def choose(
-        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
-        """On the host: the fields of the experiment, by name, that a validation split decides (config.CHOSEN)."""
-        ...
-
-    def pictures(
-        self, predictions: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
-    ) -> "list[Picture]":
+    def pictures(self, predictions: Mapping[str, np.ndarray], split: Split) -> "list[Picture]":
         """What the report of a run shows of a whole split."""
-        ...
+        return []
 
-    def record(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, Any]:
-        """The prediction for one image, which was [H, W, C] before it was resized, as it is written to JSON."""
-        ...
+    def result(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Result:
+        """The prediction for one image, which was [H, W, C] before it was resized, in terms of its pixels."""
+        values = {name: np.asarray(value).tolist() for name, value in prediction.items()}
+        return Result(shape[0], shape[1], (), values=values)
 
-    def draw(self, image: np.ndarray, name: str, record: Mapping[str, Any]) -> tuple[np.ndarray, str]:
-        """An image [H, W, C] as a contact sheet shows it, with what `record` says drawn in or in the caption."""
-        ...
+
+def total_loss(loss: Array | Mapping[str, Array]) -> Array:
+    """The sum of the parts of a loss, [N]."""
+    if not isinstance(loss, Mapping):
+        return loss
+    first, *others = loss.values()
+    return sum(others, start=first)

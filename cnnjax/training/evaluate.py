@@ -17,7 +17,7 @@ from cnnjax.config import ConfigError
 from cnnjax.data import batches, stream
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch, Outputs, metrics
-from cnnjax.training.step import Recipe, for_each_seed, normalize
+from cnnjax.training.step import Apply, Recipe, for_each_seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Evaluation:
 
     per_seed: list[dict[str, float]]
     committee: dict[str, float]  # empty with one seed, or where outputs have no average
+    chosen: dict[str, float]  # by the predictions: fields of the experiment (Judgement)
     predictions: dict[str, np.ndarray]  # of the committee, else of the first seed; one row per example
 
     @property
@@ -56,7 +57,8 @@ def network_outputs(recipe: Recipe, variables: Any, images: Array, views: str = 
     )
     # One large batch: the compiler sees the network once. Examples stay on the devices that hold them.
     stacked = jnp.stack(variants, axis=1)
-    outputs = recipe.model.apply(variables, normalize(stacked.reshape(-1, *stacked.shape[2:]), recipe.data))
+    images = stacked.reshape(-1, *stacked.shape[2:])
+    outputs = recipe.task.forward(Apply(recipe.model, variables, recipe.data), {"image": images})
     if len(variants) == 1:
         return outputs
     of_views = jax.tree.map(
@@ -152,12 +154,14 @@ class Evaluator:
             joined = {
                 name: value.reshape(-1, *value.shape[2:])[:count] for name, value in predictions.items()
             }
-            found.append((metrics.means(_total(sums)) | task.summarize(joined, self.split), joined))
+            judged = task.judge(joined, self.split)
+            found.append((metrics.means(_total(sums)) | judged.metrics, judged.chosen, joined))
         seeds = jax.tree.leaves(variables)[0].shape[0]
         return Evaluation(
-            per_seed=[values for values, _ in found[:seeds]],
+            per_seed=[values for values, _, _ in found[:seeds]],
             committee=found[-1][0] if len(found) > seeds else {},
-            predictions=found[-1][1] if len(found) > seeds else found[0][1],
+            chosen=found[-1][1] if len(found) > seeds else found[0][1],
+            predictions=found[-1][2] if len(found) > seeds else found[0][2],
         )
 
     def _feed(self) -> Generator[Mapping[str, Any], None, None]:

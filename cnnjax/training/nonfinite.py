@@ -8,7 +8,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from cnnjax.tasks import Batch
-from cnnjax.training.step import AUGMENT, DROPOUT, Recipe, TrainState, augmented, normalize, stream
+from cnnjax.tasks.task import total_loss
+from cnnjax.training.step import (
+    AUGMENT,
+    DROPOUT,
+    TASK,
+    Apply,
+    Recipe,
+    TrainState,
+    augmented,
+    normalize,
+    stream,
+)  # fmt: skip
 
 
 def first_appearance(recipe: Recipe, state: TrainState, batch: Batch) -> str:
@@ -38,22 +49,30 @@ def first_appearance(recipe: Recipe, state: TrainState, batch: Batch) -> str:
     return text
 
 
+class _Watched(Apply):
+    """Keeps the named stages of what it was last called with."""
+
+    stages: dict[str, Any]
+
+    def __call__(self, images: Array, **more: Any) -> Any:
+        return self.with_stages(images, **more)[0]
+
+    def with_stages(self, images: Array, **more: Any) -> tuple[Any, dict[str, Any]]:
+        outputs, self.stages = super().with_stages(images, **more)
+        return outputs, self.stages
+
+
 def _places(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, Array]:
     """What a training step computes, by the name under which a user knows it, in the order of computation."""
     dropout = jax.random.fold_in(stream(state.seed, DROPOUT), state.step)
     batch = augmented(recipe, batch, stream(state.seed, AUGMENT))
-    images = normalize(batch["image"], recipe.data)
+    key = jax.random.fold_in(stream(state.seed, TASK), state.step)
 
     def forward(params: Any, perturbations: Any) -> tuple[Array, Any]:
-        outputs, changed = recipe.model.apply(
-            {"params": params, **state.model_state, "perturbations": perturbations},
-            images,
-            train=True,
-            mutable=[*state.model_state, "stages"],
-            rngs={"dropout": dropout},
-        )
-        losses = recipe.task.loss(outputs, batch)
-        return jnp.mean(losses), (losses, changed["stages"])
+        variables = {"params": params, **state.model_state, "perturbations": perturbations}
+        apply = _Watched(recipe.model, variables, recipe.data, True, dropout)
+        losses = total_loss(recipe.task.loss(recipe.task.forward(apply, batch, key), batch))
+        return jnp.mean(losses), (losses, apply.stages)
 
     # The gradient with respect to a zero that is added to a stage is that with respect to the stage.
     shapes = jax.eval_shape(lambda params: forward(params, {})[1][1], state.params)
@@ -65,7 +84,7 @@ def _places(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, Array]
     return {
         **{f"the weights {name}": a for name, a in _flat(state.params).items()},
         **{f"the statistics {name}": a for name, a in _flat(state.model_state).items()},
-        "the images after augmentation": images,
+        "the images after augmentation": normalize(batch["image"], recipe.data),
         **{f"the layer {name}": a for name, a in layers.items()},
         "the losses": losses,
         **{f"the gradient of the layer {name}": gradients[name] for name in reversed(layers)},

@@ -21,10 +21,11 @@ from cnnjax.models import Model, create_model
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch, Task, make_task
 from cnnjax.tasks.metrics import sums_and_counts
+from cnnjax.tasks.task import total_loss
 from cnnjax.training import sizes
 from cnnjax.training.optimizers import make_optimizer
 
-INIT, AUGMENT, DROPOUT = range(3)  # the streams of random numbers of a run
+INIT, AUGMENT, DROPOUT, TASK = range(4)  # the streams of random numbers of a run
 Metrics = dict[str, Array]
 Arrays = Mapping[str, Array]
 
@@ -82,7 +83,9 @@ def make_recipe(
     """
     task = make_task(experiment, classes, image_shape)
     recipe = Recipe(
-        model=create_model(experiment.model.name, task.num_outputs, experiment.model.dtype),
+        model=create_model(
+            experiment.model.name, task.num_outputs, experiment.model.dtype, experiment.model.options
+        ),
         task=task,
         optimizer=make_optimizer(experiment.optimizer, num_steps),
         augment=experiment.augment,
@@ -108,6 +111,45 @@ def normalize(images: Array, data: config.Data) -> Array:
         x = x[..., ::-1]
     mean, std = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (data.mean, data.std))
     return (x - mean) / std
+
+
+class Apply:
+    """A model with its variables, for `Task.forward`: called with images [N, H, W, C], 0 to 255, it normalizes them.
+
+    What a call changes, such as running statistics, is in `changed` afterwards and what the next call begins from.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        variables: Mapping[str, Any],
+        data: config.Data,
+        train: bool = False,
+        key: Array | None = None,
+    ):
+        self.model = model
+        self.changed = {name: value for name, value in variables.items() if name != "params"}
+        self._mutable = list(self.changed) if train else []
+        self._params, self._data, self._train, self._key = variables["params"], data, train, key
+
+    def __call__(self, images: Array, **more: Any) -> Any:
+        return self._run(images, more, [])[0]
+
+    def with_stages(self, images: Array, **more: Any) -> tuple[Any, dict[str, Any]]:
+        outputs, changed = self._run(images, more, ["stages"])
+        return outputs, dict(changed.get("stages", {}))
+
+    def _run(self, images: Array, more: Mapping[str, Any], extra: list[str]) -> tuple[Any, Mapping[str, Any]]:
+        outputs, changed = self.model.apply(
+            {"params": self._params, **self.changed},
+            normalize(images, self._data),
+            train=self._train,
+            mutable=[*self._mutable, *extra],
+            rngs=None if self._key is None else {"dropout": self._key},
+            **more,
+        )
+        self.changed = {**self.changed, **{name: changed[name] for name in self._mutable if name in changed}}
+        return outputs, changed
 
 
 def init_state(
@@ -139,28 +181,27 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     example a key of its own. Metrics are means over the batch; "skipped" is 1 where a recipe that skips did.
     """
     batch = augmented(recipe, batch, stream(state.seed, AUGMENT))
-    images = normalize(batch["image"], recipe.data)
     dropout_key = jax.random.fold_in(stream(state.seed, DROPOUT), state.step)
+    task_key = jax.random.fold_in(stream(state.seed, TASK), state.step)
 
-    def loss_fn(params: Any) -> tuple[Array, tuple[Any, Any]]:
-        outputs, model_state = recipe.model.apply(
-            {"params": params, **state.model_state},
-            images,
-            train=True,
-            mutable=list(state.model_state),
-            rngs={"dropout": dropout_key},
-        )
-        return jnp.mean(recipe.task.loss(outputs, batch)), (outputs, model_state)
+    def loss_fn(params: Any) -> tuple[Array, tuple[Any, Any, dict[str, Array]]]:
+        apply = Apply(recipe.model, {"params": params, **state.model_state}, recipe.data, True, dropout_key)
+        outputs = recipe.task.forward(apply, batch, task_key)
+        losses = recipe.task.loss(outputs, batch)
+        parts = losses if isinstance(losses, Mapping) else {}
+        means = {f"loss/{name}": jnp.mean(part) for name, part in parts.items()}
+        return jnp.mean(total_loss(losses)), (outputs, apply.changed, means)
 
-    (loss, (outputs, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (outputs, model_state, parts)), grads = gradient(state.params)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     variables = {"params": optax.apply_updates(state.params, updates), **model_state}
     variables, ema = _averaged(recipe, state, variables, opt_state)
     params = variables.pop("params")
-    everyone = jnp.ones(len(images), bool)
+    everyone = jnp.ones(len(batch["image"]), bool)
     sums = sums_and_counts(recipe.task.metrics(outputs, batch), everyone)
     metrics = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
-    metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    metrics |= parts | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     new = TrainState(
         step=state.step + 1,
         params=params,

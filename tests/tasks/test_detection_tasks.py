@@ -25,7 +25,7 @@ from cnnjax.models import MODELS
 from cnnjax.models.grid import GridNet
 from cnnjax.runs.run import restore
 from cnnjax.runs.workdir import Workdir
-from cnnjax.tasks import make_task
+from cnnjax.tasks import Judgement, make_task
 from cnnjax.tasks.grid_detection import GridDetection
 from cnnjax.tasks.localization import Localization
 from cnnjax.training.step import make_recipe
@@ -83,14 +83,14 @@ def test_perfect_outputs_have_an_average_precision_of_one():
         "classes": np.array([classes], np.int32),
         "valid": np.ones((1, 2), bool),
     }
-    values = task.summarize(found, truth)
+    values = task.judge(found, truth).metrics
     assert all(
         values[name] == pytest.approx(1) for name in ("ap50", "ap", "voc2007", "voc2010", "ap50/square")
     )
     moved = {**truth, "boxes": truth["boxes"] + 30}
-    assert task.summarize(found, moved)["ap50"] == 0
+    assert task.judge(found, moved).metrics["ap50"] == 0
     ignored = {**moved, "valid": np.zeros((1, 2), bool), "ignored": np.ones((1, 2), bool)}
-    assert task.summarize(found, ignored)["ap50"] == 0  # nothing to find
+    assert task.judge(found, ignored).metrics["ap50"] == 0  # nothing to find
 
 
 @pytest.mark.parametrize("area, size", [(None, "medium"), (900.0, "small")])
@@ -102,7 +102,7 @@ def test_sizes_are_counted_in_pixels_of_the_original_image(area, size):
     assert_allclose(split["boxes"][0, 0], [16, 24, 32, 40])
     outputs = perfect_outputs(task, [(16, 24, 32, 40)], [2])
     found = {k: np.asarray(v) for k, v in task.predict(outputs).items()}
-    values = task.summarize(found, split)
+    values = task.judge(found, split).metrics
     assert {name for name in values if name.startswith("ap/")} == {f"ap/{size}"}
     assert values[f"ap/{size}"] == pytest.approx(1) and values["ap"] == pytest.approx(1)
 
@@ -112,7 +112,7 @@ def test_record_is_in_pixels_of_the_original_image():
     found = task.predict(perfect_outputs(task, [(16, 24, 32, 40)], [2]))
     one = {name: np.asarray(value)[0] for name, value in found.items()}
     # A frame of 64x64 holds an image of 100x200 (height x width) at scale 0.32, with 16 grey rows above it.
-    (detection,) = task.record(one, (100, 200, 3))["detections"]
+    (detection,) = task.result(one, (100, 200, 3)).to_json()["detections"]
     assert detection["category"] == "triangle"
     assert_allclose(detection["bbox"], [50, 25, 50, 50], atol=0.1)
 
@@ -165,18 +165,19 @@ def test_preview_draws_the_boxes_of_the_augmented_batch(drawn, tmp_path, monkeyp
 
 
 def test_the_shown_score_is_that_of_the_best_f1_on_the_validation_split(launch, tmp_path, drawn, monkeypatch):
-    chosen_on = []
+    judge, judged_on = GridDetection.judge, []
 
-    def choose(self, predictions, truth):
-        chosen_on.append(len(truth["image"]))
-        return {"detection.shown_score": 0.987}
+    def marked(self, predictions, split):
+        judged_on.append(len(split["image"]))
+        chosen = {"detection.shown_score": 0.987 if len(split["image"]) == 3 else 0.123}
+        return Judgement(judge(self, predictions, split).metrics, chosen)
 
-    monkeypatch.setattr(GridDetection, "choose", choose)
+    monkeypatch.setattr(GridDetection, "judge", marked)
     tiny = functools.partial(GridNet, widths=(4, 8, 8), blocks=(0, 0, 0))
     monkeypatch.setitem(MODELS, "tiny_grid", tiny)
     data = (f"--data.name=voc:{drawn}", "--data.image_size=32", "--model.name=tiny_grid")
     assert launch("--experiment=scenes_grid", *data, *TINY, f"--workdir={tmp_path / 'run'}").code == 0
-    assert chosen_on == [3]
+    assert judged_on == [2, 3]  # the test split decides nothing
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (line,) = [line for line in lines if line["split"] == "validation"]
     assert line["detection.shown_score"] == 0.987 and "ap50" in line
@@ -225,8 +226,8 @@ def test_the_score_that_is_chosen_separates_right_from_wrong():
         "classes": found["classes"][:, :2],
         "valid": np.ones((1, 2), bool),
     }
-    assert task.choose(found, truth) == {"detection.shown_score": pytest.approx(0.55)}
-    assert task.choose(found, {**truth, "boxes": truth["boxes"] + 30}) == {}
+    assert task.judge(found, truth).chosen == {"detection.shown_score": pytest.approx(0.55)}
+    assert task.judge(found, {**truth, "boxes": truth["boxes"] + 30}).chosen == {}
 
 
 def test_validation_splits_come_with_the_test_split_only(drawn, tmp_path):
@@ -302,7 +303,7 @@ def test_data_without_any_object_is_no_mistake(task):
     batch = {name: jnp.asarray(values) for name, values in split.items()}
     assert np.isfinite(task.loss(outputs, batch)).all()
     found = {name: np.asarray(value) for name, value in task.predict(outputs).items()}
-    assert all(value == 0 for value in task.summarize(found, split).values())
+    assert all(value == 0 for value in task.judge(found, split).metrics.values())
     for picture in task.pictures(found, split):
         assert picture.figure.axes
 

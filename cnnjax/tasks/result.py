@@ -1,0 +1,64 @@
+"""What is known of one image, whatever found it: one form for JSON, for COCO's files, and for drawing."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Of an image of `height` x `width` pixels; what a task does not say is None.
+
+    classes: names; numbers of classes are indices into them.
+    top: the most probable classes of the whole image, best first, with their probabilities.
+    boxes: [n, 4] xyxy in pixels, best first, with `scores` [n] and `labels` [n], numbers of classes.
+    values: what a task without a form of its own says, as JSON can hold it.
+    """
+
+    height: int
+    width: int
+    classes: tuple[str, ...]
+    top: tuple[tuple[int, float], ...] | None = None
+    boxes: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    values: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written to JSON. Boxes are x, y, width, height, as COCO has them."""
+        found: dict[str, Any] = dict(self.values or {})
+        if self.top is not None:
+            top = [{"class": self.classes[label], "probability": p} for label, p in self.top]
+            found |= {"class": top[0]["class"], "top": top}
+        if self.boxes is not None:
+            found |= {"width": self.width, "height": self.height, "detections": self._detections()}
+        return found
+
+    def _detections(self) -> list[dict[str, Any]]:
+        assert self.boxes is not None and self.scores is not None and self.labels is not None
+        return [
+            {
+                "category_id": int(label),
+                "category": self.classes[int(label)],
+                "score": float(score),
+                "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
+            }
+            for (x0, y0, x1, y1), score, label in zip(self.boxes, self.scores, self.labels, strict=True)
+        ]
+
+
+def to_coco(files: Sequence[str], results: Sequence[Result], classes: Sequence[str]) -> dict[str, Any]:
+    """Detections in images of these names as a data set in COCO's format, each with its score; ids count from 1."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (file, result) in enumerate(zip(files, results, strict=True), start=1):
+        images.append({"id": number, "file_name": file, "width": result.width, "height": result.height})
+        for found in result.to_json()["detections"]:
+            annotation = {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0}
+            annotation |= {"category_id": found["category_id"] + 1, "bbox": found["bbox"]}
+            annotation |= {"area": found["bbox"][2] * found["bbox"][3], "score": found["score"]}
+            annotations.append(annotation)
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
