@@ -55,10 +55,12 @@ class Data:
     split: str = option("", "with boxes: the split that is evaluated; empty: test, else val")
     channel_order: str = option("rgb", "order of colour channels that the model expects", ("rgb", "bgr"))
     mean: tuple[float, ...] = option(
-        (), "per channel, of values in [0, 1], subtracted; empty: of the training split"
+        (),
+        "per channel in the order of channel_order, of values in [0, 1], subtracted; empty: of the training split",
     )
     std: tuple[float, ...] = option(
-        (), "per channel, of values in [0, 1], divided by; empty: of the training split"
+        (),
+        "per channel in the order of channel_order, of values in [0, 1], divided by; empty: of the training split",
     )
     validation: float = option(
         0.0,

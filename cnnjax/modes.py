@@ -253,11 +253,17 @@ def mode_import() -> None:
     if not FLAGS.weights or not FLAGS.workdir:
         raise ConfigError("mode=import needs --weights=FILE, --experiment=NAME and --workdir=DIR")
     without("train.seeds", "mode=import: published weights are one network")
-    import_weights(chosen_experiment(None), Workdir(FLAGS.workdir))
+    if not Path(FLAGS.weights).is_file():
+        raise ConfigError(f"{FLAGS.weights}: no such file of weights")
+    data = import_weights(chosen_experiment(None), Workdir(FLAGS.workdir)).data
+    shown = ("image_size", "resize", "resize_short", "channel_order", "mean", "std")
+    said = [name for name in shown if f"data.{name}" in flag_changes()]
+    print(f"preprocessing: {', '.join(f'{name}={getattr(data, name)}' for name in shown)}")
+    print(f"of these as you said, the others as the weights need them: {', '.join(said) or 'none'}")
     print(f"{FLAGS.weights} is now the run in {FLAGS.workdir}: evaluate, predict or visualize it")
 
 
-def import_weights(experiment: Experiment, workdir: Any) -> None:
+def import_weights(experiment: Experiment, workdir: Any) -> Experiment:
     from cnnjax.data import sources
     from cnnjax.models import create_model
     from cnnjax.runs import transfer
@@ -267,7 +273,7 @@ def import_weights(experiment: Experiment, workdir: Any) -> None:
     else:
         count = create_model(experiment.model.name, options=experiment.model.options).num_outputs
         classes = sources.class_names(experiment.data, FLAGS.data_dir, count)
-    transfer.import_weights(experiment, FLAGS.weights, workdir, classes)
+    return transfer.import_weights(experiment, FLAGS.weights, workdir, classes, flag_changes())
 
 
 def mode_export_weights() -> None:

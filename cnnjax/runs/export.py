@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, export
 
 from cnnjax.augment.examples import before_views
+from cnnjax.data import images
 from cnnjax.runs.run import Restored
 from cnnjax.runs.workdir import write_atomically
 from cnnjax.runtime import platform
@@ -33,8 +34,8 @@ def export_run(run: Restored, path: Path) -> dict[str, Any]:
     """
     shape = _input_shape(run)
     (batch,) = export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
-    exported = export.export(jax.jit(predictor(run)), platforms=PLATFORMS)(images)
+    pixels = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
+    exported = export.export(jax.jit(predictor(run)), platforms=PLATFORMS)(pixels)
     content = exported.serialize()
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     description = {
@@ -47,9 +48,11 @@ def export_run(run: Restored, path: Path) -> dict[str, Any]:
         "input": {
             "shape": ["batch", *shape],
             "dtype": "uint8",
-            "channels": "RGB or grey, 0 to 255",
+            "channels": "grey, ITU-R 601 luma" if shape[-1] == 1 else "RGB",
+            "values": "0 to 255",
         },
         "resize": run.experiment.data.resize,
+        "preprocessing": _preprocessing(run, shape),
         "outputs": {name: {"shape": _shape(out), "dtype": str(out.dtype)} for name, out in outputs.items()},
         "platforms": list(exported.platforms),
         "calling_convention": exported.calling_convention_version,
@@ -77,6 +80,28 @@ def _input_shape(run: Restored) -> tuple[int, ...]:
     views = run.experiment.evaluate.augment
     side = before_views(views, run.recipe.data).image_size
     return (side, side, run.image_shape[-1]) if views == "ten_crop" else run.image_shape
+
+
+def _preprocessing(run: Restored, shape: tuple[int, ...]) -> dict[str, Any]:
+    """How an image file becomes the input, for somebody without this project. Normalization is in the exported file."""
+    data = before_views(run.experiment.evaluate.augment, run.recipe.data)
+    how = data.resize if data.image_size else "stretch"
+    steps = ["turn by the EXIF orientation", "lay transparency over white"]
+    steps.append("convert to grey (ITU-R 601 luma)" if shape[-1] == 1 else "convert to RGB")
+    about: dict[str, Any] = {"filter": "bilinear with antialiasing, as Pillow's BILINEAR"}
+    if how == "stretch":
+        steps.append("resize to height x width, whatever the proportions")
+    elif how == "crop":
+        about["short_side"] = data.resize_short or data.image_size
+        steps.append("resize the short side to short_side, the long one in proportion and rounded down")
+        steps.append(
+            "cut out the central height x width; offsets are halves of what is left, rounded half to even"
+        )
+    else:
+        about["fill"] = images.PADDING
+        steps.append("resize to the largest size in proportion, rounded, that fits into height x width")
+        steps.append("centre it, left and top rounded down, on height x width filled with the value fill")
+    return {"height": shape[0], "width": shape[1], **about, "steps": steps}
 
 
 def _shape(out: Any) -> list[Any]:

@@ -35,7 +35,7 @@ from cnnjax.tasks import TASKS, make_task
 from cnnjax.training import nonfinite
 from cnnjax.training.evaluate import Evaluation, Evaluator
 from cnnjax.training.loop import Callbacks, Diverged, train
-from cnnjax.training.step import Recipe, TrainState, compile_init, init_states, make_recipe
+from cnnjax.training.step import Recipe, TrainState, compile_init, in_rgb, init_states, make_recipe
 
 _LOOKED_AT = 5000  # training images that may determine initial weights
 _MEASURED = 1000  # images of a streamed set that data.mean, data.std and initial weights may come from
@@ -301,10 +301,8 @@ def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:
         if dataset.streamed:  # a fixed sample: the images of a streamed set come in a shuffled order
             looked_at = np.asarray(looked_at[:_MEASURED])
         mean, std = channel_stats(looked_at)
-        changes |= {
-            "data.mean": mean,
-            "data.std": tuple(value or 1.0 for value in std),
-        }  # 0: a constant channel
+        std = tuple(value or 1.0 for value in std)  # 0: a constant channel
+        changes |= {"data.mean": in_rgb(mean, experiment.data), "data.std": in_rgb(std, experiment.data)}
     detection = experiment.detection
     if detection.form == "anchors" and not detection.anchors and "boxes" in dataset.train:
         boxes = dataset.train["boxes"][dataset.train["valid"]]

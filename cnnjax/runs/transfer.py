@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,16 @@ from cnnjax.weights.convert import load_weights, preprocessing, save_torchvision
 
 
 def import_weights(
-    experiment: Experiment, weights: str | os.PathLike, workdir: Workdir, classes: tuple[str, ...]
+    experiment: Experiment,
+    weights: str | os.PathLike,
+    workdir: Workdir,
+    classes: tuple[str, ...],
+    said: Collection[str] = (),
 ) -> Experiment:
     """Writes a run whose checkpoint, of step 0, holds the weights of a published file with its preprocessing.
+
+    said: fields of the experiment, such as "data.resize_short", that stay as they are whatever the weights' own
+    preprocessing is; data.mean and data.std go together.
 
     Returns the experiment as it is stored. Raises ConfigError if the file does not fit the experiment's model.
     """
@@ -40,8 +48,15 @@ def import_weights(
                 "resize_short": prepared.resize_short,
                 "resize": "crop",
             }
-        experiment = config.replace(experiment, {f"data.{name}": value for name, value in changes.items()})
-        image_shape = (prepared.image_size, prepared.image_size, 3)
+        said = {*said, *(("data.mean", "data.std") if {"data.mean", "data.std"} & {*said} else ())}
+        taken = {f"data.{name}": value for name, value in changes.items() if f"data.{name}" not in said}
+        experiment = config.check(config.replace(experiment, taken))
+        side = experiment.data.image_size or prepared.image_size
+        if experiment.data.resize == "crop" and 0 < experiment.data.resize_short < side:
+            raise ConfigError(
+                f"data.resize_short={experiment.data.resize_short} is smaller than data.image_size={side}"
+            )
+        image_shape = (side, side, 3)
         recipe = make_recipe(experiment, classes, image_shape, num_steps=1)
         state = jax.eval_shape(lambda: init_state(recipe, image_shape, jnp.int32(0)))
         variables = load_weights(

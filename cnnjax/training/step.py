@@ -104,6 +104,11 @@ def make_recipe(
     return dataclasses.replace(recipe, sized=sized)
 
 
+def in_rgb(values: tuple[float, ...], data: config.Data) -> tuple[float, ...]:
+    """Numbers per channel in the order of data.channel_order, such as data.mean, in that of images, and back."""
+    return values[::-1] if data.channel_order == "bgr" else values
+
+
 def normalize(images: Array, data: config.Data) -> Array:
     """Images [N, H, W, C] with values 0 to 255 as the network expects them, float32."""
     x = images.astype(jnp.float32) / 255
@@ -251,7 +256,7 @@ def augmented(recipe: Recipe, batch: Batch, root: Array) -> Batch:
             keys,
             augment.flip_keys(root, index),
             epoch,
-            255 * jnp.asarray(recipe.data.mean, jnp.float32),
+            255 * jnp.asarray(in_rgb(recipe.data.mean, recipe.data), jnp.float32),
         )
     return box_augment.resize(changed, recipe.frame) if recipe.frame else changed
 

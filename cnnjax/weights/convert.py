@@ -3,16 +3,17 @@
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.config import ConfigError
-from cnnjax.models import Model, create_model
+from cnnjax.models import MODELS, Model, create_model
 from cnnjax.weights.files import CAFFE, KERAS, TENSORFLOW, TORCH, Tensors, convention, read_tensors
 from cnnjax.weights.names import (
     Names,
@@ -95,14 +96,20 @@ def load_weights(path: str | os.PathLike, model_name: str, variables: Variables)
     model = create_model(model_name)
     kind = convention(path)
     template = flax.traverse_util.flatten_dict(dict(variables))
-    keys = _file_keys(kind, model, model_name, template)
-    tensors = _prepare(read_tensors(path), kind, model)
+    found = read_tensors(path)
+    try:
+        keys = _file_keys(kind, model, model_name, template)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_fitting(found, kind, model_name)}") from error
+    tensors = _prepare(found, kind, model, keys.values())
     missing = [key for key in keys.values() if key not in tensors]
     if missing:
-        raise ConfigError(f"{path} has no tensor {_some(missing)}, which {model_name} needs")
+        hint = _fitting(found, kind, model_name)
+        raise ConfigError(f"{path} has no tensor {_some(missing)}, which {model_name} needs{hint}")
     extra = sorted(set(tensors) - set(keys.values()))
     if extra:
-        raise ConfigError(f"{path} has a tensor {_some(extra)}, which {model_name} has no place for")
+        hint = _fitting(found, kind, model_name)
+        raise ConfigError(f"{path} has a tensor {_some(extra)}, which {model_name} has no place for{hint}")
     grids = flattened_grids(model) if kind != KERAS else {}
     loaded = {}
     for leaf, key in keys.items():
@@ -112,6 +119,7 @@ def load_weights(path: str | os.PathLike, model_name: str, variables: Variables)
             given = tuple(tensors[key].shape)
             raise ConfigError(
                 f"{path}: {key} has shape {given}, which does not fit {'/'.join(leaf[1:])} {shape}"
+                f"{_fitting(found, kind, model_name)}"
             )
         if not np.isfinite(value).all():
             raise ConfigError(f"{path}: {key} holds values that are not finite")
@@ -165,10 +173,71 @@ def _file_keys(kind: str, model: Model, model_name: str, template: Mapping[Leaf,
     return keys
 
 
-def _prepare(tensors: Tensors, kind: str, model: Model) -> Tensors:
-    """Takes out what no model here has, and brings old or foreign forms to one."""
+def _fitting(tensors: Tensors, kind: str, model_name: str) -> str:
+    """A hint at other models of the same family whose names and shapes are those of a torch file; or ""."""
+    family = re.match(r"[a-z]+", model_name)
+    if kind != TORCH or family is None:
+        return ""
+    fit = []
+    for name in MODELS:
+        if name == model_name or not name.startswith(family[0]):
+            continue
+        model = create_model(name)
+        image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+        shapes = jax.eval_shape(lambda x, model=model: model.init(jax.random.key(0), x), image)
+        template = flax.traverse_util.flatten_dict(dict(shapes))
+        try:
+            keys = _file_keys(kind, model, name, template)
+        except ConfigError:
+            continue
+        sizes = {key: template[leaf].size for leaf, key in keys.items()}
+        inner = {key: value.size for key, value in _prepare(tensors, kind, model, ()).items()}
+        # The number of classes may be another.
+        if sizes.keys() == inner.keys() and sum(sizes[key] != inner[key] for key in sizes) <= 6:
+            fit.append(name)
+    return f"; it has the names of {' and '.join(fit)}" if fit else ""
+
+
+# What Keras 3 calls the variables of a layer, in its order.
+_KERAS3 = {
+    "conv2d": ("kernel", "bias"),
+    "dense": ("kernel", "bias"),
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+
+
+def _named_by_order(tensors: Tensors, keys: Collection[str]) -> Tensors:
+    """Keras 3 numbers the layers of each kind in the order in which a network has them; names them by that."""
+    layers = sorted({key.rpartition(".")[0] for key in keys}, key=_keras_order)
+    of_kind: dict[str, list[str]] = {kind: [] for kind in _KERAS3}
+    for layer in layers:
+        kind = "batch_normalization" if layer.endswith("_bn") else "conv2d" if "conv" in layer else "dense"
+        of_kind[kind].append(layer)
+    named = {}
+    for name, value in tensors.items():
+        match = re.fullmatch(r"(\D+?|conv2d)(?:_(\d+))?\.(\d)", name)
+        if match is None or match[1] not in _KERAS3:
+            return tensors
+        same, number, variable = of_kind[match[1]], int(match[2] or 0), int(match[3])
+        leaves = _KERAS3[match[1]]
+        if number >= len(same) or variable >= len(leaves):
+            return tensors
+        named[f"{same[number]}.{leaves[variable]}"] = value
+    return named
+
+
+def _keras_order(layer: str) -> list[float]:
+    """conv2_block1_0_conv, the shortcut, stands between conv2_block1_2_conv and conv2_block1_3_conv."""
+    numbers = [float(number) for number in re.findall(r"\d+", layer)]
+    shortcut = re.search(r"_0_(conv|bn)$", layer)
+    stage = [0.0] if "conv" in layer else [1.0]
+    return stage + (numbers[:-1] + [2.5] if shortcut else numbers or [99.0])
+
+
+def _prepare(tensors: Tensors, kind: str, model: Model, keys: Collection[str]) -> Tensors:
+    """Takes out what no model here has, and brings old or foreign forms to one; `keys` are the names looked for."""
     if kind == KERAS:
-        return _fold_keras_convolutions(tensors)
+        return _fold_keras_convolutions(_named_by_order(tensors, keys))
     renamed = {}
     for name, value in tensors.items():
         if name.endswith("num_batches_tracked"):

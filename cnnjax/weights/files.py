@@ -11,11 +11,12 @@ from cnnjax.weights import frozen_graph
 
 TORCH, KERAS, CAFFE, TENSORFLOW = "torch", "keras", "caffe", "tensorflow"
 FORMATS = {
-    ".safetensors": TORCH, ".pth": TORCH, ".pt": TORCH, ".th": TORCH, ".bin": TORCH, ".h5": KERAS, ".npz": CAFFE,
+    ".safetensors": TORCH, ".pth": TORCH, ".pt": TORCH, ".th": TORCH, ".bin": TORCH, ".ckpt": TORCH, ".h5": KERAS, ".npz": CAFFE,
     ".pb": TENSORFLOW,
 }  # fmt: skip
 
 Tensors = dict[str, np.ndarray]
+_WRAPPERS = re.compile(r"^(?:module\.|model\.|_orig_mod\.)+")
 
 
 def convention(path: str | os.PathLike) -> str:
@@ -34,8 +35,10 @@ def read_tensors(path: str | os.PathLike) -> Tensors:
 
     safetensors; torch checkpoints (needs torch, which is told to refuse anything but tensors); Keras .h5
     (needs h5py), named layer.leaf; .npz without pickled objects; constants of frozen
-    TensorFlow graphs (.pb) named layer_w and layer_b, as layer.w and layer.b. A checkpoint's {"state_dict": ...} and the
-    prefix "module." of parallel training are taken off. Raises ConfigError if the file cannot be read or
+    TensorFlow graphs (.pb) named layer_w and layer_b, as layer.w and layer.b. A checkpoint's {"state_dict": ...}, as of
+    Lightning, and the prefixes of wrappers ("module." of parallel training, "model." of Lightning, "_orig_mod." of
+    torch.compile) are taken off. Keras 3 files (.weights.h5) know no names of layers: "conv2d_1.0" is variable 0 of
+    the second convolution. Raises ConfigError if the file cannot be read or
     holds something else.
     """
     path = Path(path)
@@ -50,7 +53,7 @@ def read_tensors(path: str | os.PathLike) -> Tensors:
         tensors = _read_frozen_graph(path)
     else:
         tensors = _read_keras(path) if kind == KERAS else _read_torch(path)
-    return {name.removeprefix("module."): _numbers(path, name, value) for name, value in tensors.items()}
+    return {_WRAPPERS.sub("", name): _numbers(path, name, value) for name, value in tensors.items()}
 
 
 def _numbers(path: Path, name: str, value: np.ndarray) -> np.ndarray:
@@ -125,7 +128,10 @@ def _read_keras(path: Path) -> Tensors:
 
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
-            layer, *_, leaf = name.split("/")
+            layer, *inner, leaf = name.split("/")
+            if layer == "layers" and inner[1:] == ["vars"]:  # Keras 3
+                tensors[f"{inner[0]}.{leaf}"] = item[()]
+                return
             tensors[f"{layer}.{_keras_leaf(leaf, layer)}"] = item[()]
 
     try:

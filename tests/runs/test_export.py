@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from PIL import Image, ImageOps
 
 from cnnjax import config
 from cnnjax.config import Experiment, Model
 from cnnjax.models import create_model
-from cnnjax.predict.predict import _predict
+from cnnjax.predict.predict import _predict, predict_files
 from cnnjax.runs.export import export_run
 from cnnjax.runs.run import Restored
 from cnnjax.training.step import init_states, make_recipe
@@ -48,9 +49,9 @@ assert not [module for module in sys.modules if module.startswith(("cnnjax", "fl
 """
 
 
-def random_run(experiment: Experiment) -> Restored:
+def random_run(experiment: Experiment, shape: tuple[int, ...] = ()) -> Restored:
     """A run with statistics of its own and random weights, without training."""
-    shape = (64, 64, 3) if experiment.task != "classification" else (28, 28, 3)
+    shape = shape or ((64, 64, 3) if experiment.task != "classification" else (28, 28, 3))
     experiment = config.replace(
         experiment, {"data.mean": (0.5, 0.4, 0.3), "data.std": (0.2, 0.3, 0.4), "data.channel_order": "bgr"}
     )
@@ -126,3 +127,47 @@ def test_models_take_a_batch_of_any_size(name):
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, side, side, channels), jnp.float32)
     assert jax.eval_shape(model.apply, variables, images).shape[0] == batch
+
+
+def rebuilt(about: dict, photo: Image.Image) -> np.ndarray:
+    """The input of an exported network from its description alone, with Pillow and numpy."""
+    how = about["preprocessing"]
+    height, width = how["height"], how["width"]
+    photo = ImageOps.exif_transpose(photo).convert(
+        "L" if about["input"]["channels"].startswith("grey") else "RGB"
+    )
+    if "short_side" in how:
+        w, h = (how["short_side"] * side // min(photo.size) for side in photo.size)
+        left, top = round((w - width) / 2), round((h - height) / 2)
+        image = photo.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+    elif "fill" in how:
+        scale = min(height / photo.height, width / photo.width)
+        inner = photo.resize(
+            (round(photo.width * scale), round(photo.height * scale)), Image.Resampling.BILINEAR
+        )
+        image = Image.new("RGB", (width, height), (how["fill"],) * 3)
+        image.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+    else:
+        image = photo.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(1, height, width, about["input"]["shape"][-1])
+
+
+@pytest.mark.parametrize(
+    ("resize", "short"), [("stretch", 0), ("crop", 0), ("crop", 80), ("letterbox", 0)]
+)  # fmt: skip
+def test_a_stranger_can_rebuild_the_preprocessing_from_the_description(tmp_path, resize, short):
+    experiment = config.replace(
+        Experiment(model=Model(name="tiny_resnet18")),
+        {"data.image_size": 64, "data.resize": resize, "data.resize_short": short},
+    )
+    run = random_run(experiment, (64, 64, 3))
+    about = export_run(run, tmp_path / "network.stablehlo")
+    photo = Image.fromarray(np.random.default_rng(2).integers(0, 256, (90, 131, 3), dtype=np.uint8))
+    photo.save(tmp_path / "photo.png")
+    exported = export.deserialize(bytearray((tmp_path / "network.stablehlo").read_bytes()))
+    found = exported.call(rebuilt(about, photo))
+    predict_files(run, [tmp_path / "photo.png"], tmp_path / "out")
+    (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert entry["top"][0]["class"] == about["classes"][int(found["label"][0, 0])]
+    wanted = [one["probability"] for one in entry["top"]]
+    np.testing.assert_allclose(found["probability"][0], wanted, rtol=1e-4, atol=1e-6)

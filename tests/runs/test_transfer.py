@@ -3,11 +3,14 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnnjax.models import create_model
 from cnnjax.runs.run import restore
 from cnnjax.runs.workdir import Workdir
+from cnnjax.weights.convert import save_torchvision
 
 CIFAR_LIKE = ("--experiment=cifar10_resnet20", "--data.name=synthetic", "--data.image_size=32")
 
@@ -26,6 +29,47 @@ def test_exported_weights_come_back(launch, tmp_path):
     assert config["mean"] == [0.485, 0.456, 0.406] and config["std"] == [0.229, 0.224, 0.225]
     again = launch("--mode=import", *CIFAR_LIKE, f"--weights={file}", f"--workdir={imported}")
     assert again.code == 1 and "holds a run already" in again.err
+
+
+def test_what_the_user_says_of_preprocessing_is_not_overwritten(launch, tmp_path):
+    """Also the evaluation size of torchvision's second weights, 232."""
+    model = create_model("tiny_resnet18", 1000)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    file = tmp_path / "r.safetensors"
+    save_torchvision(file, "tiny_resnet18", jax.tree.map(lambda a: np.ones(a.shape, np.float32), shapes))
+    flags = (
+        "--mode=import",
+        "--experiment=imagenet_resnet50",
+        "--model.name=tiny_resnet18",
+        f"--weights={file}",
+    )
+    said = {
+        "resize_short": 232, "image_size": 192, "resize": "letterbox", "mean": "0.1,0.2,0.3", "std": "1,1,1", "channel_order": "bgr",
+    }  # fmt: skip
+    plain = {
+        "resize_short": 256, "image_size": 224, "resize": "crop", "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225], "channel_order": "rgb",
+    }  # fmt: skip
+    for i, given in enumerate([(), ("resize_short",), ("mean", "std"), tuple(said)]):
+        workdir = tmp_path / str(i)
+        result = launch(*flags, f"--workdir={workdir}", *(f"--data.{name}={said[name]}" for name in given))
+        assert result.code == 0, result.err
+        data = json.loads((workdir / "config.json").read_text())["data"]
+        lists = {name: [float(v) for v in said[name].split(",")] for name in ("mean", "std")}
+        assert {name: data[name] for name in plain} == plain | {
+            name: ({**said, **lists})[name] for name in given
+        }
+        assert restore(Workdir(workdir)).image_shape[0] == data["image_size"]
+        assert (
+            f"of these as you said, the others as the weights need them: {', '.join(n for n in plain_order(given)) or 'none'}"
+            in result.out
+        )
+    wrong = launch(*flags, f"--workdir={tmp_path / 'x'}", "--data.resize_short=100")
+    assert wrong.code == 1 and "data.resize_short=100 is smaller than data.image_size=224" in wrong.err
+
+
+def plain_order(given):
+    return [n for n in ("image_size", "resize", "resize_short", "channel_order", "mean", "std") if n in given]
 
 
 @pytest.mark.parametrize(

@@ -386,3 +386,30 @@ def test_augmentation_is_off_by_default():
         train_step(recipe, state, moved)[1]["loss"]
     )
     assert recipe.augment == Augment()
+
+
+def test_one_order_of_channels_decides_statistics_normalization_and_fills(monkeypatch):
+    """data.mean and data.std are in the order that the model expects, whoever gave them."""
+    from cnnjax.data.dataset import Dataset
+    from cnnjax.runs.run import with_statistics
+    from cnnjax.training.step import augmented, normalize, stream
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (50, 8, 8, 3)) * np.array([0.2, 0.6, 1.0])
+    split = {"image": image.astype(np.uint8), "label": rng.integers(0, 10, 50).astype(np.int32)}
+    data = Dataset("x", split, split, CLASSES)
+    for order in ("rgb", "bgr"):
+        experiment = with_statistics(
+            tiny(data__mean=(), data__std=(), data__channel_order=order, augment__cutout=99), data
+        )
+        x = np.asarray(normalize(jnp.asarray(split["image"]), experiment.data))
+        np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=1e-4)
+        np.testing.assert_allclose(x.std((0, 1, 2)), 1, rtol=1e-4)
+        assert (experiment.data.mean[0] < experiment.data.mean[2]) == (order == "rgb")
+        recipe = make_recipe(experiment, CLASSES, (8, 8, 3), 1)
+        batch = {name: jnp.asarray(v[:4]) for name, v in split.items()}
+        batch |= {"index": jnp.arange(4), "epoch": jnp.zeros(4, jnp.int32)}
+        filled = augmented(recipe, batch, stream(jnp.int32(0), 1))["image"]
+        np.testing.assert_allclose(
+            normalize(filled, experiment.data), 0, atol=1e-4
+        )  # all cut out: the mean pixel

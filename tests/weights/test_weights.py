@@ -410,3 +410,104 @@ def test_a_file_that_cannot_be_written(published, tmp_path):
     _, _, variables = published
     with pytest.raises(ConfigError, match="cannot be written"):
         save_torchvision(tmp_path / "missing" / "a.safetensors", "vgg11_bn", variables)
+
+
+# 9. What tools wrap around names, and files that do not name layers
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "model._orig_mod.", "module.model."])
+def test_prefixes_of_wrappers_are_taken_off(published, prefix):
+    path, tensors, variables = published
+    save_file({prefix + name: value for name, value in tensors.items()}, path)
+    assert same(load_weights(path, "vgg11_bn", variables), variables)
+
+
+def test_a_checkpoint_of_lightning_is_read_without_unpickling(published, tmp_path):
+    torch = pytest.importorskip("torch", reason="the file is torch's")
+    _, tensors, variables = published
+    state = {f"model.{name}": torch.from_numpy(value.copy()) for name, value in tensors.items()}
+    whole = {
+        "epoch": 3,
+        "global_step": 10,
+        "state_dict": state,
+        "hyper_parameters": {"lr": 0.1},
+        "loops": {"a": [1]},
+    }
+    path = tmp_path / "last.ckpt"
+    torch.save(whole, path)
+    assert same(load_weights(path, "vgg11_bn", variables), variables)
+    torch.save({**whole, "callbacks": Callback()}, path)
+    with pytest.raises(ConfigError, match="torch refuses to read it as plain weights"):
+        load_weights(path, "vgg11_bn", variables)
+
+
+class Callback:
+    """Any object of a class that is not torch's."""
+
+
+KERAS3_LEAVES = {
+    "conv2d": ("kernel", "bias"),
+    "dense": ("kernel", "bias"),
+    "batch_normalization": ("scale", "bias", "mean", "var"),
+}
+
+
+def write_keras3(path, layers):
+    """A file of Keras 3: layers of each kind are numbered in the order of the model's layers."""
+    h5py = pytest.importorskip("h5py", reason="the file is HDF5")
+    numbers = dict.fromkeys(KERAS3_LEAVES, 0)
+    with h5py.File(path, "w") as file:
+        for kind, leaves in layers:
+            name = kind if numbers[kind] == 0 else f"{kind}_{numbers[kind]}"
+            numbers[kind] += 1
+            for i, leaf in enumerate(KERAS3_LEAVES[kind]):
+                file[f"layers/{name}/vars/{i}"] = leaves[leaf]
+
+
+def test_files_of_keras_3_are_read_by_the_order_of_layers(tmp_path):
+    """The order of ResNet50.layers in Keras 3.15: the shortcut comes between the second and the third convolution."""
+    _, shapes = template("resnet50_v1", size=64, width=2, num_outputs=3)
+    variables = draw(shapes)
+    params, stats = variables["params"], variables["batch_stats"]
+    rng = np.random.default_rng(1)
+    biases = {}
+
+    def convolution(conv, norm):
+        inner, outer = (
+            (params, stats) if "/" not in conv else (params[conv.split("/")[0]], stats[conv.split("/")[0]])
+        )
+        conv, norm = conv.split("/")[-1], norm.split("/")[-1]
+        bias = rng.normal(size=inner[norm]["bias"].shape).astype(np.float32)
+        biases[id(inner), norm] = bias
+        one = ("conv2d", {"kernel": inner[conv]["kernel"], "bias": bias})
+        return one, ("batch_normalization", {**inner[norm], **outer[norm]})
+
+    layers = list(convolution("conv1", "bn1"))
+    for stage, blocks in enumerate((3, 4, 6, 3), start=1):
+        for block in range(1, blocks + 1):
+            order = ["1", "2", "shortcut", "3"] if block == 1 else ["1", "2", "3"]
+            for part in order:
+                names = ("shortcut", "shortcut_bn") if part == "shortcut" else (f"conv{part}", f"bn{part}")
+                layers += convolution(*(f"block{stage}_{block}/{name}" for name in names))
+    layers.append(("dense", params["output"]))
+    path = tmp_path / "resnet50.weights.h5"
+    write_keras3(path, layers)
+    found = load_weights(path, "resnet50_v1", variables)
+    jax.tree.map(np.testing.assert_array_equal, found["params"], variables["params"])
+    mean = stats["block2_1"]["shortcut_bn"]["mean"] - biases[id(params["block2_1"]), "shortcut_bn"]
+    np.testing.assert_allclose(found["batch_stats"]["block2_1"]["shortcut_bn"]["mean"], mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("alexnet", "alexnet_one_tower"), ("googlenet", "googlenet_bn")]
+)
+def test_a_file_of_another_form_of_the_network_names_that_form(tmp_path, wrong, right):
+    """torchvision's alexnet and googlenet are not the papers'."""
+    model = create_model(right)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    path = tmp_path / f"{wrong}.safetensors"
+    save_torchvision(path, right, variables)
+    other = jax.eval_shape(create_model(wrong).init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    with pytest.raises(ConfigError, match=f"; it has the names of {right}"):
+        load_weights(path, wrong, other)
