@@ -12,6 +12,7 @@ import numpy as np
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import folders, images, prepared, records, tfds_builder
 from cnnjax.data.annotations import Annotations, Problem, inside_folder, padded, tell_problems
+from cnnjax.data.dataset import join
 from cnnjax.data.folders import Files
 from cnnjax.data.prepared_boxes import Boxes, annotate, boxes_of
 from cnnjax.data.records import Raw
@@ -52,6 +53,7 @@ def prepare(data: Data, output: Path, data_dir: str | None = None) -> dict[str, 
         found = detection_sources.read_splits(data)
         room = max(len(truth.boxes) for split in found.splits.values() for truth in split.truths)
         splits = {name: _annotated(split, room) for name, split in found.splits.items()}
+        note = join(note, found.note)
         return records.write(output, found.splits["train"].classes, splits, note, found.validation)
     if layout not in (
         "folder",
