@@ -125,9 +125,9 @@ def write_yolo(annotations: Annotations, label_folder: str | Path) -> None:
 def in_data_yaml(folder: Path) -> Readers:
     """Ultralytics' and Roboflow's layout: data.yaml names folders of images, or lists of them, as train, val, test.
 
-    Labels lie beside the images, or below labels/ where those lie below images/. Raises ConfigError for a file that
-    is no such yaml, and for paths that lead out of the folder.
+    Labels lie beside the images, or below labels/ where those lie below images/.
     """
+    # Raises ConfigError for a file that is no such yaml, and for paths that lead out of the folder.
     path = _yaml_file(folder)
     about = _parse_yaml(path) if path else {}
     base = folder / inside_folder(about["path"], str(path)) if _is_inside(about.get("path")) else folder
@@ -140,6 +140,8 @@ def in_data_yaml(folder: Path) -> Readers:
         places = [place for entry in entries if (place := _locate(entry, (base, folder), str(path)))]
         if places:
             found[split] = functools.partial(_read_places, folder, places)
+    if found and "train" not in found:
+        raise ConfigError(f"{path}: nothing is at its train, {about.get('train', '')!r}")
     return found
 
 

@@ -123,8 +123,8 @@ def _readers(layout: str, folder: Path) -> Readers:
     for found in LAYOUTS[layout]:
         if readers := found(folder):
             return readers
-    titles = [(found.__doc__ or "").split(":")[0].split(",")[0] for found in LAYOUTS[layout]]
-    raise ConfigError(f"{folder}: no {layout} annotations in a layout that is known: {'; '.join(titles)}")
+    known = " ".join(found.__doc__ or "" for found in LAYOUTS[layout])
+    raise ConfigError(f"{folder}: no {layout} annotations in a layout that is known. {known}")
 
 
 def _names(readers: Readers, wanted: str, folder: Path) -> dict[str, str]:

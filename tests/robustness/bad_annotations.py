@@ -356,6 +356,8 @@ YOLO_CASES = [
     Case("yolo_yaml_cut", YOLO, "in/data.yaml: not valid YAML", yolo_files("train/1", "val/1", data_yaml="names: [cat")),
     Case("yolo_yaml_nested_without_end", YOLO, "in/data.yaml: not valid YAML", yolo_files(
         "train/1", "val/1", data_yaml="[" * 10**5)),
+    Case("yolo_yaml_of_a_missing_folder", YOLO, "in/data.yaml: nothing is at its train, '../trian'", yolo_files(
+        "train/1", "val/1", data_yaml="train: ../trian\nval: val\nnames: [cat]\n")),
     Case("yolo_yaml_names_with_gaps", YOLO, "in/data.yaml: names are not numbered from 0 to 1", yolo_files(
         "train/1", "val/1", data_yaml="names: {0: cat, 2: dog}\n")),
     Case("yolo_yaml_counts_otherwise", YOLO, "in/data.yaml: nc is '3', but there are 1 names", yolo_files(
