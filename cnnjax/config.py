@@ -52,7 +52,10 @@ class Data:
     image_width: int = option(0, "with boxes: width of the frame, where it is not image_size too")
     objects: int = option(4, "shapes and digit_scenes: most objects in an image")
     keep: tuple[str, ...] = option((), "voc, coco, yolo: read objects of these classes only; empty: of all")
-    split: str = option("", "with boxes: the split that is evaluated; empty: test, else val")
+    split: str = option(
+        "",
+        "with boxes: the split that is evaluated; empty: test, else val, else a fixed fifth of the training split",
+    )
     channel_order: str = option("rgb", "order of colour channels that the model expects", ("rgb", "bgr"))
     mean: tuple[float, ...] = option(
         (),

@@ -1,26 +1,42 @@
-"""Datasets of images with boxes: synthetic scenes, and folders in the layouts of Pascal VOC, COCO and YOLO."""
+"""Datasets of images with boxes: synthetic scenes, and folders in the layouts of Pascal VOC, COCO and YOLO.
+
+LAYOUTS holds how tools lay these out: functions that return how to read the splits of a folder, or nothing if it is
+not laid out so. The first that returns something is taken.
+"""
 
 import dataclasses
-import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data.dataset import Dataset, Split, first
-from cnnjax.data.formats.annotations import Annotations, describe_problems, keep_classes
-from cnnjax.data.formats.coco import read_coco
-from cnnjax.data.formats.voc import read_voc
-from cnnjax.data.formats.yolo import read_yolo
+from cnnjax.data.dataset import Dataset, Split, first, join
+from cnnjax.data.formats import coco, folders, voc, yolo
+from cnnjax.data.formats.annotations import Annotations, Readers, describe_lost, keep_classes, tell_problems
 from cnnjax.data.letterbox import load_detection
+from cnnjax.data.splits import role
 from cnnjax.data.synthetic import scenes
 
 KINDS = {"shapes": "shapes", "digit_scenes": "digits"}
 NUM_SCENES = {"train": 4000, "test": 1000}
 NUM_SINGLE = {"train": 16_000, "test": 1000}  # a scene with one object says less
 SEEDS = {"train": 0, "test": 1}
-log = logging.getLogger(__name__)
+LAYOUTS: dict[str, tuple[Callable[[Path], Readers], ...]] = {
+    "voc": voc.LAYOUTS,
+    "coco": coco.LAYOUTS,
+    "yolo": yolo.LAYOUTS,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a folder holds: "train", "test", which is evaluated, and "validation" beside it if there is one."""
+
+    splits: dict[str, Annotations]
+    validation: str  # the split on which thresholds are chosen, or ""
+    note: str
 
 
 def read_scenes(data: Data) -> Dataset:
@@ -43,77 +59,108 @@ def read_scenes(data: Data) -> Dataset:
 def read_annotated(data: Data) -> Dataset:
     """voc:PATH, coco:PATH or yolo:PATH, letterboxed into data.image_size x (data.image_width or image_size).
 
-    voc: Annotations/, JPEGImages/ and ImageSets/Main/*.txt. coco: annotations/instances_<split>*.json and
-    images/<split>*/. yolo: images/<split>*/, labels/<split>*/ and classes.txt. Mistakes in annotations are
-    logged; the note of the dataset counts them.
+    What LAYOUTS knows is read as it is. Mistakes in annotations are logged; the note of the dataset counts them.
     """
     if not data.image_size:
         raise ConfigError(
             f"data.name={data.name!r} needs --data.image_size, the height of the frame in pixels"
         )
     size = (data.image_size, data.image_width or data.image_size)
-    found, validation = read_splits(data)
-    problems = [problem for split in found.values() for problem in split.problems]
-    room = max(len(truth.boxes) for split in found.values() for truth in split.truths)
+    found = read_splits(data)
+    room = max(len(truth.boxes) for split in found.splits.values() for truth in split.truths)
     splits: dict[str, Split] = {
-        name: load_detection(annotations, size, room) for name, annotations in found.items()
+        name: load_detection(annotations, size, room) for name, annotations in found.splits.items()
     }
     dataset = Dataset(
         data.name,
         splits["train"],
         splits["test"],
-        found["train"].classes,
-        f"{len(problems)} mistakes in the annotations" if problems else "",
-        splits.get(validation),
+        found.splits["train"].classes,
+        found.note,
+        splits.get(found.validation),
     )
     return first(dataset, data.limit)
 
 
-def read_splits(data: Data) -> tuple[dict[str, Annotations], str]:
-    """The annotations of the splits "train", "test", which is evaluated, and "validation" beside it if there is one;
-    and the name of the one on which thresholds are chosen, or "". Mistakes in annotations are logged."""
+def read_splits(data: Data) -> Found:
+    """The annotations of the splits. data.split names the one to evaluate, else it is test, else val; without these a
+    seeded random fifth of the images is held out (folders.hold_out). Mistakes in annotations are logged.
+
+    Raises ConfigError for a folder without annotations in a known layout, without a training split or the wanted
+    one, and for splits with different classes or without an image that can be used.
+    """
     layout, _, path = data.name.partition(":")
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise ConfigError(f"data.name={data.name!r}: no folder {folder}")
-    evaluated = data.split or ("test" if _has_split(layout, folder, "test") else "val")
-    names = {"train": "train", "test": evaluated}
-    if evaluated == "test" and _has_split(layout, folder, "val"):
-        names["validation"] = "val"
-    found = {name: _read(layout, folder, split) for name, split in names.items()}
-    for split in found.values():
-        if split.classes != found["train"].classes:
-            both = f"{found['train'].classes} and {split.classes}"
+    readers = _readers(layout, folder)
+    names = _names(readers, data.split, folder)
+    read = {name: readers[name]() for name in dict.fromkeys(names.values())}
+    for split in read.values():
+        if split.classes != read[names["train"]].classes:
+            both = f"{read[names['train']].classes} and {split.classes}"
             raise ConfigError(f"{folder}: the splits have different classes: {both}")
         if not split.images:
-            why = f"; the first: {split.problems[0]}" if split.problems else ""
+            lost = describe_lost(split.problems, 0, 0)
+            why = f": {lost or 'mistakes'}; the first: {split.problems[0]}" if split.problems else ""
             raise ConfigError(f"{split.folder}: no images with annotations that can be read{why}")
     if data.keep:
-        found = {name: keep_classes(split, data.keep) for name, split in found.items()}
-    if problems := [problem for split in found.values() for problem in split.problems]:
-        log.warning("%s", describe_problems(problems))
-    return found, "test" if evaluated == "val" else "validation" if "validation" in found else ""
+        read = {name: keep_classes(split, data.keep) for name, split in read.items()}
+    problems = [problem for split in read.values() for problem in split.problems]
+    images = [image for split in read.values() for image in split.images]
+    note = tell_problems(problems, sum(len(image.truth.boxes) for image in images), len(images))
+    splits = {split: read[name] for split, name in names.items()}
+    validation = "validation" if "validation" in splits else ""
+    if "test" not in splits:
+        splits["train"], splits["test"] = _hold_out(splits["train"], data.name)
+        note = join(f"{len(splits['test'].images):,} images of {folder} held out for the test", note)
+    if "test" not in names or role(names["test"]) == "val":
+        validation = "test"
+    return Found(splits, validation, note)
 
 
-def _has_split(layout: str, folder: Path, split: str) -> bool:
-    if layout == "voc":
-        return (folder / "ImageSets" / "Main" / f"{split}.txt").exists()
-    return bool(_image_folders(folder, split))
+def _readers(layout: str, folder: Path) -> Readers:
+    """How to read each split of a folder."""
+    for found in LAYOUTS[layout]:
+        if readers := found(folder):
+            return readers
+    known = " ".join(found.__doc__ or "" for found in LAYOUTS[layout])
+    raise ConfigError(f"{folder}: no {layout} annotations in a layout that is known. {known}")
 
 
-def _image_folders(folder: Path, split: str) -> list[Path]:
-    return sorted(path for path in (folder / "images").glob(f"{split}*") if path.is_dir())
+def _names(readers: Readers, wanted: str, folder: Path) -> dict[str, str]:
+    """Which of the splits are "train", "test" and "validation"; of these only the first must be there."""
+
+    def of(split: str) -> str | None:
+        return next((name for name in sorted(readers, key=len) if role(name) == split), None)
+
+    train, test, val = of("train"), of("test"), of("val")
+    if train is None and test is None and val is None and len(readers) == 1:
+        train = next(iter(readers))  # all there is, whatever it is called
+    if train is None:
+        raise ConfigError(f"{folder}: no training split, but {', '.join(sorted(readers))}")
+    names = {"train": train}
+    if wanted:
+        begun = [name for name in sorted(readers, key=len) if name.startswith(wanted)]
+        chosen = wanted if wanted in readers else of(role(wanted)) if role(wanted) else None
+        chosen = chosen or next(iter(begun), train if wanted == "train" else None)
+        if chosen is None:
+            raise ConfigError(
+                f"data.split={wanted!r}: {folder} has {', '.join(sorted(readers)) or 'no splits'}"
+            )
+        names["test"] = chosen
+    elif test or val:
+        names["test"] = test or val or ""
+    if val and names.get("test") != val and role(names.get("test", "")) == "test":
+        names["validation"] = val
+    return names
 
 
-def _read(layout: str, folder: Path, split: str) -> Annotations:
-    if layout == "voc":
-        return read_voc(folder, split)
-    images = _image_folders(folder, split)
-    if not images:
-        raise ConfigError(f"{folder / 'images'}: no folder whose name begins with {split}")
-    if layout == "coco":
-        found = read_coco(folder / "annotations" / f"instances_{images[0].name}.json", images[0])
-        # Some files give names below the whole set's folder, not below the split's.
-        inside = all((found.folder / image.path).exists() for image in found.images[:1])
-        return found if inside else dataclasses.replace(found, folder=folder)
-    return read_yolo(images[0], folder / "labels" / images[0].name, folder / "classes.txt")
+def _hold_out(annotations: Annotations, name: str) -> tuple[Annotations, Annotations]:
+    """All but a fixed random fifth of the images, and that fifth."""
+    images = folders.Files(list(annotations.images), np.zeros(len(annotations.images), np.int32))
+    kept, held = folders.hold_out(images, name)
+    return (
+        dataclasses.replace(annotations, images=tuple(kept.paths)),
+        dataclasses.replace(annotations, images=tuple(held.paths), problems=()),
+    )

@@ -2,6 +2,19 @@
 
 import numpy as np
 
+# What tools call the splits, in lower case and without a year.
+_ROLES = {
+    "train": ("train", "training", "trainval"),
+    "val": ("val", "valid", "validation", "eval", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+def role(name: str) -> str:
+    """Which split "train", "val" or "test" a name such as "Training", "valid" or "val2017" means; "" if none."""
+    word = name.lower().rstrip("0123456789").rstrip("-_ ")
+    return next((found for found, names in _ROLES.items() if word in names), "")
+
 
 def stratified_split(labels: np.ndarray, num_held: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Holds out exactly `num_held` examples, of each class as many as its share, at random.

@@ -309,7 +309,8 @@ def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:
         try:
             anchors = kmeans_anchors(boxes[:, 2:] - boxes[:, :2], detection.num_anchors)
         except ValueError as error:
-            raise ConfigError(f"detection.num_anchors={detection.num_anchors}: {error}") from error
+            cause = f"; {dataset.note}" if dataset.note else ""  # perhaps that boxes were lost
+            raise ConfigError(f"detection.num_anchors={detection.num_anchors}: {error}{cause}") from error
         changes["detection.anchors"] = tuple(side for anchor in anchors for side in anchor)
     return config.replace(experiment, changes)
 

@@ -238,16 +238,22 @@ def kitti_like(tmp_path):
     nothing = {"truncated": 0.0, "occluded": 0, "alpha": 0.0, "rotation_y": 0.0, "type": 0}
     nothing |= {"dimensions": np.zeros(3, np.float32), "location": np.zeros(3, np.float32)}
 
-    def write(boxes, content=content, splits=("train", "test")):
+    def write(boxes, content=content, splits=("train", "test"), more=()):
         class Unchecked(tfds.features.BBoxFeature):  # as it is, the writer would refuse what is tested here
             def encode_example(self, bbox):
                 return np.asarray(bbox, np.float32)
 
         features["objects"].feature["bbox"].__class__ = Unchecked
-        objects = [{"bbox": np.array(box), **nothing} for box in boxes]
-        example = {"image": content, "image/file_name": "a.png", "objects": objects}
+        examples = [
+            {
+                "image": content,
+                "image/file_name": "a.png",
+                "objects": [{"bbox": np.array(box), **nothing} for box in one],
+            }
+            for one in (boxes, *more)
+        ]
         folder = tiny.prepared_boxes(
-            tmp_path, "kitti", features, {split: [example] for split in splits}, "3.3.0"
+            tmp_path, "kitti", features, {split: examples for split in splits}, "3.3.0"
         )
         config = folder / "features.json"
         config.write_text(config.read_text().replace(f"{__name__}.Unchecked", ""))
@@ -256,7 +262,7 @@ def kitti_like(tmp_path):
     return write
 
 
-def test_boxes_that_break_a_rule_are_reported_again_at_every_start(kitti_like, caplog):
+def test_boxes_that_break_a_rule_are_reported_again_at_every_start(kitti_like, caplog, capsys):
     good = [0.25, 0.1, 0.75, 0.3]
     bad = {
         "is not finite": [0.1, np.nan, 0.2, 0.3],
@@ -269,6 +275,8 @@ def test_boxes_that_break_a_rule_are_reported_again_at_every_start(kitti_like, c
         caplog.clear()
         dataset = load(Data(name="kitti", **FRAME), data_dir)
         assert "8 mistakes in the annotations" in dataset.note
+        lost = "left out 6 of 10 objects (not finite: 2, no inside: 2, outside the image: 2)"
+        assert capsys.readouterr().err.splitlines().count(f"warning: {lost}") == 1 and lost in dataset.note
         for number, text in enumerate(bad, start=1):
             assert f"kitti/3.3.0, image 0 of train, objects[{number}]: box" in caplog.text
             assert text in caplog.text
@@ -276,6 +284,22 @@ def test_boxes_that_break_a_rule_are_reported_again_at_every_start(kitti_like, c
     assert_allclose(dataset.train["boxes"][0, 0], [4.8, 6 + 0.25 * 19, 14.4, 6 + 0.75 * 19], atol=1e-3)
     assert_allclose(dataset.train["boxes"][0, 1], [43.2, 6 + 0.5 * 19, 48, 6 + 19], atol=1e-3)
     assert dataset.train["valid"].tolist() == [[True, True]]
+
+
+def test_an_image_without_a_box_that_can_be_used_is_no_negative(kitti_like, tmp_path, capsys):
+    good, bad = [0.25, 0.1, 0.75, 0.3], [0.5, 0.1, 0.5, 0.3]
+    data_dir = kitti_like([bad], more=([], [good]))
+    dataset = load(Data(name="kitti", **FRAME), data_dir)
+    assert [int(n) for n in dataset.train["valid"].sum(1)] == [0, 1] and len(dataset.train["image"]) == 2
+    lost = "left out 2 of 4 objects (no inside: 2) and 2 of 6 images (no object left: 2)"
+    assert lost in capsys.readouterr().err
+    assert prepare(Data(name="kitti"), tmp_path / "records", data_dir) == {"train": 2, "test": 2}
+
+
+def test_a_set_of_such_images_only_is_refused(kitti_like):
+    data_dir = kitti_like([[0.5, 0.1, 0.5, 0.3]])
+    with pytest.raises(ConfigError, match=r"no images of train with boxes .* objects\[0\]: box .* no inside"):
+        load(Data(name="kitti", **FRAME), data_dir)
 
 
 def test_a_truncated_image_is_named(kitti_like):

@@ -13,8 +13,11 @@ JSON = "in/annotations/instances_train.json"
 BOX = [4, 2, 6, 8]  # of an image of 20x16
 
 
-def boxes(*counts, classes=None, problems=()):
-    """So many boxes are left in the two splits, the first of them BOX; each problem was told of on stderr."""
+def boxes(*counts, classes=None, problems=(), lost="", images=()):
+    """So many boxes are left in the two splits, the first of them BOX; each problem was told of on stderr.
+
+    A line of its own begins with what was `lost`, if anything was; `images`: how many are left in the splits.
+    """
 
     def check(folder, result):
         about = json.loads((folder / "out/dataset.json").read_text())
@@ -24,8 +27,13 @@ def boxes(*counts, classes=None, problems=()):
         assert [int(one["valid"].sum()) for one in found] == list(counts)
         if counts[0]:
             assert found[0]["boxes"][0, 0] == pytest.approx([4, 2, 10, 10])
-        assert len(result.err.splitlines()) == len(problems)
-        for line, problem in zip(result.err.splitlines(), problems, strict=True):
+        assert not images or [len(one["valid"]) for one in found] == list(images)
+        lines = result.err.splitlines()
+        words = [line for line in lines if line.startswith("warning: left out")]
+        assert len(words) == bool(lost) and all(lost in word for word in words)
+        told = [line for line in lines if line not in words]
+        assert len(told) == len(problems), told
+        for line, problem in zip(told, problems, strict=True):
             assert [part for part in problem.split(" ... ") if part not in line] == []
 
     return check
@@ -73,13 +81,15 @@ def coco_text(change):
     return make
 
 
+ONE_OF_THREE = "left out 1 of 3 objects ("  # two boxes are as they should be; who keeps three clipped one
+
+
+def one_problem(left, place, problem):
+    return boxes(left, 1, problems=[f"{place}: ... {problem}"], lost=ONE_OF_THREE if left == 1 else "")
+
+
 def reported(name, entry, problem, left=1):
-    return Case(
-        f"coco_{name}",
-        COCO,
-        boxes(left, 1, problems=[f"{JSON}, annotations[1]: ... {problem}"]),
-        coco_with(entry),
-    )
+    return Case(f"coco_{name}", COCO, one_problem(left, f"{JSON}, annotations[1]", problem), coco_with(entry))
 
 
 def both(change):
@@ -94,7 +104,10 @@ def both(change):
 def ids(image, category, annotation):
     def change(tree):
         tree["images"][0]["id"] = image
-        tree["categories"] = [{"id": category, "name": "cat"}, {"id": category + 70, "name": "dog"}]
+        tree["categories"] = [
+            {"id": category, "name": "cat"},
+            {"id": type(category)(int(category) + 70), "name": "dog"},
+        ]
         tree["annotations"] = [coco_entry(id=annotation, image_id=image, category_id=category)]
 
     return change
@@ -120,7 +133,18 @@ COCO_CASES = [
     Case("coco_area_of_nan", COCO, boxes(2, 1), coco_with(coco_entry(area=NAN))),
     Case("coco_area_below_0", COCO, boxes(2, 1), coco_with(coco_entry(area=-5))),
     reported("unknown_class", coco_entry(category_id=8), "unknown class 8"),
-    reported("class_of_another_type", coco_entry(category_id="1"), "unknown class '1'"),
+    reported("class_of_letters", coco_entry(category_id="cat"), "unknown class 'cat'"),
+    reported("class_of_another_type", coco_entry(category_id=True), "unknown class True"),
+    reported("image_between_two", coco_entry(image_id=1.5), "no image has the id 1.5"),
+    reported("box_missing_with_a_mask", coco_entry(bbox=[], segmentation={"counts": [1, 2]}), "bbox [] is not four"),
+    reported("box_missing_with_a_line", coco_entry(bbox=[], segmentation=[[1, 2, 3, 4]]), "bbox [] is not four"),
+    Case("coco_ids_as_texts", COCO, boxes(1, 1, classes=("cat", "dog")), both(ids("7", "10", "3"))),
+    Case("coco_ids_with_fractions", COCO, boxes(1, 1, classes=("cat", "dog")), both(ids(2.0, 1.0, 0.0))),
+    Case("coco_every_box_lost", COCO, "no images ... left out 1 of 1 objects (no inside: 1) and 1 of 1 images (no object left: 1) ... annotations[0]", coco(
+        lambda tree: tree["annotations"][0].update(bbox=[0, 0, -1, 1]))),
+    Case("coco_box_of_a_polygon", COCO, boxes(1, 1), coco(lambda tree: tree["annotations"][0].update(
+        bbox=[], segmentation=[[4, 2, 10, 6, 5, 10]]))),
+    Case("coco_size_of_0", COCO, boxes(1, 1), coco_image(width=0, height=0)),
     reported("no_class", {"image_id": 1, "bbox": BOX}, "no class"),
     reported("unknown_image", coco_entry(image_id=5), "no image has the id 5"),
     reported("box_missing", {"image_id": 1, "category_id": 1}, "bbox None is not four numbers"),
@@ -169,10 +193,10 @@ COCO_CASES = [
     Case("coco_not_text", COCO, "not a text file in UTF-8", coco_text(lambda text: b"\xff\xfe" + text)),
     Case("coco_nested_without_end", COCO, "not valid JSON", coco_text(lambda text: b"[" * 10**5)),
     Case("coco_number_of_a_million_digits", COCO, "not valid JSON", coco_text(lambda text: b"1" * 10**6)),
-    Case("coco_json_missing", COCO, "instances_train.json: no such file",
+    Case("coco_json_missing", COCO, "in: no training split, but test",
          lambda folder: (coco()(folder), (folder / JSON).unlink())),
     Case("coco_no_folder", COCO, "no folder in"),
-    Case("coco_no_images_folder", COCO, "no folder whose name begins with train", lambda folder: write(folder / "in/a", b"")),
+    Case("coco_no_images_folder", COCO, "in: no coco annotations in a layout that is known", lambda folder: write(folder / "in/a", b"")),
 ]  # fmt: skip
 
 
@@ -200,10 +224,7 @@ def voc_object(name="cat", corners=(5, 3, 10, 10)):
 
 def voc_reported(name, more, problem, left=1):
     return Case(
-        f"voc_{name}",
-        VOC,
-        boxes(left, 1, problems=[f"in/Annotations/1.xml, line 3: ... {problem}"]),
-        voc(more=more),
+        f"voc_{name}", VOC, one_problem(left, "in/Annotations/1.xml, line 3", problem), voc(more=more)
     )
 
 
@@ -228,7 +249,8 @@ VOC_CASES = [
     voc_reported("no_class", voc_object(name=""), "no class"),
     Case("voc_class_called_like_a_path", VOC, boxes(2, 1, classes=("../../x", "cat")), voc(more=voc_object("../../x"))),
     Case("voc_file_name_is_not_followed", VOC, boxes(1, 1), voc(more="<filename>../../secret.png</filename>")),
-    Case("voc_cut", VOC, boxes(1, 1, problems=["1.xml, line 2: not valid xml"]), voc(
+    Case("voc_cut", VOC, boxes(
+        1, 1, problems=["1.xml, line 2: not valid xml"], images=(1, 1), lost="1 of 3 images (not valid xml: 1)"), voc(
         VOC_TEXT[:90], listed="1\n3\n", names=("1", "3"))),
     Case("voc_every_file_cut", VOC, "no images", voc(VOC_TEXT[:90])),
     Case("voc_size_missing", VOC, "no images", voc("<annotation/>")),
@@ -244,9 +266,19 @@ VOC_CASES = [
     Case("voc_list_leads_out", VOC, "train.txt: the image path '../../1' leads out", voc(listed="../../1\n")),
     Case("voc_list_of_missing_images", VOC, "no images", voc(listed="gone\n")),
     Case("voc_list_empty", VOC, "no images", voc(listed="")),
-    Case("voc_list_missing", VOC, "train.txt: no such file",
+    Case("voc_list_with_spaces", VOC, boxes(2, 1, images=(2, 1)), voc(listed="my photo 1\n1  1\n", names=("1", "my photo 1"))),
+    Case("voc_list_with_spaces_and_flags", VOC, boxes(1, 1, images=(1, 1)), voc(listed="my photo -1\n", names=("1", "my photo"))),
+    Case("voc_xml_missing", VOC, boxes(1, 1, problems=["3.xml: no such file"], lost="1 of 3 images (missing xml: 1)"),
+         lambda folder: (voc(listed="1\n3\n", names=("1", "3"))(folder), (folder / "in/Annotations/3.xml").unlink())),
+    Case("voc_size_of_0", VOC, boxes(1, 1), voc(VOC_TEXT.format("").replace(">20<", ">0<").replace(">16<", ">0<"))),
+    Case("voc_only_object_outside", VOC, boxes(
+        1, 1, images=(1, 1), problems=["line 2: ... outside", "3.xml: image 3.png: none of its objects can be used (1)"],
+        lost="left out 1 of 3 objects (outside the image: 1) and 1 of 3 images (no object left: 1)"),
+        lambda folder: (voc(listed="1\n3\n", names=("1", "3"))(folder), write(
+            folder / "in/Annotations/3.xml", VOC_TEXT.format("").replace(">10<", ">90<").replace(">5<", ">80<")))),
+    Case("voc_list_missing", VOC, "in: no training split, but val",
          lambda folder: (voc()(folder), (folder / "in/ImageSets/Main/train.txt").unlink())),
-    Case("voc_no_xml", VOC, "Annotations: no xml files there", lambda folder: write(folder / "in/a", b"")),
+    Case("voc_no_xml", VOC, "in: no voc annotations in a layout that is known", lambda folder: write(folder / "in/a", b"")),
 ]  # fmt: skip
 
 
@@ -264,10 +296,21 @@ def yolo(labels="0 .35 .375 .3 .5\n", classes="cat\ndog\n", image=None):
 
 
 def yolo_reported(name, line, problem, left=1):
-    return Case(
-        f"yolo_{name}", YOLO, boxes(left, 1, problems=[f"in/labels/train/1.txt, line 2: ... {problem}"]),
-        yolo(f"0 .35 .375 .3 .5\n{line}\n"),
-    )  # fmt: skip
+    check = one_problem(left, "in/labels/train/1.txt, line 2", problem)
+    return Case(f"yolo_{name}", YOLO, check, yolo(f"0 .35 .375 .3 .5\n{line}\n"))
+
+
+def yolo_files(*files, labels="0 .35 .375 .3 .5\n", **texts):
+    """Images with these paths, each with labels beside it, and texts; `_` in their names stands for a dot."""
+
+    def make(folder):
+        for file in files:
+            write(folder / f"in/{file}.png", colour(9, (20, 16)))
+            write(folder / f"in/{file}.txt".replace("/images/", "/labels/"), labels)
+        for name, text in texts.items():
+            write(folder / f"in/{name}".replace("_", "."), text)
+
+    return make
 
 
 YOLO_CASES = [
@@ -280,12 +323,58 @@ YOLO_CASES = [
     yolo_reported("class_of_infinity", "inf .5 .5 .1 .1", "unknown class inf"),
     yolo_reported("class_name", "cat .5 .5 .1 .1", "not five numbers"),
     yolo_reported("four_values", "0 .5 .5 .1", "4 values"),
-    yolo_reported("polygon", "0 .1 .1 .2 .2 .3 .3", "7 values"),
+    yolo_reported("polygon_of_half_a_corner", "0 .1 .1 .2 .2 .3 .3 .4", "8 values"),
+    yolo_reported("polygon_of_nan", "0 .1 .1 .2 nan .3 .3", "not finite"),
+    yolo_reported("polygon_of_a_line", "0 .1 .1 .1 .2 .1 .3", "no inside"),
+    yolo_reported("confidence_of_a_word", "0 .5 .5 .1 .1 sure", "is not 6 numbers"),
     yolo_reported("nan", "0 nan .5 .1 .1", "not finite"),
     yolo_reported("huge_numbers", "0 .5 .5 1e308 1e308", "not finite"),
     yolo_reported("negative_size", "0 .5 .5 -.1 .1", "no inside"),
     yolo_reported("pixels_instead_of_shares", "0 10 8 6 8", "outside"),
     yolo_reported("partly_outside", "0 .9 .5 .5 .1", "clipped", left=2),
+    Case("yolo_confidence", YOLO, boxes(1, 1), yolo("0 .35 .375 .3 .5 .9\n")),
+    Case("yolo_polygon", YOLO, boxes(1, 1), yolo("0 .2 .3 .5 .125 .3 .625\n")),
+    Case("yolo_no_row_readable", YOLO, "no images ... left out 2 of 2 objects (not a box: 1, unknown class: 1) and 1 of 1 images ... line 1", yolo("0 1 1\n5 .5 .5 .1 .1\n")),
+    Case("yolo_one_image_of_two_unreadable", YOLO, boxes(
+        1, 1, images=(1, 1), problems=["2.txt, line 1: 3 values", "2.png: none of its objects can be used"],
+        lost="left out 1 of 3 objects (not a box: 1) and 1 of 3 images (no object left: 1)"),
+        lambda folder: (yolo()(folder), write(folder / "in/images/train/2.png", colour(9, (20, 16))),
+                        write(folder / "in/labels/train/2.txt", "0 1 1\n"))),
+    Case("yolo_classes_from_1", YOLO, "in/labels/train ... go up to 2, with 2 names ... counted from 1",
+         yolo("1 .35 .375 .3 .5\n2 .5 .5 .1 .1\n")),
+    Case("yolo_labels_without_image", YOLO, boxes(
+        1, 1, problems=["9.txt: belongs to no image"], lost="1 of 3 images (labels without an image: 1)"),
+        lambda folder: (yolo()(folder), write(folder / "in/labels/train/9.txt", "0 .5 .5 .1 .1\n"))),
+    Case("yolo_yaml_leads_out", YOLO, "in/data.yaml: the image path '/etc' leads out", yolo_files(
+        "train/1", "val/1", data_yaml="train: /etc\nnames: [cat]\n")),
+    Case("yolo_yaml_leads_out_by_a_detour", YOLO, "the image path 'train/../../x' leads out", yolo_files(
+        "train/1", "val/1", data_yaml="train: train/../../x\nnames: [cat]\n")),
+    Case("yolo_yaml_runs_nothing", YOLO, boxes(1, 1, classes=("touch me",)), yolo_files(
+        "train/1", "val/1", data_yaml="names: !!python/object/apply:os.system ['touch me']\n")),
+    Case("yolo_yaml_of_nothing_but_a_list", YOLO, "in/data.yaml: not a description", yolo_files(
+        "train/1", "val/1", data_yaml="- cat\n")),
+    Case("yolo_yaml_cut", YOLO, "in/data.yaml: not valid YAML", yolo_files("train/1", "val/1", data_yaml="names: [cat")),
+    Case("yolo_yaml_nested_without_end", YOLO, "in/data.yaml: not valid YAML", yolo_files(
+        "train/1", "val/1", data_yaml="[" * 10**5)),
+    Case("yolo_yaml_of_a_missing_folder", YOLO, "in/data.yaml: nothing is at its train, '../trian'", yolo_files(
+        "train/1", "val/1", data_yaml="train: ../trian\nval: val\nnames: [cat]\n")),
+    Case("yolo_yaml_names_with_gaps", YOLO, "in/data.yaml: names are not numbered from 0 to 1", yolo_files(
+        "train/1", "val/1", data_yaml="names: {0: cat, 2: dog}\n")),
+    Case("yolo_yaml_counts_otherwise", YOLO, "in/data.yaml: nc is '3', but there are 1 names", yolo_files(
+        "train/1", "val/1", data_yaml="nc: 3\nnames: [cat]\n")),
+    Case("yolo_yaml_of_key_points", YOLO, "labels of key points are not read", yolo_files(
+        "train/1", "val/1", data_yaml="kpt_shape: [17, 2]\nnames: [person]\n")),
+    Case("yolo_yaml_names_are_no_numbers", YOLO, boxes(1, 1, classes=("no", "1e3")), yolo_files(
+        "train/1", "val/1", data_yaml="names:\n- no\n- 1e3\n")),
+    Case("yolo_list_leads_out", YOLO, "train.txt: the image path '/etc/passwd' leads out", yolo_files(
+        "obj_train_data/1", obj_names="cat\n", obj_data="train = data/train.txt\n", train_txt="/etc/passwd\n")),
+    Case("yolo_list_of_a_missing_image", YOLO, boxes(
+        1, 1, problems=["train.txt, line 2: no image data/9.png"], lost="1 of 3 images (missing image: 1)"), yolo_files(
+        "obj_train_data/1", "obj_valid_data/1", classes_txt="", obj_names="cat\n", train_txt="data/obj_train_data/1.png\ndata/9.png\n",
+        valid_txt="data/obj_valid_data/1.png\n", obj_data="train = data/train.txt\nvalid = data/valid.txt\n")),
+    Case("yolo_one_image_cannot_be_split", YOLO, "cannot hold out 1 of 1", yolo_files("1", classes_txt="cat\n")),
+    Case("yolo_no_labels", YOLO, "in: no labels there", lambda folder: (
+        write(folder / "in/1.png", colour(9)), write(folder / "in/classes.txt", "cat\n"))),
     Case("yolo_not_text", YOLO, "1.txt: not a text file in UTF-8", yolo(b"\xff\xfe0")),
     Case("yolo_classes_missing", YOLO, "classes.txt: no such file",
          lambda folder: (yolo()(folder), (folder / "in/classes.txt").unlink())),

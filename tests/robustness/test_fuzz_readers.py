@@ -18,6 +18,7 @@ from PIL import Image
 from cnnjax import config
 from cnnjax.config import ConfigError, Data, Experiment
 from cnnjax.data import images
+from cnnjax.data.detection_sources import read_splits
 from cnnjax.data.formats import prepare
 from cnnjax.data.formats.annotations import Annotations
 from cnnjax.data.formats.coco import read_coco
@@ -112,6 +113,20 @@ def yolo(content, folder):
     annotated(read_yolo(folder / "images", folder / "labels", ["cat", "dog"]))
 
 
+def data_yaml(content, folder):
+    for path, text in (
+        ("images/train/1.png", encode(PATTERN)),
+        ("images/val/1.png", encode(PATTERN)),
+        ("labels/train/1.txt", YOLO_TEXT),
+        ("labels/val/1.txt", YOLO_TEXT),
+        ("data.yaml", content),
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(text)
+    for split in read_splits(Data(name=f"yolo:{folder}")).splits.values():
+        annotated(split)
+
+
 def archive(name):
     def read(content, folder):
         (folder / name).write_bytes(content)
@@ -151,12 +166,14 @@ def safetensors():
 
 
 YOLO_TEXT = b"0 .35 .375 .3 .5\n1 0.5 0.5 1 1\n"
+YAML_TEXT = b"path: .\ntrain: images/train\nval: [../images/val]\nnc: 2\nnames: {0: cat, 1: &a dog}\n"
 SMALL = dict(list(IMAGES.items())[1:5])
 READERS = {
     "images": (lambda content, folder: picture(content), picture_seeds),
     "coco": (coco, lambda: [json.dumps(coco_tree()).encode()]),
     "voc": (voc, lambda: [VOC_TEXT.format("").encode()]),
     "yolo": (yolo, lambda: [YOLO_TEXT]),
+    "data.yaml": (data_yaml, lambda: [YAML_TEXT]),
     "zip": (archive("a.zip"), lambda: [zipped(SMALL), zipped(SMALL, compression=14)]),
     "tar": (archive("a.tar"), lambda: [tarred(SMALL), tarred(SMALL, "w:gz"), tarred({"a/x.png": (tarfile.SYMTYPE, "b")})]),
     "safetensors": (weights("a.safetensors"), lambda: [safetensors()]),

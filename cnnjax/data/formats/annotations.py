@@ -9,12 +9,16 @@ A reader reports every box that breaks a rule, with its file and place, and does
   no class, or an unknown one           skipped
   not four numbers                      skipped
 
-An image without boxes is a negative example; an image whose annotation cannot be read is left out and reported.
+An image without boxes is a negative example; an image whose annotation cannot be read, or whose objects were all
+skipped, is left out and reported: nobody knows that nothing is there.
 """
 
+import collections
 import dataclasses
+import logging
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -24,6 +28,7 @@ from cnnjax.detection.results import Truth
 
 # Files round coordinates, so a box may end a fraction of a pixel beyond its image.
 TOLERANCE = 1.0
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Problem:
     file: str
     place: str  # "line 12", or "annotations[3]" in json
     text: str
+    lost: str = ""  # "object" or "image", if one was left out
+    why: str = ""  # in two words, to be counted
 
     def __str__(self) -> str:
         return f"{self.file}, {self.place}: {self.text}" if self.place else f"{self.file}: {self.text}"
@@ -58,6 +65,21 @@ class Annotations:
     @property
     def truths(self) -> list[Truth]:
         return [image.truth for image in self.images]
+
+
+# How to read each split that a folder has, by the name it has there; "" for a folder that is not split.
+Readers = dict[str, Callable[[], Annotations]]
+
+
+def describe_lost(problems: Sequence[Problem], objects: int, images: int) -> str:
+    """How many were left out beside these objects and images that were kept, and why, in a line; "" if none were."""
+    parts = []
+    for kind, kept in (("object", objects), ("image", images)):
+        reasons = collections.Counter(problem.why for problem in problems if problem.lost == kind)
+        if lost := reasons.total():
+            why = ", ".join(f"{reason}: {number:,}" for reason, number in reasons.most_common())
+            parts.append(f"{lost:,} of {lost + kept:,} {kind}s ({why})")
+    return f"left out {' and '.join(parts)}" if parts else ""
 
 
 def keep_classes(annotations: Annotations, names: Sequence[str]) -> Annotations:
@@ -91,9 +113,12 @@ class ImageBuilder:
         self._image = (path, width, height)
         self._file, self._problems = file, problems
         self._rows: list[tuple[list[float], int, bool, bool, float | None]] = []
+        self._skipped = 0
 
-    def report(self, place: str, text: str) -> None:
-        self._problems.append(Problem(self._file, place, text))
+    def skip(self, place: str, text: str, why: str) -> None:
+        """Reports an object that is left out."""
+        self._skipped += 1
+        self._problems.append(Problem(self._file, place, f"{text}: skipped", "object", why))
 
     def add(
         self,
@@ -109,17 +134,25 @@ class ImageBuilder:
         shown = "[" + ", ".join(f"{v:g}" for v in box) + "]"
         x1, y1, x2, y2 = box
         if not all(math.isfinite(v) for v in box):
-            return self.report(place, f"box {shown} is not finite: skipped")
+            return self.skip(place, f"box {shown} is not finite", "not finite")
         if x2 <= x1 or y2 <= y1:
-            return self.report(place, f"box {shown} has no inside: skipped")
+            return self.skip(place, f"box {shown} has no inside", "no inside")
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-            return self.report(place, f"box {shown} is outside the image of {width}x{height}: skipped")
+            return self.skip(
+                place, f"box {shown} is outside the image of {width}x{height}", "outside the image"
+            )
         inside = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
         if max(abs(a - b) for a, b in zip(box, inside, strict=True)) > TOLERANCE:
-            self.report(place, f"box {shown} reaches out of the image of {width}x{height}: clipped")
+            text = f"box {shown} reaches out of the image of {width}x{height}: clipped"
+            self._problems.append(Problem(self._file, place, text))
         self._rows.append((inside, class_index, difficult, crowd, area))
 
-    def build(self) -> AnnotatedImage:
+    def build(self) -> AnnotatedImage | None:
+        """None, and a report, if there are objects and none of them can be used."""
+        if self._skipped and not self._rows:
+            text = f"image {self._image[0]}: none of its objects can be used ({self._skipped}): left out"
+            self._problems.append(Problem(self._file, "", text, "image", "no object left"))
+            return None
         boxes = np.array([row[0] for row in self._rows]).reshape(-1, 4)
         own = (boxes[:, 2:] - boxes[:, :2]).prod(1)
         given = [row[4] for row in self._rows]
@@ -131,6 +164,11 @@ class ImageBuilder:
             np.array([o if g is None else g for o, g in zip(own, given, strict=True)]),
         )
         return AnnotatedImage(*self._image, truth)
+
+
+def build_all(builders: Iterable[ImageBuilder]) -> tuple[AnnotatedImage, ...]:
+    """The images that can be used."""
+    return tuple(image for builder in builders if (image := builder.build()) is not None)
 
 
 def padded(images: Sequence[AnnotatedImage], room: int = 0) -> dict[str, np.ndarray]:
@@ -172,6 +210,20 @@ def padded(images: Sequence[AnnotatedImage], room: int = 0) -> dict[str, np.ndar
 def describe_problems(problems: Sequence[Problem], limit: int = 10) -> str:
     """One line per problem, at most `limit` of them."""
     return shorten([str(problem) for problem in problems], limit)
+
+
+def tell_problems(problems: Sequence[Problem], objects: int, images: int) -> str:
+    """Logs the first problems and then, on a line of its own, what was lost beside the objects and images kept.
+
+    Returns what the note of a dataset says of them.
+    """
+    if not problems:
+        return ""
+    log.warning("%s", describe_problems(problems))
+    lost = describe_lost(problems, objects, images)
+    if lost:
+        print(f"warning: {lost}", file=sys.stderr, flush=True)
+    return f"{len(problems)} mistakes in the annotations" + (f": {lost}" if lost else "")
 
 
 def shorten(lines: Sequence[str], limit: int = 10) -> str:

@@ -1,17 +1,37 @@
-"""COCO's json: one file for a data set, boxes [x, y, width, height] in pixels."""
+"""COCO's json: one file for a data set, boxes [x, y, width, height] in pixels.
 
+Where bbox is missing, empty or all zeros and segmentation holds polygons, the box around these is taken.
+"""
+
+import functools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 from cnnjax.config import ConfigError
-from cnnjax.data.formats.annotations import Annotations, ImageBuilder, Problem, inside_folder, read_text
+from cnnjax.data import images
+from cnnjax.data.formats.annotations import (
+    Annotations,
+    ImageBuilder,
+    Problem,
+    Readers,
+    build_all,
+    inside_folder,
+    read_text,
+)
+from cnnjax.data.splits import role
+
+_ROBOFLOW = "_annotations.coco.json"
 
 
-def read_coco(path: str | Path, image_folder: str | Path) -> Annotations:
+def read_coco(path: str | Path, *image_folders: str | Path) -> Annotations:
     """Reads an annotation file (instances_*.json). Classes are ordered by category id, which may start anywhere
-    and have gaps; image and annotation ids may be any number, also 0.
+    and have gaps; image and annotation ids may be any whole number, also 0, and also as a text or with ".0". An
+    image of size 0 x 0 has that of its file.
+
+    Its images lie in the first of the folders that has one of them, else in the last.
 
     Raises ConfigError if the file as a whole cannot be used; single boxes are reported (annotations.py).
     """
@@ -19,10 +39,19 @@ def read_coco(path: str | Path, image_folder: str | Path) -> Annotations:
     data = _parse(Path(path))
     categories = sorted(_table(data, "categories", file).items())
     index = {number: i for i, (number, _) in enumerate(categories)}
+    entries = _table(data, "images", file)
+    names = {
+        number: inside_folder(str(entry.get("file_name", "")), file) for number, entry in entries.items()
+    }
+    folders = [Path(folder) for folder in image_folders]
+    root = next(
+        (one for one in folders if any((one / name).exists() for name in names.values())), folders[-1]
+    )
     builders = {}
-    for number, image in _table(data, "images", file).items():
-        name = inside_folder(str(image.get("file_name", "")), file)
-        width, height = image.get("width", 0), image.get("height", 0)
+    for number, name in names.items():
+        width, height = (entries[number].get(side, 0) for side in ("width", "height"))
+        if width == height == 0 and (root / name).is_file():
+            height, width = images.size(root / name, str(root / name))
         if not all(_is_number(side) and 1 <= side < 2**31 for side in (width, height)):
             raise ConfigError(f"{file}: image {name} has the size {width!r} x {height!r}")
         builders[number] = ImageBuilder(name, int(width), int(height), file, problems)
@@ -31,23 +60,53 @@ def read_coco(path: str | Path, image_folder: str | Path) -> Annotations:
         raise ConfigError(f"{file}: annotations is not a list")
     for position, entry in enumerate(annotations):
         place = f"annotations[{position}]"
-        problem = _problem(entry, builders, index)
-        if problem:
-            problems.append(Problem(file, place, f"{problem}: skipped"))
+        box, problem, why = _box_of(entry, builders, index)
+        if not box:
+            image = builders.get(_id(entry.get("image_id"))) if isinstance(entry, dict) else None
+            if image is not None:
+                image.skip(place, problem, why)
+            else:
+                problems.append(Problem(file, place, f"{problem}: skipped", "object", why))
             continue
-        x, y, w, h = (float(v) for v in entry["bbox"])
         area = entry.get("area")
-        builders[entry["image_id"]].add(
-            [x, y, x + w, y + h],
-            index[entry["category_id"]],
+        builders[_id(entry["image_id"])].add(
+            box,
+            index[_id(entry["category_id"])],
             place,
             difficult=bool(entry.get("difficult", 0)),
             crowd=bool(entry.get("iscrowd", 0)),
             area=float(area) if _is_number(area) and 0 < area < math.inf else None,
         )
-    images = tuple(builder.build() for builder in builders.values())
-    names = tuple(str(category.get("name", number)) for number, category in categories)
-    return Annotations(Path(image_folder), names, images, tuple(problems))
+    classes = tuple(str(category.get("name", number)) for number, category in categories)
+    return Annotations(root, classes, build_all(builders.values()), tuple(problems))
+
+
+def in_annotations(folder: Path) -> Readers:
+    """COCO's layout, which CVAT writes too: annotations/instances_<split>.json, and images below images/<split>/,
+    <split>/ or images/, or with paths from the folder itself."""
+    found: Readers = {}
+    for path in sorted((folder / "annotations").glob("instances_*.json")):
+        split = path.stem.removeprefix("instances_")
+        places = (folder / "images" / split, folder / split, folder / "images", folder)
+        found[split] = functools.partial(read_coco, path, *places)
+    return found
+
+
+def in_split_folders(folder: Path) -> Readers:
+    """Roboflow's layout: <split>/_annotations.coco.json beside the images."""
+    files = {path.parent.name: path for path in sorted(folder.glob(f"*/{_ROBOFLOW}"))}
+    return {
+        name: functools.partial(read_coco, path, path.parent) for name, path in files.items() if role(name)
+    }
+
+
+def in_one_folder(folder: Path) -> Readers:
+    """No splits: one json, with the images beside it or below images/."""
+    files = sorted(folder.glob("*.json"))
+    return {"": functools.partial(read_coco, files[0], folder / "images", folder)} if len(files) == 1 else {}
+
+
+LAYOUTS = (in_annotations, in_split_folders, in_one_folder)
 
 
 def write_coco(annotations: Annotations, path: str | Path) -> None:
@@ -93,8 +152,8 @@ def _table(data: dict[str, Any], name: str, file: str) -> dict[int, dict[str, An
     if not isinstance(entries, list):
         raise ConfigError(f"{file}: {name} is not a list")
     for position, entry in enumerate(entries):
-        number = entry.get("id") if isinstance(entry, dict) else None
-        if not isinstance(number, int):
+        number = _id(entry.get("id")) if isinstance(entry, dict) else None
+        if number is None:
             raise ConfigError(f"{file}: {name}[{position}] has no id")
         if number in table:
             raise ConfigError(f"{file}: {name}[{position}] has the id {number} of another entry")
@@ -102,21 +161,42 @@ def _table(data: dict[str, Any], name: str, file: str) -> dict[int, dict[str, An
     return table
 
 
-def _problem(entry: Any, images: dict[int, Any], classes: dict[int, int]) -> str:
-    """What makes an annotation unusable, or nothing."""
+def _box_of(
+    entry: Any, images: dict[int, ImageBuilder], classes: dict[int, int]
+) -> tuple[list[float], str, str]:
+    """xyxy of an annotation; or nothing, what makes it unusable, and that in two words."""
     if not isinstance(entry, dict):
-        return "not an object"
-    image, number = entry.get("image_id"), entry.get("category_id")
-    if not isinstance(image, int) or image not in images:
-        return f"no image has the id {image!r}"
+        return [], "not an object", "not an object"
+    if _id(entry.get("image_id")) not in images:
+        return [], f"no image has the id {entry.get('image_id')!r}", "unknown image"
+    number = entry.get("category_id")
     if number is None:
-        return "no class"
-    if not isinstance(number, int) or number not in classes:
-        return f"unknown class {number!r}"
-    box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(v) for v in box):
-        return f"bbox {box!r} is not four numbers"
-    return ""
+        return [], "no class", "no class"
+    if _id(number) not in classes:
+        return [], f"unknown class {number!r}", "unknown class"
+    box, rings = entry.get("bbox"), entry.get("segmentation")
+    if box is None or (isinstance(box, list) and not any(box)):
+        if isinstance(rings, list) and rings and all(map(_is_polygon, rings)):
+            xs, ys = ([float(v) for ring in rings for v in ring[axis::2]] for axis in (0, 1))
+            return [min(xs), min(ys), max(xs), max(ys)], "", ""
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        return [], f"bbox {box!r} is not four numbers", "not a box"
+    x, y, w, h = map(float, box)
+    return [x, y, x + w, y + h], "", ""
+
+
+def _is_polygon(ring: Any) -> bool:
+    numbers = isinstance(ring, list) and all(_is_number(v) and math.isfinite(v) for v in ring)
+    return numbers and len(ring) >= 6 and len(ring) % 2 == 0
+
+
+def _id(value: Any) -> Any:
+    """A whole number, also of 2.0 or "2" as some tools write it; None for what is none."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
 
 
 def _is_number(value: Any) -> bool:

@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import images
+from cnnjax.data.dataset import join
 from cnnjax.data.formats import folders, records
-from cnnjax.data.formats.annotations import Annotations, Problem, describe_problems, inside_folder, padded
+from cnnjax.data.formats.annotations import Annotations, Problem, inside_folder, padded, tell_problems
 from cnnjax.data.formats.folders import Files
 from cnnjax.data.formats.records import Raw
 from cnnjax.data.tfds import builder as tfds_builder
@@ -53,10 +53,11 @@ def prepare(data: Data, output: Path, data_dir: str | None = None) -> dict[str, 
     if layout in ("voc", "coco", "yolo") and path:
         from cnnjax.data import detection_sources  # imports jax
 
-        found, validation = detection_sources.read_splits(data)
-        room = max(len(truth.boxes) for split in found.values() for truth in split.truths)
-        splits = {name: _annotated(split, room) for name, split in found.items()}
-        return records.write(output, found["train"].classes, splits, note, validation)
+        found = detection_sources.read_splits(data)
+        room = max(len(truth.boxes) for split in found.splits.values() for truth in split.truths)
+        splits = {name: _annotated(split, room) for name, split in found.splits.items()}
+        note = join(note, found.note)
+        return records.write(output, found.splits["train"].classes, splits, note, found.validation)
     if layout not in (
         "folder",
         "voc",
@@ -114,14 +115,16 @@ def _from_tfds(data: Data, data_dir: Path, output: Path) -> dict[str, int]:
 def _annotated_records(source: Any, name: str, boxes: Boxes) -> Raw:
     """Reads all records once for their boxes; their images are read again when they are copied."""
     problems: list[Problem] = []
-    annotated = []
+    annotated = {}
     for index in range(len(source)):
         record, place = source[index], f"image {index} of {name}"
-        annotated.append(annotate(record, place, images.size(record["image"], place), boxes, problems))
-    if problems:
-        logging.warning("%s", describe_problems(problems))
-    files = ((image.path, source[index]["image"]) for index, image in enumerate(annotated))
-    return Raw(files, padded(annotated), len(source))
+        found = annotate(record, place, images.size(record["image"], place), boxes, problems)
+        if found is not None:
+            annotated[index] = found
+    kept = list(annotated.values())
+    tell_problems(problems, sum(len(image.truth.boxes) for image in kept), len(kept))
+    files = ((image.path, source[index]["image"]) for index, image in annotated.items())
+    return Raw(files, padded(kept), len(kept))
 
 
 def _annotated(annotations: Annotations, room: int) -> Raw:

@@ -4,14 +4,26 @@ In memory a box is continuous, so a file's xmin, ymin, xmax, ymax become xmin - 
 1..1 is the box from 0 to 1. IoUs of such boxes are those of the VOC devkit, with its "+ 1".
 """
 
+import functools
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.parsers import expat
 
 from cnnjax.config import ConfigError
-from cnnjax.data.formats.annotations import Annotations, ImageBuilder, Problem, inside_folder, read_text
+from cnnjax.data import images
+from cnnjax.data.formats.annotations import (
+    Annotations,
+    ImageBuilder,
+    Problem,
+    Readers,
+    build_all,
+    inside_folder,
+    read_text,
+)
+from cnnjax.data.images import SUFFIXES
+from cnnjax.data.splits import role
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 LINE = "line of the file"  # an attribute no file can have
@@ -27,37 +39,105 @@ def read_voc(folder: str | Path, split: str = "", classes: Sequence[str] = ()) -
     expand without end; other broken files are reported and their images left out.
     """
     root = Path(folder)
-    files = sorted((root / "Annotations").rglob("*.xml"))
-    if not files:
-        raise ConfigError(f"{root / 'Annotations'}: no xml files there")
-    names = [_relative_name(path, root) for path in files]
+    files = _xml_files(root / "Annotations")
+    names = list(files)
     if split:
         listed = root / "ImageSets" / "Main" / f"{split}.txt"
-        names = [
-            inside_folder(line.split()[0], str(listed))
-            for line in read_text(listed).splitlines()
-            if line.strip()
-        ]
-    if not classes:
-        found = {obj.findtext("name", "").strip() for path in files for obj in _objects(path)}
-        classes = sorted(found - {""})
-    pictures = {
-        _relative_name(path, root): path
-        for path in sorted((root / "JPEGImages").rglob("*"))
-        if path.is_file()
+        lines = [line.strip() for line in read_text(listed).splitlines()]
+        names = [_listed_name(line, files, str(listed)) for line in lines if line]
+    return _read(root / "Annotations", root / "JPEGImages", names, classes or _class_names(files.values()))
+
+
+def _read(annotations: Path, pictures: Path, names: Iterable[str], classes: Sequence[str]) -> Annotations:
+    """The images of these names below `pictures`, each with the xml of its name below `annotations`."""
+    found = {
+        _name(path, pictures): path
+        for path in sorted(pictures.rglob("*"))
+        if path.is_file() and path.suffix.lower() in SUFFIXES
     }
     problems: list[Problem] = []
-    images = []
+    builders = []
     for name in names:
-        path = root / "Annotations" / f"{name}.xml"
-        if name not in pictures:
-            problems.append(Problem(str(path), "", "JPEGImages has no such image: left out"))
+        path = annotations / f"{name}.xml"
+        if name not in found:
+            text = f"{pictures.name} has no such image: left out"
+            problems.append(Problem(str(path), "", text, "image", "missing image"))
             continue
-        picture = pictures[name].relative_to(root / "JPEGImages").as_posix()
-        builder = _read_image(path, picture, {c: i for i, c in enumerate(classes)}, problems)
+        if not path.exists():
+            problems.append(Problem(str(path), "", "no such file: image left out", "image", "missing xml"))
+            continue
+        builder = _read_image(path, found[name], pictures, {c: i for i, c in enumerate(classes)}, problems)
         if builder is not None:
-            images.append(builder.build())
-    return Annotations(root / "JPEGImages", tuple(classes), tuple(images), tuple(problems))
+            builders.append(builder)
+    return Annotations(pictures, tuple(classes), build_all(builders), tuple(problems))
+
+
+def with_lists(folder: Path) -> Readers:
+    """The devkit's layout, which CVAT writes too: Annotations/, JPEGImages/ and ImageSets/Main/<split>.txt."""
+    names = sorted(path.stem for path in (folder / "ImageSets" / "Main").glob("*.txt"))
+    # Lists such as cat_train.txt, of the images with a class, are none of a split.
+    whole = [name for name in names if not any(name.endswith(f"_{other}") for other in names)]
+    return {name: functools.partial(read_voc, folder, name) for name in whole}
+
+
+def in_split_folders(folder: Path) -> Readers:
+    """A folder for each split: Roboflow's xml beside the images, or what `in_one_folder` reads in each."""
+    parts = {path.name: _pair(path) for path in sorted(folder.iterdir()) if path.is_dir() and role(path.name)}
+    return _readers({name: pair for name, pair in parts.items() if pair})
+
+
+def in_one_folder(folder: Path) -> Readers:
+    """No splits, as labelImg writes it: xml beside the images, or in a folder of their own."""
+    pair = _pair(folder)
+    return _readers({"": pair} if pair else {})
+
+
+LAYOUTS = (with_lists, in_split_folders, in_one_folder)
+
+
+def _pair(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of xml files and of images below a folder, or itself for both."""
+    pairs = (("Annotations", "JPEGImages"), ("Annotations", "images"), ("annotations", "images"), (".", "."))
+    for one, other in pairs:
+        xml = folder / one
+        if (folder / other).is_dir() and xml.is_dir() and next(xml.rglob("*.xml"), None):
+            return xml, folder / other
+    return None
+
+
+def _readers(pairs: dict[str, tuple[Path, Path]]) -> Readers:
+    """Of splits that have their xml and images in these folders, and the same classes."""
+    files = {split: _xml_files(xml) for split, (xml, _) in pairs.items()}
+
+    @functools.cache
+    def classes() -> list[str]:
+        return _class_names(path for split in files.values() for path in split.values())
+
+    def reader(split: str) -> Callable[[], Annotations]:
+        return lambda: _read(*pairs[split], files[split], classes())
+
+    return {split: reader(split) for split in pairs}
+
+
+def _xml_files(annotations: Path) -> dict[str, Path]:
+    """By their names below the folder."""
+    files = {_name(path, annotations): path for path in sorted(annotations.rglob("*.xml"))}
+    if not files:
+        raise ConfigError(f"{annotations}: no xml files there")
+    return files
+
+
+def _class_names(files: Iterable[Path]) -> list[str]:
+    found = {obj.findtext("name", "").strip() for path in files for obj in _objects(path)}
+    return sorted(found - {""})
+
+
+def _listed_name(line: str, files: Mapping[str, Path], file: str) -> str:
+    """The image that a line of a list names: all of it, or what stands before the flag of a class's list."""
+    flagged = re.fullmatch(r"(.*\S)\s+(-1|0|1)", line)
+    if flagged and line not in files:
+        line = flagged[1]
+    return inside_folder(line, file)
 
 
 def write_voc(annotations: Annotations, folder: str | Path, split: str = "all") -> None:
@@ -114,34 +194,40 @@ def parse_xml(path: Path) -> ElementTree.Element:
 
 
 def _read_image(
-    path: Path, picture: str, classes: dict[str, int], problems: list[Problem]
+    path: Path, picture: Path, root: Path, classes: dict[str, int], problems: list[Problem]
 ) -> ImageBuilder | None:
     try:
         tree = parse_xml(path)
     except expat.ExpatError as error:
         text = f"not valid xml ({expat.ErrorString(error.code)}): image left out"
-        problems.append(Problem(str(path), f"line {error.lineno}", text))
+        problems.append(Problem(str(path), f"line {error.lineno}", text, "image", "not valid xml"))
         return None
     width, height = (tree.findtext(f"size/{side}", "").strip() for side in ("width", "height"))
+    if width == height == "0":  # labelImg's where it did not know
+        width, height = map(str, reversed(images.size(picture, str(picture))))
     if not all(re.fullmatch(r"0*[1-9]\d{0,8}", side) for side in (width, height)):
         shown = f"{width[:20]!r} x {height[:20]!r}"
-        problems.append(Problem(str(path), "", f"image size {shown}: image left out"))
+        text = f"image size {shown}: image left out"
+        problems.append(Problem(str(path), "", text, "image", "no image size"))
         return None
-    builder = ImageBuilder(picture, int(width), int(height), str(path), problems)
+    name = picture.relative_to(root).as_posix()
+    builder = ImageBuilder(name, int(width), int(height), str(path), problems)
     for obj in tree.findall("object"):
         place = f"line {obj.get(LINE)}"
         name = obj.findtext("name", "").strip()
         if name not in classes:
-            builder.report(place, f"unknown class {name!r}: skipped" if name else "no class: skipped")
+            why = "unknown class" if name else "no class"
+            builder.skip(place, f"{why} {name!r}" if name else why, why)
             continue
         texts = [obj.findtext(f"bndbox/{corner}", "") for corner in CORNERS]
         try:
             xmin, ymin, xmax, ymax = (float(text) for text in texts)
         except ValueError:
-            builder.report(place, f"bndbox {texts} is not four numbers: skipped")
+            builder.skip(place, f"bndbox {texts} is not four numbers", "not a box")
             continue
         if xmax == xmin or ymax == ymin:
-            builder.report(place, f"box [{xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}] has no inside: skipped")
+            shown = f"[{xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}]"
+            builder.skip(place, f"box {shown} has no inside", "no inside")
             continue
         difficult = obj.findtext("difficult", "0").strip() not in ("", "0")
         builder.add([xmin - 1, ymin - 1, xmax, ymax], classes[name], place, difficult=difficult)
@@ -156,6 +242,6 @@ def _objects(path: Path) -> list[ElementTree.Element]:
         return []
 
 
-def _relative_name(path: Path, root: Path) -> str:
+def _name(path: Path, root: Path) -> str:
     """Annotations/a/b.xml and JPEGImages/a/b.jpg are both a/b."""
-    return Path(*path.relative_to(root).parts[1:]).with_suffix("").as_posix()
+    return path.relative_to(root).with_suffix("").as_posix()

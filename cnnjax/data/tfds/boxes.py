@@ -57,8 +57,10 @@ def boxes_of(info: Any) -> Boxes | None:
 
 def annotate(
     record: Mapping[str, Any], place: str, size: tuple[int, int], boxes: Boxes, problems: list[Problem]
-) -> AnnotatedImage:
+) -> AnnotatedImage | None:
     """The objects of a record, whose image is `size` (height, width), by the rules of annotations.py.
+
+    None if there are objects and none of them can be used.
 
     place: the record, for messages, such as "image 3 of train".
     """
@@ -69,7 +71,7 @@ def annotate(
         where = f"{boxes.objects}[{i}]"
         label = int(objects[boxes.label][i]) if boxes.label else 0
         if not 0 <= label < len(boxes.classes):
-            image.report(where, f"unknown class {label}: skipped")
+            image.skip(where, f"unknown class {label}", "unknown class")
             continue
         if boxes.upside_down:
             y1, y2 = 1 - y2, 1 - y1
@@ -91,7 +93,10 @@ def annotate(
 
 
 def decode(source: Any, count: int, data: Data, boxes: Boxes, name: str) -> dict[str, np.ndarray]:
-    """The first `count` records of a split as detection.load_detection gives them, and problems: their lines."""
+    """The first `count` records of a split as detection.load_detection gives them, and problems: a row for each.
+
+    Images whose objects can all not be used are left out.
+    """
     from cnnjax.data.letterbox import framed  # imports jax
 
     if not data.image_size:
@@ -99,7 +104,7 @@ def decode(source: Any, count: int, data: Data, boxes: Boxes, name: str) -> dict
             f"data.name={data.name!r} needs --data.image_size, the height of the frame in pixels"
         )
     frame = (data.image_size, data.image_width or data.image_size)
-    annotated: dict[int, AnnotatedImage] = {}
+    annotated: dict[int, AnnotatedImage | None] = {}
     problems: dict[int, list[Problem]] = {}
 
     def read_one(index: int) -> np.ndarray:
@@ -110,6 +115,13 @@ def decode(source: Any, count: int, data: Data, boxes: Boxes, name: str) -> dict
         return images.letterbox_image(pixels, frame)
 
     pixels = images.stack(read_one, count, f"decoding {name}")
-    lines = [str(problem) for index in range(count) for problem in problems[index]]
-    targets = framed(padded([annotated[index] for index in range(count)]), frame)
-    return {"image": pixels, **targets, "problems": np.array(lines, np.str_)}
+    rows = [dataclasses.astuple(problem) for index in range(count) for problem in problems[index]]
+    found = [annotated[index] for index in range(count)]
+    kept = [image for image in found if image is not None]
+    if not kept:
+        raise ConfigError(
+            f"{boxes.name}: no images of {name} with boxes that can be used; the first: {problems[0][0]}"
+        )
+    if len(kept) < count:
+        pixels = pixels[[image is not None for image in found]]
+    return {"image": pixels, **framed(padded(kept), frame), "problems": np.array(rows, np.str_)}

@@ -9,7 +9,7 @@ from absl import logging
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import cache, images
 from cnnjax.data.dataset import Dataset, Split, hold_out, join
-from cnnjax.data.formats.annotations import shorten
+from cnnjax.data.formats.annotations import Problem, tell_problems
 from cnnjax.data.tfds import boxes as prepared_boxes
 from cnnjax.data.tfds.boxes import Boxes, boxes_of
 from cnnjax.data.tfds.builder import quiet
@@ -45,10 +45,7 @@ def read(builder: Any, data: Data, data_dir: Path) -> Dataset:
         note = join(note, f"evaluated on its {evaluated} split")
     if data.limit:
         note = join(note, f"first {data.limit:,} examples of each split")
-    problems = [str(line) for split in splits.values() for line in split.pop("problems", ())]
-    if problems:
-        logging.warning("%s", shorten(problems))
-        note = join(note, f"{len(problems)} mistakes in the annotations")
+    note = join(note, _tell_problems(splits))
     classes = boxes.classes if boxes else tuple(info.features["label"].names)
     validation = test if evaluated == "validation" else splits.get("validation")
     dataset = Dataset(data.name, train, test, classes, note, validation)
@@ -64,8 +61,18 @@ def read_evaluated(builder: Any, data: Data, data_dir: Path) -> tuple[Split, tup
     splits, name = _read_splits(builder, data, data_dir, boxes, evaluated_only=True)
     if not name:
         return None
-    splits[name].pop("problems", None)
+    _tell_problems({name: splits[name]})
     return splits[name], boxes.classes if boxes else tuple(builder.info.features["label"].names)
+
+
+def _tell_problems(splits: dict[str, Split]) -> str:
+    """Takes the problems out of the splits, of which there are none without boxes; what a note says of them."""
+    problems = [Problem(*map(str, row)) for split in splits.values() for row in split.pop("problems", ())]
+    if not problems:
+        return ""
+    boxes = list(splits.values())
+    objects = sum(int((split["valid"] | split["ignored"]).sum()) for split in boxes)
+    return tell_problems(problems, objects, sum(len(split["image"]) for split in boxes))
 
 
 def _read_splits(
@@ -147,11 +154,13 @@ def _decode_or_load(
 
     files = [(path.name, path.stat()) for path in Path(info.data_dir).iterdir()]
     resize: list[Any] = [data.image_size, data.resize, data.resize_short]
-    key = {
+    key: dict[str, Any] = {
         "counts": counts,
         "resize": [data.image_size, data.image_width] if boxes else resize if data.image_size else None,
         "files": sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in files),
     }
+    if boxes:
+        key["problems"] = "rows"  # what the arrays hold beside those of the data
     return cache.load_or_build(cache_folder, info.full_name, key, build)
 
 
