@@ -2,12 +2,16 @@
 
 import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
 from cnnjax.augment.examples import VIEWS, before_views
 from cnnjax.config import ConfigError, Data
@@ -18,11 +22,12 @@ from cnnjax.drawing.results import draw
 from cnnjax.runs.run import Restored
 from cnnjax.runs.workdir import write_atomically
 from cnnjax.runtime import sharding
-from cnnjax.tasks.result import to_coco
+from cnnjax.tasks.result import Result, to_coco
 from cnnjax.training.evaluate import spoken_for
 
 _BATCH = 64
 _SHOWN = 100  # images on the contact sheet
+_THUMBNAIL = 480  # pixels
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
@@ -60,63 +65,104 @@ def _names(text: str) -> Iterator[str]:
 def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:
     """Writes `output`/predictions.json and contact_sheet.png for images of any size; of detections also coco.json.
 
-    Returns how many images were predicted and one line for each file that could not be read.
+    Of the images no more are held at full size than threads read at once. Returns how many were predicted and one
+    line for each file that could not be read.
     """
-    data = before_views(run.experiment.evaluate.augment, run.recipe.data)
-    images, originals, read, problems = [], [], [], []
-    for path in paths:
-        try:
-            original = read_image(path, Data(), channels=run.image_shape[-1])
-            images.append(resize(original, data, run.image_shape))
-            originals.append(original)
-            read.append(path)
-        except ConfigError as error:
-            problems.append(str(error))
-    if not images:
+    files: list[str] = []
+    results: list[Result] = []
+    drawn: list[tuple[np.ndarray, str]] = []
+    problems: list[str] = []
+    for path, found in predictions(run, paths):
+        if isinstance(found, ConfigError):
+            problems.append(str(found))
+            continue
+        thumbnail, result = found
+        files.append(str(path))
+        results.append(result)
+        if thumbnail is not None:
+            drawn.append(draw(thumbnail, result, path.name))
+    if not results:
         raise ConfigError(f"none of {len(paths)} files could be read; the first: {problems[0]}")
-    task = run.recipe.task
-    predictions = _rows(_predict(run, np.stack(images)))
-    results = [task.result(one, image.shape) for one, image in zip(predictions, originals, strict=True)]
-    files = list(map(str, read))
     entries = [{"file": file, **result.to_json()} for file, result in zip(files, results, strict=True)]
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "predictions.json", json.dumps(entries, indent=2) + "\n")
     if results[0].boxes is not None:
         detected = json.dumps(to_coco(files, results, run.classes), indent=2)
         write_atomically(output / "coco.json", detected + "\n")
-    drawn = [
-        draw(image, result, path.name)
-        for image, path, result in zip(originals[:_SHOWN], read[:_SHOWN], results[:_SHOWN], strict=True)
-    ]
-    sheet = figures.image_grid(
-        "contact_sheet",
-        "Predictions",
-        "",
-        [image for image, _ in drawn],
-        [text for _, text in drawn],
-        columns=5,
+    title = (
+        "Predictions" if len(drawn) == len(files) else f"The first {len(drawn)} of {len(files):,} predictions"
     )
+    shown, texts = [image for image, _ in drawn], [text for _, text in drawn]
+    sheet = figures.image_grid("contact_sheet", title, "", shown, texts, columns=5)
     figures.save(sheet.figure, output / "contact_sheet.png")
-    return len(read), problems
+    return len(files), problems
 
 
-def _predict(run: Restored, images: np.ndarray) -> dict[str, np.ndarray]:
-    views = run.experiment.evaluate.augment
-
-    @jax.jit
-    def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        return run.recipe.task.predict(spoken_for(run.recipe, variables, images, views))
-
-    results = []
-    mesh = sharding.evaluation_mesh()
-    variables = jax.device_put(run.state.variables, sharding.replicated(mesh))
-    wanted = min(_BATCH // VIEWS[views], len(images))
-    for index, _ in evaluation_indices(len(images), -(-wanted // mesh.size) * mesh.size):
-        batch = jax.device_put(images[index], sharding.sharded(mesh, 0))
-        results.append(jax.device_get(predict(variables, batch)))
-    return {name: np.concatenate([r[name] for r in results])[: len(images)] for name in results[0]}
+Found = tuple[np.ndarray | None, Result] | ConfigError
 
 
-def _rows(predictions: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    count = len(next(iter(predictions.values())))
-    return [{name: values[i] for name, values in predictions.items()} for i in range(count)]
+def predictions(run: Restored, paths: Sequence[Path]) -> Iterator[tuple[Path, Found]]:
+    """Of every file, in order, a small copy of the image (of the first 100; else None) and what the network says of it;
+    or the error where it cannot be read. Reads one batch ahead of the network, in threads."""
+    data = before_views(run.experiment.evaluate.augment, run.recipe.data)
+    predict = Predict(run)
+
+    def read(number: int) -> tuple[np.ndarray, tuple[int, ...], np.ndarray | None] | ConfigError:
+        try:
+            original = read_image(paths[number], Data(), channels=run.image_shape[-1])
+            image = resize(original, data, run.image_shape)
+            return image, original.shape, thumbnail(original) if number < _SHOWN else None
+        except ConfigError as error:
+            return error
+
+    chunks = [range(start, min(start + _BATCH, len(paths))) for start in range(0, len(paths), _BATCH)]
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(paths), desc="predicting", unit=" images", delay=2, leave=False, disable=None) as bar,
+    ):
+        ahead = [pool.submit(read, number) for number in chunks[0]] if chunks else []
+        for chunk, following in zip(chunks, [*chunks[1:], range(0)], strict=True):
+            opened = [future.result() for future in ahead]
+            ahead = [pool.submit(read, number) for number in following]
+            whole = [one for one in opened if not isinstance(one, ConfigError)]
+            rows = iter(predict(np.stack([image for image, _, _ in whole])) if whole else ())
+            for number, one in zip(chunk, opened, strict=True):
+                if isinstance(one, ConfigError):
+                    yield paths[number], one
+                else:
+                    yield paths[number], (one[2], run.recipe.task.result(next(rows), one[1]))
+            bar.update(len(chunk))
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, C] shrunk, in proportion, to at most _THUMBNAIL pixels on a side."""
+    small = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    array = np.asarray(small)
+    return array if array.ndim == 3 else array[..., None]
+
+
+class Predict:
+    """The compiled network of a run, on all devices: uint8 images [N, H, W, C] -> one prediction for each."""
+
+    def __init__(self, run: Restored):
+        views = run.experiment.evaluate.augment
+        self._mesh = sharding.evaluation_mesh()
+        self._variables = jax.device_put(run.state.variables, sharding.replicated(self._mesh))
+        self._batch = _BATCH // VIEWS[views]
+
+        @jax.jit
+        def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+            return run.recipe.task.predict(spoken_for(run.recipe, variables, images, views))
+
+        self._predict = predict
+
+    def __call__(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
+        wanted = min(self._batch, len(images))
+        size = -(-wanted // self._mesh.size) * self._mesh.size
+        rows: list[dict[str, np.ndarray]] = []
+        for index, mask in evaluation_indices(len(images), size):
+            batch = jax.device_put(images[index], sharding.sharded(self._mesh, 0))
+            found = jax.device_get(self._predict(self._variables, batch))
+            rows += [{name: values[i] for name, values in found.items()} for i in np.flatnonzero(mask)]
+        return rows

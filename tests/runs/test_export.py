@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from cnnjax import config
 from cnnjax.config import Experiment, Model
 from cnnjax.models import create_model
-from cnnjax.predict.predict import _predict, predict_files
+from cnnjax.predict.predict import Predict, predict_files
 from cnnjax.runs.export import export_run
 from cnnjax.runs.run import Restored
 from cnnjax.training.step import init_states, make_recipe
@@ -82,7 +82,8 @@ def test_a_fresh_process_without_cnnjax_gives_the_same_answers(tmp_path):
         assert about["input"]["shape"] == ["batch", *run.image_shape]
         images = rng.integers(0, 256, (5, *run.image_shape), dtype=np.uint8)
         np.save(tmp_path / f"images_{name}.npy", images)
-        wanted[name] = (_predict(run, images), about)
+        rows = Predict(run)(images)
+        wanted[name] = ({key: np.stack([row[key] for row in rows]) for key in rows[0]}, about)
     with_cnnjax = fresh_answers("import cnnjax.runs.run" + FRESH, tmp_path)
     alone = fresh_answers(FRESH + ALONE, tmp_path)
     for name, (predicted, about) in wanted.items():
