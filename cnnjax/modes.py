@@ -104,6 +104,8 @@ def print_table(evaluation: Any) -> None:
         print(
             f"{name:<12}" + "".join(f"{format_metric(name, column[name]):>12}" for column in table.values())
         )
+    for text in evaluation.notes:
+        print(f"note: {text}")
 
 
 def print_names() -> None:
@@ -253,8 +255,6 @@ def mode_import() -> None:
     if not FLAGS.weights or not FLAGS.workdir:
         raise ConfigError("mode=import needs --weights=FILE, --experiment=NAME and --workdir=DIR")
     without("train.seeds", "mode=import: published weights are one network")
-    if not Path(FLAGS.weights).is_file():
-        raise ConfigError(f"{FLAGS.weights}: no such file of weights")
     data = import_weights(chosen_experiment(None), Workdir(FLAGS.workdir)).data
     shown = ("image_size", "resize", "resize_short", "channel_order", "mean", "std")
     said = [name for name in shown if f"data.{name}" in flag_changes()]
@@ -273,6 +273,8 @@ def import_weights(experiment: Experiment, workdir: Any) -> Experiment:
     else:
         count = create_model(experiment.model.name, options=experiment.model.options).num_outputs
         classes = sources.class_names(experiment.data, FLAGS.data_dir, count)
+    if not Path(FLAGS.weights).is_file():
+        raise ConfigError(f"{FLAGS.weights}: no such file of weights")
     return transfer.import_weights(experiment, FLAGS.weights, workdir, classes, flag_changes())
 
 

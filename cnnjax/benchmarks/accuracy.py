@@ -5,6 +5,7 @@ from typing import Any
 
 from cnnjax.benchmarks.records import make_record
 from cnnjax.config import ConfigError, Experiment
+from cnnjax.data.dataset import join
 from cnnjax.runs.run import train_run
 from cnnjax.runs.workdir import Workdir
 
@@ -24,5 +25,5 @@ def benchmark_accuracy(
         | {"seconds, all seeds, with compilation": [time.monotonic() - began]},
         command,
         seeds=[experiment.train.seed, experiment.train.seeds],
-        note=note,
+        note=join(note, *evaluation.notes),
     )

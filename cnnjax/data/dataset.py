@@ -1,6 +1,7 @@
 """What every source of images gives back."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from cnnjax.config import ConfigError
 from cnnjax.data.splits import stratified_split
 
 Split = dict[str, np.ndarray]
+_FEW = 2  # images of which no number says anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,36 @@ def hold_out(dataset: Dataset, share: float) -> Dataset:
     train, test = ({key: values[index] for key, values in dataset.train.items()} for index in (kept, held))
     note = join(dataset.note, f"evaluated on {len(held):,} examples held out of the training split")
     return dataclasses.replace(dataset, train=train, test=test, validation=test, note=note)
+
+
+def shortcomings(dataset: Dataset) -> tuple[str, ...]:
+    """What a reader of results must know of the sizes of the splits: a line for each thing that makes them weak."""
+    parts = {"training": dataset.train}
+    if dataset.validation is not None and dataset.validation is not dataset.test:
+        parts["validation"] = dataset.validation
+    small = [text for name, split in parts.items() for text in _too_small(name, split)]
+    return (*small, *shortcomings_of_evaluated(dataset.test, dataset.classes))
+
+
+def shortcomings_of_evaluated(split: Split, classes: Sequence[str]) -> tuple[str, ...]:
+    """The same of the split that is evaluated alone, which should have an image of every class."""
+    if "boxes" in split:  # ignored objects are neither found nor missed
+        labels = split["classes"][split["valid"] & ~split.get("ignored", np.zeros_like(split["valid"]))]
+    else:
+        labels = split["label"]
+    absent = np.setdiff1d(np.arange(len(classes)), labels)
+    without = f"the evaluated split has no image of {some([repr(classes[i]) for i in absent])}"
+    return (*_too_small("evaluated", split), *([without] if len(absent) else []))
+
+
+def _too_small(name: str, split: Split) -> list[str]:
+    count = len(split["image"])
+    return [f"the {name} split has {count} image{'s' * (count > 1)} only"] if count <= _FEW else []
+
+
+def some(names: Sequence[str]) -> str:
+    """A list of names for a line of text; of more than five the first three."""
+    return ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def join(*notes: str) -> str:

@@ -14,7 +14,14 @@ import numpy as np
 from cnnjax.config import ConfigError, Data
 from cnnjax.data.dataset import Dataset, Split, first, join
 from cnnjax.data.formats import coco, folders, voc, yolo
-from cnnjax.data.formats.annotations import Annotations, Readers, describe_lost, keep_classes, tell_problems
+from cnnjax.data.formats.annotations import (
+    Annotations,
+    Readers,
+    describe_lost,
+    keep_classes,
+    leave_out_missing,
+    tell_problems,
+)
 from cnnjax.data.letterbox import load_detection
 from cnnjax.data.splits import role
 from cnnjax.data.synthetic import scenes
@@ -95,7 +102,7 @@ def read_splits(data: Data) -> Found:
         raise ConfigError(f"data.name={data.name!r}: no folder {folder}")
     readers = _readers(layout, folder)
     names = _names(readers, data.split, folder)
-    read = {name: readers[name]() for name in dict.fromkeys(names.values())}
+    read = {name: leave_out_missing(readers[name]()) for name in dict.fromkeys(names.values())}
     for split in read.values():
         if split.classes != read[names["train"]].classes:
             both = f"{read[names['train']].classes} and {split.classes}"

@@ -1,5 +1,6 @@
 """Labels of one dataset in terms of the classes of a network that was trained on another, by their names."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
@@ -7,9 +8,40 @@ import numpy as np
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import sources
-from cnnjax.data.dataset import Split
+from cnnjax.data.dataset import Dataset, Split, some
 
 _SYNSET = re.compile(r"n\d{8}")  # of WordNet, as the folders of ImageNet begin: n01440764_tench
+
+
+def as_trained(dataset: Dataset, classes: Sequence[str]) -> Dataset:
+    """The dataset with the classes, in their order, that a run was trained on. Raises ConfigError as `of_run` does."""
+    if dataset.classes == tuple(classes):
+        return dataset
+    train, test = (
+        of_run(split, dataset.name, dataset.classes, classes) for split in (dataset.train, dataset.test)
+    )
+    validation = test if dataset.validation is dataset.test else dataset.validation
+    if validation is not None and validation is not test:
+        validation = of_run(validation, dataset.name, dataset.classes, classes)
+    return dataclasses.replace(dataset, train=train, test=test, validation=validation, classes=tuple(classes))
+
+
+def of_run(split: Split, data_name: str, names: Sequence[str], classes: Sequence[str]) -> Split:
+    """The split with labels that are indices into the `classes` of the run that was trained on this data.
+
+    Raises ConfigError, with the classes that appeared or are gone, if they are others by now; and if they come in
+    another order and the split has boxes, whose files may number classes by their place in a list.
+    """
+    new = [repr(name) for name in names if name not in classes]
+    gone = [repr(name) for name in classes if name not in names]
+    if new or gone or len(names) != len(classes):
+        found = [f"{what}: {some(which)}" for what, which in (("new", new), ("gone", gone)) if which]
+        raise ConfigError(
+            f"data.name={data_name!r} has other classes than the run was trained on: "
+            f"{'; '.join(found) or f'{len(names)}, not {len(classes)}'}. Name them as they were, or train in another "
+            "--workdir"
+        )
+    return renumber(split, data_name, names, classes, None)
 
 
 def renumber(
@@ -22,9 +54,10 @@ def renumber(
     if tuple(names) == tuple(classes):
         return split
     if "label" not in split:
-        raise ConfigError(
-            f"data.name={data_name!r} has other classes than the network, which has {_some(classes)}"
+        other = (
+            "the same classes in another order than" if set(names) == set(classes) else "other classes than"
         )
+        raise ConfigError(f"data.name={data_name!r} has {other} the network, which has {some(classes)}")
 
     def synsets() -> Sequence[str]:
         return sources.class_names(Data(name="imagenet2012"), data_dir, len(classes))
@@ -59,7 +92,7 @@ def find(names: Sequence[str], classes: Sequence[str], synsets: Callable[[], Seq
             found.append(int(name))
         else:
             raise ConfigError(
-                f"the network has no class {name!r}, but {_some(classes)}: a folder is named like a class, by its "
+                f"the network has no class {name!r}, but {some(classes)}: a folder is named like a class, by its "
                 "synset (n01440764) or by its index"
             )
     return np.array(found, np.int32)
@@ -67,9 +100,3 @@ def find(names: Sequence[str], classes: Sequence[str], synsets: Callable[[], Seq
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().lower()
-
-
-def _some(classes: Sequence[str]) -> str:
-    return (
-        ", ".join(classes) if len(classes) <= 5 else f"{', '.join(classes[:3])} and {len(classes) - 3} more"
-    )

@@ -30,6 +30,11 @@ MNIST_LIKE = ("mnist", "fashion_mnist", "kmnist")
 CIFAR = ("cifar10", "cifar100")
 
 
+def is_path(name: str) -> bool:
+    """Whether `data.name` names files of the user's own, whose classes may change from one run to the next."""
+    return name.partition(":")[0] in (*LAYOUTS, "folder", "records")
+
+
 def load(data: Data, data_dir: str | None = None) -> Dataset:
     """Reads the data that `data` names, resized, limited and split as it says.
 
@@ -83,7 +88,7 @@ def load_evaluated(
         if data.name.startswith("folder:") and len(data.name) > len("folder:"):
             folder = Path(data.name.removeprefix("folder:")).expanduser()
             return folders.read_evaluated(folder, data, channels, everything)
-        if data.name not in OWN_NAMES and data.name.partition(":")[0] not in (*LAYOUTS, "folder", "records"):
+        if data.name not in OWN_NAMES and not is_path(data.name):
             folder = tfds_builder.data_folder(data_dir)
             builder = tfds_builder.builder(data.name, folder, OWN_NAMES)
             if builder.name != "emnist" and prepared.is_prepared(builder):

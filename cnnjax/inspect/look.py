@@ -18,7 +18,7 @@ from cnnjax.models import create_model
 from cnnjax.predict.predict import find_images
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.report import network_of
-from cnnjax.runs.run import Restored, restore, with_statistics
+from cnnjax.runs.run import Restored, restore, with_classes_of_run, with_statistics
 from cnnjax.runs.workdir import Workdir
 from cnnjax.training.step import AUGMENT, augmented, make_recipe, stream
 from cnnjax.visualization.batches import map_batches
@@ -111,7 +111,7 @@ def make_gallery(
         labels = np.argmax(logits, axis=-1).astype(np.int32)
     else:
         try:
-            dataset = sources.load(run.experiment.data, data_dir)
+            dataset = with_classes_of_run(workdir, sources.load(run.experiment.data, data_dir))
         except ConfigError as error:
             raise ConfigError(
                 f"{error}; or look at images of your own: --inputs=photo.png,folder/"

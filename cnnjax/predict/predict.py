@@ -16,7 +16,7 @@ from tqdm import tqdm
 from cnnjax.augment.examples import VIEWS, before_views
 from cnnjax.config import ConfigError, Data
 from cnnjax.data.batches import evaluation_indices
-from cnnjax.data.images import SUFFIXES, read_image, resize
+from cnnjax.data.images import list_files, read_image, resize
 from cnnjax.drawing import figures
 from cnnjax.drawing.results import draw
 from cnnjax.runs.run import Restored
@@ -31,9 +31,9 @@ _THUMBNAIL = 480  # pixels
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
-    """The named files, and the image files below the named folders in sorted order.
+    """The named files, and the image files below the named folders in sorted order, without hidden ones.
 
-    Raises ConfigError if nothing is named, a name does not exist or there is no image file at all.
+    Raises ConfigError if nothing is named, a name does not exist or a folder has no image file at all.
     """
     if not inputs:
         raise ConfigError("nothing to predict: name files and folders with --inputs=photo.png,folder/")
@@ -41,7 +41,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     for name in itertools.chain.from_iterable(map(_names, inputs)):
         path = Path(name)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside = list_files(path)
             if not inside:
                 raise ConfigError(f"no image files in folder {path}")
             found += inside

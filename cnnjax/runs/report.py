@@ -119,6 +119,8 @@ def _page(
         "versions": ", ".join(f"{name} {version}" for name, version in platform.versions().items()),
         "seeds": f"{experiment.train.seed} to {experiment.train.seed + experiment.train.seeds - 1}",
     }
+    if evaluation.notes:
+        facts = {"note": "; ".join(evaluation.notes), **facts}
     about = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(experiment.name)}</title><style>

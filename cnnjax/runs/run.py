@@ -22,8 +22,8 @@ from cnnjax import config
 from cnnjax.augment.examples import before_views
 from cnnjax.config import RESUMABLE, ConfigError, Experiment, Stopped
 from cnnjax.data import labels
-from cnnjax.data.dataset import Dataset
-from cnnjax.data.sources import load, load_evaluated
+from cnnjax.data.dataset import Dataset, shortcomings, shortcomings_of_evaluated
+from cnnjax.data.sources import is_path, load, load_evaluated
 from cnnjax.data.statistics import channel_stats
 from cnnjax.detection.anchors import kmeans_anchors
 from cnnjax.runs import report
@@ -69,7 +69,7 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
         raise ConfigError(
             "evaluate.augment=ten_crop needs larger images than training reads: use it with mode=evaluate"
         )
-    dataset = load(experiment.data, data_dir)
+    dataset = with_classes_of_run(workdir, load(experiment.data, data_dir))
     experiment = with_statistics(experiment, dataset)
     image_shape = dataset.train["image"].shape[1:]
     if workdir.has_run():
@@ -182,7 +182,7 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
             _check_finite(evaluations[0], num_steps, experiment.train.seed)
         except Diverged as error:
             raise ConfigError(str(error)) from error
-    evaluation = evaluations[0]
+    evaluation = dataclasses.replace(evaluations[0], notes=shortcomings(dataset))
     if first:
         variables = jax.device_get(state.variables)
         experiment = with_chosen(experiment, workdir, num_steps)
@@ -257,9 +257,10 @@ def evaluate_run(
         data = dataclasses.replace(data, image_size=run.image_shape[0])
     data = before_views(settings.augment, data)
     split, classes = load_evaluated(data, data_dir, run.image_shape[-1], unseen)
-    # Names may differ where weights of the same publication were imported: its numbers are the same.
-    own = data.name == run.experiment.data.name and not data.name.startswith("folder:")
-    if unseen and not (own and len(classes) == len(run.classes)):
+    notes = shortcomings_of_evaluated(split, classes)
+    if not unseen:
+        split = labels.of_run(split, data.name, classes, run.classes)
+    elif not (data.name == run.experiment.data.name and _published(data.name, classes, run.classes)):
         split = labels.renumber(split, data.name, classes, run.classes, data_dir)
     shape = (data.image_size, data.image_size) if settings.augment == "ten_crop" else run.image_shape[:2]
     if split["image"].shape[1:] != (*shape, run.image_shape[2]):
@@ -267,7 +268,30 @@ def evaluate_run(
         raise ConfigError(f"data.name={data.name!r} has images of {given}, the network takes {taken}")
     mesh = sharding.evaluation_mesh()
     evaluator = Evaluator(run.recipe, split, settings.batch_size, mesh, settings.augment)
-    return evaluator(jax.device_put(run.state.variables, sharding.replicated(mesh)))
+    evaluation = evaluator(jax.device_put(run.state.variables, sharding.replicated(mesh)))
+    return dataclasses.replace(evaluation, notes=notes)
+
+
+def with_classes_of_run(workdir: Workdir, dataset: Dataset) -> Dataset:
+    """The dataset with its labels numbered as the run in `workdir` learned them; as it is if there is no checkpoint.
+
+    Raises ConfigError if the data has other classes by now.
+    """
+    if not workdir.has_run():
+        return dataset
+    with CheckpointStore(workdir.checkpoints) as store:
+        if not store.steps():
+            return dataset
+        about = store.describe()
+    _, classes, _ = _described(about, workdir)
+    if "weights" in about and _published(dataset.name, dataset.classes, classes):
+        return dataset
+    return labels.as_trained(dataset, classes)
+
+
+def _published(name: str, names: tuple[str, ...], classes: tuple[str, ...]) -> bool:
+    """Whether classes are the same by number, however those of imported weights are called: a publication's."""
+    return not is_path(name) and len(names) == len(classes)
 
 
 def _check_finite(evaluation: Evaluation, step: int, seed: int) -> None:

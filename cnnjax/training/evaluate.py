@@ -28,6 +28,7 @@ class Evaluation:
     committee: dict[str, float]  # empty with one seed, or where outputs have no average
     chosen: dict[str, float]  # by the predictions: fields of the experiment (Judgement)
     predictions: dict[str, np.ndarray]  # of the committee, else of the first seed; one row per example
+    notes: tuple[str, ...] = ()  # what a reader of these results must know of the data
 
     @property
     def mean(self) -> dict[str, float]:

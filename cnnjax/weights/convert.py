@@ -96,11 +96,13 @@ def load_weights(path: str | os.PathLike, model_name: str, variables: Variables)
     model = create_model(model_name)
     kind = convention(path)
     template = flax.traverse_util.flatten_dict(dict(variables))
-    found = read_tensors(path)
     try:
         keys = _file_keys(kind, model, model_name, template)
     except ConfigError as error:
-        raise ConfigError(f"{error}{_fitting(found, kind, model_name)}") from error
+        if kind != TORCH or not Path(path).is_file():
+            raise
+        raise ConfigError(f"{error}{_fitting(read_tensors(path), kind, model_name)}") from error
+    found = read_tensors(path)
     tensors = _prepare(found, kind, model, keys.values())
     missing = [key for key in keys.values() if key not in tensors]
     if missing:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cnnjax.config import ConfigError
-from cnnjax.data.dataset import Dataset, first, hold_out
+from cnnjax.data.dataset import Dataset, first, hold_out, shortcomings, shortcomings_of_evaluated
 
 
 def split(count, num_classes=2):
@@ -51,3 +51,32 @@ def test_hold_out_never_touches_the_test_split():
 def test_hold_out_needs_examples():
     with pytest.raises(ConfigError, match="data.name='d': cannot hold out 2 of 2"):
         hold_out(dataset(train=split(2)), 0.9)
+
+
+def test_shortcomings_of_sizes():
+    assert shortcomings(dataset()) == ()
+    assert shortcomings(dataset(test=split(2))) == ("the evaluated split has 2 images only",)
+    assert shortcomings(dataset(train=split(2), test=split(1), validation=split(2))) == (
+        "the training split has 2 images only",
+        "the validation split has 2 images only",
+        "the evaluated split has 1 image only",
+        "the evaluated split has no image of 'b'",
+    )
+    assert shortcomings(hold_out(dataset(train=split(4)), 0.25)) == (
+        "the evaluated split has 1 image only",
+        "the evaluated split has no image of 'b'",
+    )
+
+
+def test_classes_without_an_evaluated_object():
+    boxes = {
+        "image": np.zeros((3, 8, 8, 3), np.uint8),
+        "boxes": np.zeros((3, 2, 4), np.float32),
+        "classes": np.array([[0, 3], [2, 1], [5, 0]], np.int32),
+        "valid": np.array([[True, False], [True, True], [True, False]]),
+        "ignored": np.array([[False, False], [True, False], [False, False]]),
+    }
+    note = "the evaluated split has no image of 'c', 'd', 'e'"
+    assert shortcomings_of_evaluated(boxes, "abcdef") == (note,)
+    note = "the evaluated split has no image of 'd', 'e', 'g' and 3 more"
+    assert shortcomings_of_evaluated(boxes | {"ignored": np.zeros((3, 2), bool)}, "abcdefghij") == (note,)

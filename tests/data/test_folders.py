@@ -40,12 +40,45 @@ def test_train_and_test_folders(tmp_path):
     assert "evaluated on test" in dataset.note
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_other_names_of_the_evaluated_folder(name, tmp_path):
+@pytest.mark.parametrize(
+    ("train", "name"),
+    [("train", name) for name in ("val", "valid", "validation", "eval", "dev", "TEST", "Val")]
+    + [("Training", "Testing"), ("Train", "Test"), ("TRAIN", "dev")],
+)
+def test_other_names_of_the_splits(train, name, tmp_path):
     for label in ("a", "b"):
-        fill(tmp_path / "train" / label, 2)
+        fill(tmp_path / train / label, 2)
         fill(tmp_path / name / label, 1, first=9)
-    assert values(read(tmp_path).test) == [9, 9]
+    dataset = read(tmp_path)
+    assert dataset.classes == ("a", "b") and dataset.note.endswith(f"evaluated on {name}")
+    assert values(dataset.train) == [0, 0, 1, 1] and values(dataset.test) == [9, 9]
+    for everything in (False, True):
+        split, classes = evaluated(tmp_path, everything)
+        assert classes == ("a", "b") and values(split) == [9, 9]
+
+
+def test_the_test_folder_comes_before_others(tmp_path):
+    for value, name in enumerate(("Train", "dev", "validation", "Testing")):
+        for label in ("a", "b"):
+            fill(tmp_path / name / label, 1, first=value)
+    assert values(read(tmp_path).test) == [3, 3]
+
+
+def test_folders_named_like_splits_beside_classes(tmp_path):
+    """Without class folders in it, train is a class; other names are classes where nothing is for training."""
+    for name in ("bus", "Train", "dev"):
+        fill(tmp_path / name, 5)
+    assert read(tmp_path).classes == ("Train", "bus", "dev")
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    fill(tmp_path / "in" / "a", 2)
+    fill(tmp_path / "in" / "b", 1, first=5)
+    fill(tmp_path / "elsewhere" / "deeper", 2, first=20)
+    (tmp_path / "in" / "b" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "a" / "same").symlink_to(tmp_path / "elsewhere" / "deeper")  # twice, but no loop
+    split, _ = evaluated(tmp_path / "in", everything=True)
+    assert values(split) == [0, 1, 5, 20, 20, 21, 21]
 
 
 @pytest.mark.parametrize("below", ["", "train"])

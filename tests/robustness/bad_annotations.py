@@ -113,6 +113,14 @@ def ids(image, category, annotation):
     return change
 
 
+def missing(tree):
+    """Two images that are not there before the one that is; the first has a box."""
+    tree["images"] = [tree["images"][0] | {"id": 7 + i, "file_name": f"gone{i}.png"} for i in (0, 1)] + tree[
+        "images"
+    ]
+    tree["annotations"].append(coco_entry(image_id=7))
+
+
 def remove(table, key):
     return lambda tree: tree[table][0].pop(key)
 
@@ -167,11 +175,13 @@ COCO_CASES = [
     Case("coco_path_empty", COCO, LEADS_OUT, coco_image(file_name="")),
     Case("coco_path_with_zero_byte", COCO, "is no name of a file", coco_image(file_name="1\0.png")),
     Case("coco_path_of_half_a_letter", COCO, "is no name of a file", coco_image(file_name="\ud800.png")),
-    Case("coco_path_of_5000_letters", COCO, "File name too long", coco_image(file_name="a" * 5000)),
+    Case("coco_path_of_5000_letters", COCO, "aaa: no such file", coco_image(file_name="a" * 5000)),
     Case("coco_path_of_a_folder", COCO, "train: Is a directory", coco_image(file_name=".")),
-    Case("coco_path_with_line_feed", COCO, "1 .png: No such file", coco_image(file_name="1\n.png")),
-    Case("coco_image_missing", COCO, "in/2.png: No such file", coco_image(file_name="2.png")),
+    Case("coco_path_with_line_feed", COCO, "1 .png: no such file", coco_image(file_name="1\n.png")),
+    Case("coco_image_missing", COCO, "in: no images ... in/2.png: no such file", coco_image(file_name="2.png")),
     Case("coco_image_missing_in_training", TRAIN.format("coco"), "2.png: no such file", coco_image(file_name="2.png")),
+    Case("coco_images_missing_among_others", COCO, boxes(
+        1, 1, problems=["in/images/train/gone0.png: no such file, like 1 more of 3: left out"]), coco(missing)),
     Case("coco_image_of_another_size", COCO, "1.png is 20x16, its annotation says 20x17", coco_image(height=17)),
     Case("coco_image_of_another_size_in_training", TRAIN.format("coco"), "1.png ... 20x16 ... 20x17", coco_image(height=17)),
     Case("coco_image_of_no_size", COCO, "1.png has the size 0 x 16", coco_image(width=0)),
@@ -276,6 +286,8 @@ VOC_CASES = [
         lost="left out 1 of 3 objects (outside the image: 1) and 1 of 3 images (no object left: 1)"),
         lambda folder: (voc(listed="1\n3\n", names=("1", "3"))(folder), write(
             folder / "in/Annotations/3.xml", VOC_TEXT.format("").replace(">10<", ">90<").replace(">5<", ">80<")))),
+    Case("voc_leftovers", VOC, boxes(1, 1), lambda folder: (voc()(folder), [write(folder / "in" / name, b"\0\xff") for name in (
+        "Annotations/._1.xml", "Annotations/.ipynb_checkpoints/1.xml", "JPEGImages/._1.png", "JPEGImages/1.db")])),
     Case("voc_list_missing", VOC, "in: no training split, but val",
          lambda folder: (voc()(folder), (folder / "in/ImageSets/Main/train.txt").unlink())),
     Case("voc_no_xml", VOC, "in: no voc annotations in a layout that is known", lambda folder: write(folder / "in/a", b"")),
@@ -315,6 +327,10 @@ def yolo_files(*files, labels="0 .35 .375 .3 .5\n", **texts):
 
 YOLO_CASES = [
     Case("yolo_empty_file", YOLO, boxes(0, 1), yolo("")),
+    Case("yolo_leftovers", YOLO, boxes(1, 1), lambda folder: (yolo()(folder), [write(folder / "in" / name, b"\0\xff") for name in (
+        "images/train/._1.png", "images/train/.ipynb_checkpoints/1.png", "images/train/Thumbs.db", "labels/train/._1.txt")])),
+    Case("yolo_image_of_another_suffix", YOLO, boxes(1, 1), lambda folder: (yolo()(folder), [
+        (folder / f"in/images/{split}/1.png").rename(folder / f"in/images/{split}/1.tif") for split in ("train", "val")])),
     Case("yolo_blank_lines", YOLO, boxes(1, 1), yolo("\n\n0 .35 .375 .3 .5\r\n\n")),
     Case("yolo_byte_order_mark", YOLO, boxes(1, 1), yolo("\ufeff0 .35 .375 .3 .5\n")),
     yolo_reported("unknown_class", "2 .5 .5 .1 .1", "unknown class 2"),

@@ -35,6 +35,11 @@ def tarred(files, mode="w", **links):
     return content.getvalue()
 
 
+def within(*folders):
+    """The images in each of the folders."""
+    return {f"{folder}/{name}": content for folder in folders for name, content in IMAGES.items()}
+
+
 def archive(content, name="set.zip"):
     return lambda folder: write(folder / name, content() if callable(content) else content)
 
@@ -101,6 +106,13 @@ CASES = [
     Case("tar_of_a_dot", TAR, prepared(6), archive(lambda: tarred({f"./{k}": v for k, v in IMAGES.items()}), "set.tar")),
     Case("mac_leftovers_are_passed_over", ZIP, prepared(6), archive(lambda: zipped(
         {**IMAGES, "__MACOSX/a/._0.png": b"x", "a/.DS_Store": b"x", "a/Thumbs.db": b"x"}))),
+    Case("splits_in_any_case", ZIP, prepared(12), archive(lambda: zipped(within("x/Training", "x/TEST")))),
+    Case("splits_of_other_names", ZIP, "set.zip: p, q all hold the folders a, b: they look like splits", archive(
+        lambda: zipped(within("x/p", "x/q")))),
+    Case("splits_without_classes", ZIP, "set.zip: test, train are named like splits", archive(
+        lambda: zipped({"train/1.png": colour(1), "test/1.png": colour(2)}))),
+    Case("test_split_without_classes", ZIP, "set.zip: test has no folders of images", archive(
+        lambda: zipped({**within("train"), "test/1.png": colour(2)}))),
     Case("same_name_twice", TAR, prepared(6), archive(lambda: tarred({**IMAGES, "./a/0.png": colour(77)}), "set.tar")),
     Case("zip_encrypted", ZIP, "set.zip: a/ ... encrypted", archive(encrypted)),
     Case("zip_cut", ZIP, "set.zip: cannot be read as an archive", archive(lambda: zipped(IMAGES)[:-30])),

@@ -1,5 +1,6 @@
 """Images that cannot be read, and those that look as if they could not."""
 
+import json
 import zlib
 
 import numpy as np
@@ -147,6 +148,78 @@ def one_of_two_predicted(folder, result):
     assert '"file": "odd.png"' in (folder / "out/predictions.json").read_text()
 
 
+def prepared(count, classes=("a", "b")):
+    """So many images of these classes, and nothing else, are in the prepared set, and not a word was said."""
+
+    def check(folder, result):
+        about = json.loads((folder / "out/dataset.json").read_text())
+        assert about["classes"] == list(classes) and result.err == ""
+        assert sum(split["count"] for split in about["splits"].values()) == count
+
+    return check
+
+
+def files(*names):
+    """Images of these names below `in`."""
+    return lambda folder: [write(folder / "in" / name, colour(20 + i)) for i, name in enumerate(names)]
+
+
+def linked(name, target, *names):
+    """Three images of two classes, images of `names` elsewhere, and a link of this name to somewhere."""
+
+    def make(folder):
+        files("a/1.png", "a/2.png", "b/1.png")(folder)
+        for i, one in enumerate(names):
+            write(folder / one, colour(90 + i))
+        (folder / "in" / name).symlink_to(target)
+
+    return make
+
+
+LEFTOVERS = ("a/._1.png", ".ipynb_checkpoints/1.png", "a/.ipynb_checkpoints/1-checkpoint.png", "__MACOSX/a/1.png",
+             "a/@eaDir/1.png/thumbnail.jpg", "$RECYCLE.BIN/1.png", "a/Thumbs.db", ".DS_Store", "b/.DS_Store")  # fmt: skip
+
+
+def with_leftovers(folder):
+    files("a/1.png", "a/2.png", "b/1.png")(folder)
+    for name in LEFTOVERS:
+        write(folder / "in" / name, b"no image")
+
+
+def three_predicted(folder, result):
+    assert "3 images" in result.out and result.err == ""
+
+
+EACH = [f"{name}/{i}.png" for name in "ab" for i in range(2)]
+FOLDERS = [
+    Case("leftovers_of_systems_are_passed_over", PREPARE, prepared(3), with_leftovers),
+    Case("leftovers_are_not_predicted", PREDICT.replace("odd.png", "in"), three_predicted, with_leftovers, run=True),
+    Case("link_to_a_folder_is_followed", PREPARE, prepared(5),
+         linked("b/more", "../../elsewhere", "elsewhere/1.png", "elsewhere/deep/2.png")),
+    Case("class_that_is_a_link", PREPARE, prepared(4, "abc"), linked("c", "../elsewhere", "elsewhere/1.png")),
+    Case("link_to_the_folder_around_it", PREPARE, "in/a/again: a link to ... /in/a, in which it lies", linked("a/again", ".")),
+    Case("link_above_the_folder", PREPARE, "in/a/up: a link to ... /above, in which it lies", linked("a/up", "../../..")),
+    Case("link_that_leads_back_by_a_detour", PREPARE, "in/a/there/back: a link to ... /in/a, in which it lies", lambda folder: (
+        linked("a/there", "../../elsewhere", "elsewhere/1.png")(folder), (folder / "elsewhere/back").symlink_to("../in/a"))),
+    Case("link_of_a_class_to_nothing", PREPARE, "in/c: a link that leads nowhere", linked("c", "../gone")),
+    Case("link_in_a_class_to_nothing", PREPARE, "in/a/more: a link that leads nowhere", linked("a/more", "../gone")),
+    Case("predicted_loop_of_links", PREDICT.replace("odd.png", "in"), "in/a/again: a link to", linked("a/again", ".."), run=True),
+    Case("train_is_a_class_among_others", PREPARE, prepared(6, ("a", "b", "train")), files(*EACH, "train/1.png", "train/2.png")),
+    Case("splits_of_other_names", PREPARE, "in: fold1, fold2 all hold the folders a, b: they look like splits",
+         files(*[f"fold{i}/{name}" for i in (1, 2) for name in EACH])),
+    Case("splits_of_other_names_in_training", PREPARE, "in/train: x, y all hold the folders a, b: they look like splits",
+         files(*[f"train/{i}/{name}" for i in "xy" for name in EACH])),
+    Case("splits_without_classes", PREPARE, "in: test, train are named like splits, not classes", files("train/1.png", "test/1.png")),
+    Case("splits_without_training", PREPARE, "in: Testing, val are named like splits, not classes",
+         files(*[f"{i}/{name}" for i in ("Testing", "val") for name in EACH])),
+    Case("two_folders_for_training", PREPARE, "in: Training and train are the same split",
+         files(*[f"{i}/{name}" for i in ("Training", "train") for name in EACH])),
+    Case("two_folders_for_the_test", PREPARE, "in: TEST and test are the same split",
+         files(*[f"{i}/{name}" for i in ("train", "test", "TEST") for name in EACH])),
+    Case("classes_of_one_folder_each", PREPARE, prepared(4), files(*[f"{i}/images/{n}.png" for i in "ab" for n in "12"])),
+]  # fmt: skip
+
+
 def predicted(folder, result):
     assert result.err == "" and (folder / "out/contact_sheet.png").stat().st_size > 1000
 
@@ -161,12 +234,7 @@ OTHERS = [
         "images differ in size ( ... 7x5 ... set data.image_size",
         lambda folder: (among_others(colour(9))(folder), [write(folder / f"in/a/{i}.png", colour(i, (5, 7))) for i in range(9)]),
     ),
-    Case(
-        "folder_called_like_an_image",
-        PREPARE,
-        "in/a/odd.png: ... Is a directory",
-        lambda folder: (among_others(b"")(folder), (folder / "in/a/odd.png").unlink(), (folder / "in/a/odd.png").mkdir()),
-    ),
+    Case("folder_called_like_an_image_is_a_folder", PREPARE, prepared(4), among_others(colour(9), "odd.png/inside.png")),
     Case(
         "link_to_nothing",
         PREPARE,
@@ -183,4 +251,4 @@ OTHERS = [
          alone(colour(5), "猫.png"), run=True),
 ]  # fmt: skip
 
-CASES = [*READ, *UNREADABLE, *OTHERS]
+CASES = [*READ, *UNREADABLE, *FOLDERS, *OTHERS]

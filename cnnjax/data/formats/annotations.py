@@ -17,6 +17,7 @@ import collections
 import dataclasses
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -48,6 +49,7 @@ class Problem:
     text: str
     lost: str = ""  # "object" or "image", if one was left out
     why: str = ""  # in two words, to be counted
+    count: int = 1  # how many were left out
 
     def __str__(self) -> str:
         return f"{self.file}, {self.place}: {self.text}" if self.place else f"{self.file}: {self.text}"
@@ -75,7 +77,10 @@ def describe_lost(problems: Sequence[Problem], objects: int, images: int) -> str
     """How many were left out beside these objects and images that were kept, and why, in a line; "" if none were."""
     parts = []
     for kind, kept in (("object", objects), ("image", images)):
-        reasons = collections.Counter(problem.why for problem in problems if problem.lost == kind)
+        reasons: collections.Counter[str] = collections.Counter()
+        for problem in problems:
+            if problem.lost == kind:
+                reasons[problem.why] += problem.count
         if lost := reasons.total():
             why = ", ".join(f"{reason}: {number:,}" for reason, number in reasons.most_common())
             parts.append(f"{lost:,} of {lost + kept:,} {kind}s ({why})")
@@ -102,6 +107,22 @@ def keep_classes(annotations: Annotations, names: Sequence[str]) -> Annotations:
         return dataclasses.replace(image, truth=Truth(**{**chosen, "classes": index[index >= 0]}))
 
     return dataclasses.replace(annotations, classes=tuple(names), images=tuple(map(kept, annotations.images)))
+
+
+def leave_out_missing(annotations: Annotations) -> Annotations:
+    """The data set without the images that are listed and not there, which are one problem together."""
+    missing = [image for image in annotations.images if not os.path.exists(annotations.folder / image.path)]
+    if not missing:
+        return annotations
+    gone = {image.path for image in missing}
+    more = f", like {len(missing) - 1:,} more of {len(annotations.images):,}" if len(missing) > 1 else ""
+    first = str(annotations.folder / missing[0].path)
+    problem = Problem(first, "", f"no such file{more}: left out", "image", "missing image", len(missing))
+    return dataclasses.replace(
+        annotations,
+        images=tuple(image for image in annotations.images if image.path not in gone),
+        problems=(*annotations.problems, problem),
+    )
 
 
 class ImageBuilder:

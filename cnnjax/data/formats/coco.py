@@ -6,6 +6,7 @@ Where bbox is missing, empty or all zeros and segmentation holds polygons, the b
 import functools
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def read_coco(path: str | Path, *image_folders: str | Path) -> Annotations:
     }
     folders = [Path(folder) for folder in image_folders]
     root = next(
-        (one for one in folders if any((one / name).exists() for name in names.values())), folders[-1]
+        (one for one in folders if any(os.path.exists(one / name) for name in names.values())), folders[-1]
     )
     builders = {}
     for number, name in names.items():

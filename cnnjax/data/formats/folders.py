@@ -1,17 +1,21 @@
 """A folder of image files, one folder per class inside it."""
 
 import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import images
-from cnnjax.data.dataset import Dataset, Split
+from cnnjax.data.dataset import Dataset, Split, some
 from cnnjax.data.splits import stratified_split
 
-EVALUATED = ("test", "val", "valid", "validation")  # the first of these folders that exists
+# Names of folders that are splits, in any case. Of the evaluated ones the first that exists is taken.
+TRAINING = ("train", "training")
+EVALUATED = ("test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev")
 _TEST_SHARE = 0.2  # of all images, where there is none
 _ORDER_SEED = 0
 
@@ -24,17 +28,24 @@ class Files:
     labels: np.ndarray  # int32 [N]
 
 
-def read(folder: Path, data: Data) -> Dataset:
-    """Images of `folder`/train/CLASS and `folder`/test/CLASS (or val, valid, validation), or of `folder`/CLASS.
+class Inside(NamedTuple):
+    """What a folder holds."""
 
-    Without a test folder a fixed stratified fifth of the images is the test split. Files are taken in one
-    fixed shuffled order, so that `data.limit` meets all classes. Class names are the folders' names in
-    alphabetical order; images may lie in folders below theirs; hidden files and those that do not end like
-    images are passed over. Images stay grey only if all of them are.
+    folders: frozenset[str]  # their names
+    images: bool  # whether images lie directly in it
+
+
+def read(folder: Path, data: Data) -> Dataset:
+    """Images of `folder`/train/CLASS and `folder`/test/CLASS, or of `folder`/CLASS.
+
+    Splits may have any of the names TRAINING and EVALUATED, in any case. Without a test folder a fixed stratified
+    fifth of the images is the test split. Files are taken in one fixed shuffled order, so that `data.limit` meets
+    all classes. Class names are the folders' names in alphabetical order; images may lie in folders below theirs;
+    hidden files and those that do not end like images are passed over. Images stay grey only if all of them are.
 
     Raises:
-      ConfigError: no such folder, no class folders, one without images, a file that is no image, or images
-        of several sizes and no data.image_size.
+      ConfigError: no such folder, no class folders, one without images, folders that are splits rather than classes,
+        a file that is no image, or images of several sizes and no data.image_size.
     """
     train, test, classes, note = list_splits(folder, data.name)
     train, test = (_first(part, data) for part in (train, test))
@@ -54,10 +65,9 @@ def read_evaluated(
     """
     if everything:
         _check_folder(folder, data.name)
-        has_train = (folder / "train").is_dir()
-        part = next((name for name in EVALUATED if has_train and (folder / name).is_dir()), "")
-        root = folder / (part or "train") if has_train else folder
-        classes = tuple(child.name for child in _children(root))
+        training, part = split_folders(_look_into(folder), str(folder))
+        root = folder / (part or training)
+        classes = _classes(root)
         files = _list(root, classes)
     else:
         _, files, classes, _ = list_splits(folder, data.name)
@@ -80,19 +90,18 @@ def _check_folder(folder: Path, name: str) -> None:
 def list_splits(folder: Path, name: str) -> tuple[Files, Files, tuple[str, ...], str]:
     """The training and the test files of a folder, its classes, and a note; raises ConfigError like `read`."""
     _check_folder(folder, name)
-    has_train = (folder / "train").is_dir()
-    train_folder = folder / "train" if has_train else folder
-    classes = tuple(child.name for child in _children(train_folder))
+    training, evaluated = split_folders(_look_into(folder), str(folder))
+    train_folder = folder / training
+    classes = _classes(train_folder)
     if not classes:
         raise ConfigError(f"data.name={name!r}: {train_folder} has no folders of images, one per class")
     if len(classes) == 1:
         raise ConfigError(f"data.name={name!r}: {train_folder} has one class only, {classes[0]}")
 
     train = _list(train_folder, classes)
-    test_name = next((name for name in EVALUATED if has_train and (folder / name).is_dir()), "")
-    if test_name:
-        test = _list(folder / test_name, classes)
-        note = f"images of {folder}, evaluated on {test_name}"
+    if evaluated:
+        test = _list(folder / evaluated, classes)
+        note = f"images of {folder}, evaluated on {evaluated}"
     else:
         train, test = hold_out(train, name)
         note = f"images of {folder}, {len(test.paths):,} of them held out for the test"
@@ -108,8 +117,80 @@ def hold_out(files: Files, name: str) -> tuple[Files, Files]:
     return take(files, kept), take(files, held)
 
 
+def split_folders(inside: Mapping[str, Inside], title: str) -> tuple[str, str]:
+    """The names of the folders of the training and of the evaluated split; "" for one that there is not.
+
+    A folder for training holds folders: one of images, called train, is a class among others.
+
+    Args:
+      inside: what each folder holds, by its name.
+    Raises:
+      ConfigError: several folders are one split, or all are called like splits and none is for training.
+    """
+    training = _called(TRAINING, [name for name in inside if inside[name].folders])
+    if not training and inside and len(_called([*TRAINING, *EVALUATED], inside)) == len(inside):
+        raise ConfigError(
+            f"{title}: {', '.join(inside)} are named like splits, not classes, and none is called train and holds "
+            "folders of images, one per class"
+        )
+    evaluated = [_called([word], inside) for word in EVALUATED] if training else []
+    for names in (training, *evaluated):
+        if len(names) > 1:
+            raise ConfigError(f"{title}: {' and '.join(names)} are the same split: leave one")
+    return "".join(training), next((names[0] for names in evaluated if names), "")
+
+
+def _called(words: Sequence[str], names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.lower() in words]
+
+
+def refuse_splits(inside: Mapping[str, Inside], title: str) -> None:
+    """Raises ConfigError if these are no classes: all hold folders of the same names, and no images beside them.
+
+    One name, such as "images", tells nothing.
+    """
+    alike = {one.folders for one in inside.values()}
+    names = sorted(*alike) if len(alike) == 1 and len(inside) > 1 else []
+    if len(names) > 1 and not any(one.images for one in inside.values()):
+        raise ConfigError(
+            f"{title}: {', '.join(sorted(inside))} all hold the folders {some(names)}: they look like splits, not "
+            "classes; call them train and test"
+        )
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    """The names of the folders in one with a folder of images per class."""
+    inside = _look_into(folder)
+    refuse_splits(inside, str(folder))
+    return tuple(inside)
+
+
+def _look_into(folder: Path) -> dict[str, Inside]:
+    """What each of the folders in this one holds, by their sorted names."""
+    return {child.name: _inside(child) for child in _children(folder)}
+
+
+def _inside(folder: Path) -> Inside:
+    entries = _visible(folder)
+    inside = frozenset(entry.name for entry in entries if entry.is_dir())
+    return Inside(inside, any(entry.name not in inside and images.is_image(entry.name) for entry in entries))
+
+
 def _children(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return [Path(entry.path) for entry in _visible(folder) if entry.is_dir()]
+
+
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden, sorted by name."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((e for e in entries if not images.is_hidden(e.name)), key=lambda e: e.name)
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}") from error
+    for entry in found:
+        if entry.is_symlink():
+            images.refuse_dangling(Path(entry.path))
+    return found
 
 
 def _list(folder: Path, classes: tuple[str, ...]) -> Files:
@@ -124,12 +205,7 @@ def _list(folder: Path, classes: tuple[str, ...]) -> Files:
             raise ConfigError(
                 f"{child}: no class of that name in the training split, which has {', '.join(classes)}"
             )
-        files = sorted(
-            path
-            for path in child.rglob("*")
-            if path.suffix.lower() in images.SUFFIXES
-            and not any(part.startswith(".") for part in path.relative_to(child).parts)
-        )
+        files = images.list_files(child)
         if not files:
             raise ConfigError(f"{child} has no images ({', '.join(sorted(images.SUFFIXES))})")
         paths += files

@@ -14,7 +14,7 @@ from cnnjax.data import images
 from cnnjax.data.dataset import join
 from cnnjax.data.formats import folders, records
 from cnnjax.data.formats.annotations import Annotations, Problem, inside_folder, padded, tell_problems
-from cnnjax.data.formats.folders import Files
+from cnnjax.data.formats.folders import Files, Inside
 from cnnjax.data.formats.records import Raw
 from cnnjax.data.tfds import builder as tfds_builder
 from cnnjax.data.tfds import read as prepared
@@ -189,21 +189,22 @@ def _split_names(names: list[PurePosixPath], title: str) -> tuple[Files, Files, 
 
     One folder around everything is no class; what does not end like an image, or is hidden, is passed over.
     """
-    paths = sorted(path for path in names if _is_image(path))
+    paths = sorted(path for path in names if images.is_image(path))
     parts = [path.parts for path in paths]
     depth = 0
     while parts and len({one[depth] for one in parts}) == 1 and all(len(one) > depth + 2 for one in parts):
         depth += 1
-    tops = {one[depth] for one in parts if len(one) > depth + 1}
-    evaluated = next((name for name in folders.EVALUATED if name in tops), "") if "train" in tops else ""
-    at = depth + ("train" in tops)
+    training, evaluated = folders.split_folders(_look_into(paths, depth), title)
+    at = depth + bool(training)
 
     def members(top: str) -> list[PurePosixPath]:
         inside = [path for path in paths if len(path.parts) > at + 1]
         return [path for path in inside if not top or path.parts[depth] == top]
 
-    found = members("train" if "train" in tops else "")
-    classes = tuple(sorted({path.parts[at] for path in found}))
+    found = members(training)
+    inside = _look_into(found, at)
+    folders.refuse_splits(inside, title)
+    classes = tuple(sorted(inside))
     if len(classes) < 2:
         raise ConfigError(f"{title} needs folders of images, one per class, and two of them at least")
 
@@ -213,11 +214,17 @@ def _split_names(names: list[PurePosixPath], title: str) -> tuple[Files, Files, 
                 raise ConfigError(f"{title}: {path}: no class of that name in the training split")
         return Files(chosen, np.array([classes.index(path.parts[at]) for path in chosen], np.int32))
 
-    if evaluated:
-        return files(found), files(members(evaluated)), classes
-    return *folders.hold_out(files(found), title), classes
+    if not evaluated:
+        return *folders.hold_out(files(found), title), classes
+    if not (test := members(evaluated)):
+        raise ConfigError(f"{title}: {evaluated} has no folders of images, one per class")
+    return files(found), files(test), classes
 
 
-def _is_image(path: PurePosixPath) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in images.SUFFIXES and not hidden
+def _look_into(paths: list[PurePosixPath], depth: int) -> dict[str, Inside]:
+    """What each folder holds whose name is part `depth` of the paths, by their sorted names."""
+    below: dict[str, set[str]] = {}
+    for path in paths:
+        if len(path.parts) > depth + 1:
+            below.setdefault(path.parts[depth], set()).add("/".join(path.parts[depth + 1 : -1][:1]))
+    return {name: Inside(frozenset(below[name] - {""}), "" in below[name]) for name in sorted(below)}

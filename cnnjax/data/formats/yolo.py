@@ -27,8 +27,6 @@ from cnnjax.data.formats.annotations import (
 )
 from cnnjax.data.splits import role
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-
 
 def read_yolo(
     image_folder: str | Path, label_folder: str | Path, classes: Sequence[str] | str | Path
@@ -44,7 +42,7 @@ def read_yolo(
     root, labels = Path(image_folder), Path(label_folder)
     if isinstance(classes, str | Path):
         classes = read_names(Path(classes))
-    pictures = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    pictures = images.list_files(root)
     if not pictures:
         raise ConfigError(f"{root}: no images there")
     if not labels.is_dir():
@@ -62,7 +60,7 @@ def find_strays(labels: Path, expected: set[Path]) -> list[Problem]:
     """Files of labels beside those of the images."""
     return [
         Problem(str(path), "", "belongs to no image: left out", "image", "labels without an image")
-        for path in sorted(set(labels.rglob("*.txt")) - expected)
+        for path in sorted(set(images.list_files(labels, {".txt"})) - expected)
         if _holds_labels(path)
     ]
 
@@ -215,7 +213,7 @@ def _read_places(folder: Path, places: Sequence[Path]) -> Annotations:
 
 
 def _pictures(place: Path) -> list[Path]:
-    return sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return images.list_files(place)
 
 
 def _listed(file: Path, folder: Path, problems: list[Problem]) -> list[Path]:

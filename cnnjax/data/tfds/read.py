@@ -67,7 +67,10 @@ def read_evaluated(builder: Any, data: Data, data_dir: Path) -> tuple[Split, tup
 
 def _tell_problems(splits: dict[str, Split]) -> str:
     """Takes the problems out of the splits, of which there are none without boxes; what a note says of them."""
-    problems = [Problem(*map(str, row)) for split in splits.values() for row in split.pop("problems", ())]
+    problems = []
+    for split in splits.values():
+        for file, place, text, lost, why, count in np.asarray(split.pop("problems", ())).tolist():
+            problems.append(Problem(file, place, text, lost, why, int(count)))
     if not problems:
         return ""
     boxes = list(splits.values())
