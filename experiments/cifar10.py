@@ -45,6 +45,10 @@ def cifar10_airbench96() -> Experiment:
     python launch.py --experiment=cifar10_airbench96
     Made for one GPU and not yet measured on one; airbench96 has 96.03 % after 37 epochs.
     """
+    # It departs from airbench96, where biases decay as weights do; the bias of the whitening trains for 3 epochs at
+    # the rate of the weights, here all the time at that of the biases; the head begins as torch's linear layers and
+    # is divided by 9, here with deviation 1 and divided by its 512 inputs; squares of cutout lie inside the image,
+    # here their centres do; and views are averaged as logits, here as probabilities.
     return Experiment(
         name="cifar10_airbench96",
         data=Data(name="cifar10", batch_size=1024),
@@ -102,7 +106,16 @@ def _resnet(name: str, model: str) -> Experiment:
 
 
 def _speed_run(learning_rate: float, bias: float, dense: float, whitening: float = 0.0) -> Optimizer:
-    """Muon for convolutions, SGD for the rest; rates fall to zero in a line."""
+    """Muon for convolutions, SGD for the rest; rates fall to zero in a line.
+
+    Where the speed run to 94 % departs from its source, airbench94_muon:
+    - Biases do not decay. There those of the norms and of the whitening do, as much as the head: each step takes
+      0.0267 (1 - t / T) of their value. With that, two seeds of cifar10_laptop reached 92.47 and 92.75 %, without
+      it 92.97 and 92.68 %.
+    - Views are averaged as probabilities, as in all evaluation here; there as logits. One run of cifar10_laptop had
+      92.97 % with the one and 92.99 % with the other.
+    - Weights are float32, computed with in bfloat16; there both are float16.
+    """
     return Optimizer(
         name="muon",
         learning_rate=learning_rate,

@@ -116,8 +116,8 @@ MODELS: dict[str, Callable[..., Model]] = {
     # Networks of the CIFAR-10 speed runs, and one of 66 MFLOP for two CPU cores
     "airbench_laptop": partial(Airbench, widths=(32, 128, 128)),
     "airbench94": Airbench,
-    "airbench95": partial(Airbench, widths=(128, 384, 384)),
-    "airbench96": partial(Airbench, widths=(128, 384, 512), convs=3, bn_momentum=0.9),
+    "airbench95": partial(Airbench, widths=(128, 384, 384), uniform_bias=False),
+    "airbench96": partial(Airbench, widths=(128, 384, 512), convs=3, bn_momentum=0.9, uniform_bias=False),
     # Grid detectors, by the pixels per cell, and YOLOv1
     "grid8": partial(GridNet, widths=(16, 32, 64), blocks=(0, 1, 2)),
     "grid16": GridNet,

@@ -36,9 +36,11 @@ def dirac_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
 class Whitening(nn.Module):
     """A 2x2 convolution to 24 channels whose kernel comes from the data (`whiten`), not from gradients.
 
-    The kernel lives in "batch_stats", since it is a statistic of the images; only the bias is learned.
+    The kernel lives in "batch_stats", since it is a statistic of the images; only the bias is learned. It begins as
+    a convolution's does in torch, evenly within 1 / sqrt(fan in) (`uniform_bias`), or at 0.
     """
 
+    uniform_bias: bool
     dtype: jnp.dtype
 
     @nn.compact
@@ -46,7 +48,9 @@ class Whitening(nn.Module):
         channels = x.shape[-1]
         shape = (2, 2, channels, 8 * channels)
         kernel = self.variable("batch_stats", "kernel", lambda: uniform_init(self.make_rng("params"), shape))
-        bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+        bound = math.prod(shape[:-1]) ** -0.5
+        begin = partial(uniform_init, bound=bound) if self.uniform_bias else nn.initializers.zeros
+        bias = self.param("bias", begin, shape[-1:])
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             kernel.value.astype(self.dtype),
@@ -83,13 +87,15 @@ class Airbench(nn.Module):
 
     With `convs` 3 and wider blocks it is airbench96's. Takes normalized 32x32x3 images; call `whiten` on fresh
     variables before training. Stages: whiten, stage1 to stage3, max_pool, logits, and inside the blocks pool,
-    act1, act2 (block1/pool). Normalization has a bias and no scale.
+    act1, act2 (block1/pool). Normalization has a bias and no scale. The whitening's bias begins evenly within
+    1 / sqrt(12), as in airbench94_muon, or at 0, as in airbench95 and 96 (`uniform_bias`).
     """
 
     num_outputs: int | None = 10
     widths: tuple[int, int, int] = (64, 256, 256)
     convs: int = 2
     bn_momentum: float = 0.6
+    uniform_bias: bool = True
     act: Activation = gelu
     norm: Norm = batch_norm
     dtype: jnp.dtype = jnp.float32
@@ -101,7 +107,7 @@ class Airbench(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         norm = partial(self.norm, momentum=self.bn_momentum, epsilon=1e-12, use_scale=False)
-        x = activate(self, "whiten", Whitening(self.dtype, name="whitening")(x))
+        x = activate(self, "whiten", Whitening(self.uniform_bias, self.dtype, name="whitening")(x))
         for i, features in enumerate(self.widths, start=1):
             block = AirbenchBlock(features, self.convs, self.act, norm, self.dtype, name=f"block{i}")
             x = stage(self, f"stage{i}", block(x, train))

@@ -71,7 +71,10 @@ def grad_cam(network: Network, images: Any, labels: Any, layer: str) -> np.ndarr
 
 
 def grad_cam_plus_plus(network: Network, images: Any, labels: Any, layer: str) -> np.ndarray:
-    """Grad-CAM whose gradients are weighted by position (Chattopadhay et al. 2018). [N, H, W]."""
+    """Grad-CAM whose gradients are weighted by position (Chattopadhay et al. 2018, equations 13 and 19). [N, H, W].
+
+    Of exp(logit), without that factor, which scales the whole map; 1e-6 is added to the denominator of equation 19.
+    """
     activation, slope = _layer_gradient(_spatial(network, layer), to_float(images), _labels(labels), layer)
     square, cube = slope**2, slope**3
     denominator = 2 * square + jnp.sum(activation, axis=(1, 2), keepdims=True) * cube + 1e-6
@@ -116,7 +119,8 @@ def rise(
 ) -> np.ndarray:
     """The mean of random masks weighted by the probability of what they leave (RISE, Petsiuk et al. 2018). [N, H, W].
 
-    Masks are smooth: `cells` x `cells` values, 1 with probability `keep`, enlarged and shifted. Covered is black.
+    Masks are smooth: the picture shows `cells` x `cells` squares of a grid that has one more each way and is shifted
+    by less than a square; its values, 1 with probability `keep`, lie in their centres. Covered is black.
     """
     images, labels = to_float(images), _labels(labels)
     drawn = np.asarray(_random_masks(key, masks, cells, keep, images.shape[1:3]))

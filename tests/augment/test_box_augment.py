@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 
 from cnnjax.augment import boxes as ba
 
 HEIGHT, WIDTH = 40, 60
+ROUNDING = 1e-5 * 255  # of float32 pixels
 
 
 def example_of(boxes, number=0):
@@ -91,8 +93,8 @@ def test_nothing_happens_without_strength():
         (ba.colour, {"hue": 0.0, "saturation": 1.0, "exposure": 1.0}),
     ]:
         result = many(function, 2, **settings)
-        assert_allclose(result["image"][0], EXAMPLE["image"], atol=1e-2)
-        assert_allclose(result["boxes"][1], EXAMPLE["boxes"], atol=1e-4)
+        assert_allclose(result["image"][0], EXAMPLE["image"], atol=ROUNDING)
+        assert_allclose(result["boxes"][1], EXAMPLE["boxes"], rtol=1e-5)
         assert result["valid"].all()
 
 
@@ -106,9 +108,9 @@ def test_a_shift_of_whole_pixels_by_hand():
     assert_allclose(result["boxes"], [[0, 13, 10, 25]])
     assert result["valid"][0]
     image = np.asarray(EXAMPLE["image"])
-    assert_allclose(result["image"][13:25, :10], np.broadcast_to([200, 150, 10], (12, 10, 3)), atol=1e-3)
-    assert_allclose(result["image"][:5], 128, atol=1e-3)
-    assert_allclose(result["image"][:, 40:], 128, atol=1e-3)
+    assert_allclose(result["image"][13:25, :10], np.broadcast_to([200, 150, 10], (12, 10, 3)), atol=ROUNDING)
+    assert_allclose(result["image"][:5], 128, atol=ROUNDING)
+    assert_allclose(result["image"][:, 40:], 128, atol=ROUNDING)
     assert image.shape == result["image"].shape
 
 
@@ -144,7 +146,7 @@ def test_hsv_is_that_of_the_standard_library():
 def test_colour_changes_stay_within_their_limits():
     grey = {**EXAMPLE, "image": jnp.full((4, 4, 3), 100.0)}
     result = many(ba.colour, 100, grey)["image"]
-    assert_allclose(result[..., 0], result[..., 1], atol=1e-3)  # grey has no hue and no saturation
+    assert_allclose(result[..., 0], result[..., 1], atol=ROUNDING)  # grey has no hue and no saturation
     assert result.min() >= 100 / 1.5 - 1e-3 and result.max() <= 150.001
     assert result.min() < 70 and result.max() > 145
     red = {**EXAMPLE, "image": jnp.broadcast_to(jnp.array([200.0, 100, 100]), (4, 4, 3))}
@@ -184,7 +186,7 @@ def test_mixup_keeps_the_boxes_of_both():
     weight = 21 - result["image"][:, 0, 0, 0]
     one, other = np.asarray(pair["image"])
     mixed = weight[:, None, None, None] * one + (1 - weight)[:, None, None, None] * other
-    assert_allclose(result["image"], mixed, atol=1e-2)
+    assert_allclose(result["image"], mixed, atol=ROUNDING)
     assert 0.4 < weight.mean() < 0.6 and weight.std() > 0.05
 
 
@@ -194,7 +196,7 @@ def test_an_example_depends_on_its_key_only():
     run = jax.jit(jax.vmap(ba.crop))
     whole = run(jnp.copy(keys), batch)
     part = run(keys[4:], jax.tree.map(lambda a: a[4:], batch))
-    assert_allclose(whole["image"][4:], part["image"], atol=1e-3)
+    assert_allclose(whole["image"][4:], part["image"], atol=ROUNDING)
     assert_array_equal(whole["boxes"][4:], part["boxes"])
 
 
@@ -203,3 +205,99 @@ def test_partners_depend_on_the_key_only():
     whole = ba.partners(jnp.copy(keys), 10, 3)
     assert_array_equal(whole[150:], ba.partners(keys[150:], 10, 3))
     assert set(np.unique(whole)) == set(range(10)) and whole.dtype == jnp.int32
+
+
+def noisy(number=0):
+    """Noise that no box is drawn on, with a small box in the middle, which no strength below cuts, and five more."""
+    rng = np.random.default_rng(number)
+    low = rng.uniform([0, 0], [WIDTH - 14, HEIGHT - 14], (5, 2))
+    boxes = np.concatenate(
+        [[[26, 16, 34, 24]], np.concatenate([low, low + rng.uniform(3, 14, (5, 2))], axis=1)]
+    )
+    image = rng.uniform(0, 255, (HEIGHT, WIDTH, 3))
+    image[..., 0] = 40 * (number + 1)  # tells the image
+    example = {"image": image.astype(np.float32), "boxes": boxes.astype(np.float32)}
+    return {**example, "classes": np.arange(6), "valid": np.ones(6, bool)}
+
+
+def mapping(before, after):
+    """Scale and shift in x and y that take one box to another, float64."""
+    before, after = before.astype(np.float64), after.astype(np.float64)
+    scale = (after[2:] - after[:2]) / (before[2:] - before[:2])
+    return scale, after[:2] - scale * before[:2]
+
+
+def check_mapped(boxes, found, valid, scale, shift, frame):
+    """Each box corner by corner, cut at the frame (x1, y1, x2, y2); what is too small is dropped."""
+    for before, after, kept in zip(boxes.astype(np.float64), found, valid, strict=True):
+        whole = [scale[0] * before[0] + shift[0], scale[1] * before[1] + shift[1],
+                 scale[0] * before[2] + shift[0], scale[1] * before[3] + shift[1]]  # fmt: skip
+        cut = [min(max(v, frame[i % 2]), frame[i % 2 + 2]) for i, v in enumerate(whole)]
+        assert_allclose(after, cut, atol=2e-5 * WIDTH)
+        sides = cut[2] - cut[0], cut[3] - cut[1]
+        share = sides[0] * sides[1] / ((whole[2] - whole[0]) * (whole[3] - whole[1]))
+        if abs(share - 0.3) > 1e-3 and abs(min(sides) - 2) > 1e-3:
+            assert kept == (share > 0.3 and min(sides) > 2)
+
+
+def check_as_pillow(image, result, scale, shift, frame):
+    """Pillow's resize (bilinear, antialiased) of the part of the picture that the frame shows; not at its border."""
+    rows, columns = np.arange(HEIGHT) + 0.5, np.arange(WIDTH) + 0.5
+    margin = 1.5 * max(1, *scale)  # what the filter sees beyond a pixel, enlarged
+    inside_y = (rows > max(frame[1], shift[1]) + margin) & (
+        rows < min(frame[3], scale[1] * HEIGHT + shift[1]) - margin
+    )
+    inside_x = (columns > max(frame[0], shift[0]) + margin) & (
+        columns < min(frame[2], scale[0] * WIDTH + shift[0]) - margin
+    )
+    pad = 2 * WIDTH
+    box = [pad - shift[0] / scale[0], pad - shift[1] / scale[1],
+           pad + (WIDTH - shift[0]) / scale[0], pad + (HEIGHT - shift[1]) / scale[1]]  # fmt: skip
+    for channel in range(3):
+        padded = Image.fromarray(np.pad(image[..., channel], pad))
+        expected = np.asarray(padded.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR, box))
+        where = np.ix_(inside_y, inside_x)
+        assert_allclose(result[..., channel][where], expected[where], atol=1e-4 * 255)
+    return inside_y.sum() * inside_x.sum()
+
+
+@pytest.mark.parametrize(
+    ("function", "settings"),
+    [(ba.scale_translate, {"scale": 0.3, "translate": 0.1}), (ba.crop, {"smallest": 0.5})],
+)
+def test_image_and_boxes_follow_one_map_as_in_pillow(function, settings):
+    """The box in the middle tells the map, which is drawn at random; the picture and all other boxes follow it."""
+    before = noisy()
+    results = many(function, 12, jax.tree.map(jnp.asarray, before), **settings)
+    compared, frame = 0, (0, 0, WIDTH, HEIGHT)
+    for i in range(12):
+        scale, shift = mapping(before["boxes"][0], results["boxes"][i, 0])
+        check_mapped(before["boxes"], results["boxes"][i], results["valid"][i], scale, shift, frame)
+        compared += check_as_pillow(before["image"], results["image"][i], scale, shift, frame)
+    assert compared > 12 * WIDTH * HEIGHT / 2 and not results["valid"].all()
+
+
+def test_each_part_of_a_mosaic_follows_one_map_as_in_pillow():
+    """Red tells the parts; in each, a box that lies inside tells the map, whose scale all four share."""
+    before = [noisy(n) for n in range(4)]
+    results = many(ba.mosaic, 12, jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *before))
+    compared, parts = 0, 0
+    for i in range(12):
+        scales = []
+        for n, example in enumerate(before):
+            mine = np.abs(results["image"][i, ..., 0] - 40 * (n + 1)) < 1
+            rows, columns = np.flatnonzero(mine.any(1)), np.flatnonzero(mine.any(0))
+            frame = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+            assert mine[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+            found, valid = (results[key][i, 6 * n : 6 * n + 6] for key in ("boxes", "valid"))
+            uncut = valid & (found[:, :2] > frame[:2]).all(1) & (found[:, 2:] < frame[2:]).all(1)
+            if not uncut.any():
+                continue
+            whole = np.flatnonzero(uncut)[np.ptp(example["boxes"][uncut], axis=1).argmax()]
+            scale, shift = mapping(example["boxes"][whole], found[whole])
+            check_mapped(example["boxes"], found, valid, scale, shift, frame)
+            compared += check_as_pillow(example["image"], results["image"][i], scale, shift, frame)
+            scales += [*scale]
+            parts += 1
+        assert_allclose(scales, scales[0], rtol=1e-5)
+    assert parts > 36 and compared > 12 * WIDTH * HEIGHT / 3

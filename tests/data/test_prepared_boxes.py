@@ -26,6 +26,7 @@ BOXES = (  # of each image: whole pixels, as VOC's files have them
     [[5, 6, 40, 30], [6, 6, 41, 31]],
 )
 FRAME = {"image_size": 32, "image_width": 48}
+ROUNDING = 1e-5 * 48  # of float32 boxes in that frame
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +184,7 @@ def wider_face(folder, data_dir):
 def assert_same(split, expected):
     assert set(split) == set(expected)
     assert_array_equal(split["image"], expected["image"])
-    assert_allclose(split["boxes"], expected["boxes"], atol=1e-4)
+    assert_allclose(split["boxes"], expected["boxes"], atol=ROUNDING)
     assert_allclose(split["area"], expected["area"], rtol=1e-4)
     for key in ("classes", "valid", "ignored", "size"):
         assert_array_equal(split[key], expected[key])
@@ -214,13 +215,13 @@ def test_the_same_boxes_as_in_files(make, tmp_path, caplog):
     (files / "labels" / "classes.txt").replace(files / "classes.txt")
     yolo = load(Data(name=f"yolo:{files}", split="train", **FRAME)).train
     if make is not coco:
-        assert_allclose(dataset.train["boxes"], yolo["boxes"], atol=1e-4)
+        assert_allclose(dataset.train["boxes"], yolo["boxes"], atol=ROUNDING)
         assert_array_equal(dataset.train["classes"], yolo["classes"])
     if make is voc:
         write_voc(wanted, files, "train")
         (files / "images" / "train").replace(files / "JPEGImages")
         read = load(Data(name=f"voc:{files}", split="train", **FRAME))
-        assert_allclose(dataset.train["boxes"], read.train["boxes"], atol=1e-4)
+        assert_allclose(dataset.train["boxes"], read.train["boxes"], atol=ROUNDING)
         assert_array_equal(dataset.train["ignored"], read.train["ignored"])
 
 
@@ -281,8 +282,8 @@ def test_boxes_that_break_a_rule_are_reported_again_at_every_start(kitti_like, c
             assert f"kitti/3.3.0, image 0 of train, objects[{number}]: box" in caplog.text
             assert text in caplog.text
     # A frame of 32x48 shows the image of 40x100 at 0.48, 19 pixels high from row 6 on; y is measured from below.
-    assert_allclose(dataset.train["boxes"][0, 0], [4.8, 6 + 0.25 * 19, 14.4, 6 + 0.75 * 19], atol=1e-3)
-    assert_allclose(dataset.train["boxes"][0, 1], [43.2, 6 + 0.5 * 19, 48, 6 + 19], atol=1e-3)
+    assert_allclose(dataset.train["boxes"][0, 0], [4.8, 6 + 0.25 * 19, 14.4, 6 + 0.75 * 19], rtol=1e-5)
+    assert_allclose(dataset.train["boxes"][0, 1], [43.2, 6 + 0.5 * 19, 48, 6 + 19], rtol=1e-5)
     assert dataset.train["valid"].tolist() == [[True, True]]
 
 

@@ -29,7 +29,7 @@ def test_the_lectures_cell():
     # y44 = [1, 0.8, 0.9, 2.0, 1.8, 0, 1, 0, 0] in cells of 80 x 60.
     centre, half = np.array([4.8 * 80, 4.9 * 60]), np.array([80.0, 0.9 * 60])
     targets = encode_one(LECTURE, [[*(centre - half), *(centre + half)]], [1])
-    assert_allclose(targets.cells[0, 4, 4], [1, 0.8, 0.9, 2.0, 1.8, 0, 1, 0, 0], atol=1e-5)
+    assert_allclose(targets.cells[0, 4, 4], [1, 0.8, 0.9, 2.0, 1.8, 0, 1, 0, 0], rtol=1e-5)
 
 
 def test_a_centre_on_the_last_border_stays_in_the_grid():

@@ -58,12 +58,13 @@ def test_torch_gives_the_same_training_step():
         return jnp.vdot(y, g), state
 
     (grads, dx), state = jax.grad(out, (0, 1), has_aux=True)(variables["params"], jnp.asarray(x))
-    np.testing.assert_allclose(dx, image.grad.numpy().transpose(0, 2, 3, 1), atol=2e-5)
-    np.testing.assert_allclose(grads["scale"], theirs.weight.grad.numpy(), atol=2e-4)
-    np.testing.assert_allclose(grads["bias"], theirs.bias.grad.numpy(), atol=2e-4)
-    np.testing.assert_allclose(state["batch_stats"]["mean"], theirs.running_mean.numpy(), atol=1e-6)
+    stats = state["batch_stats"]
     biased = (theirs.running_var.numpy() - 0.9) * 95 / 96 + 0.9  # torch stores the unbiased variance
-    np.testing.assert_allclose(state["batch_stats"]["var"], biased, atol=1e-5)
+    for ours, wanted in (
+        (dx, image.grad.numpy().transpose(0, 2, 3, 1)), (grads["scale"], theirs.weight.grad.numpy()),
+        (grads["bias"], theirs.bias.grad.numpy()), (stats["mean"], theirs.running_mean.numpy()), (stats["var"], biased),
+    ):  # fmt: skip
+        np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_half_precision_is_normalized_in_float32():
@@ -74,7 +75,7 @@ def test_half_precision_is_normalized_in_float32():
     assert state["batch_stats"]["mean"].dtype == jnp.float32
     wide = np.asarray(x, np.float32)
     want = (wide - wide.mean((0, 1, 2))) / wide.std((0, 1, 2))
-    assert np.abs(np.asarray(y, np.float32) - want).max() < 0.05
+    assert np.abs(np.asarray(y, np.float32) - want).max() < 2**-7 * np.abs(want).max()
 
 
 def test_materialize_is_the_identity_with_its_gradient():

@@ -165,3 +165,64 @@ def test_damaged_files_get_one_line(content, tmp_path):
     ) as error:
         read_tensors(path)
     assert "\n" not in str(error.value)
+
+
+def forward(tensors, x):
+    """Google's graph in torch: pixels less 117, [N, 3, H, W], to logits, with its padding and normalization."""
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+
+    def same(x, size, stride, fill=0.0):
+        """TensorFlow's SAME: the odd row of padding goes below, the odd column to the right."""
+        pads = [max((-(-n // stride) - 1) * stride + size - n, 0) for n in x.shape[:1:-1]]
+        return functional.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)], value=fill)
+
+    def conv(x, name, stride=1):
+        kernel, bias = (torch.tensor(tensors[f"{name}_{leaf}"]) for leaf in "wb")
+        padded = same(x, kernel.shape[0], stride)
+        return functional.relu(functional.conv2d(padded, kernel.permute(3, 2, 0, 1), bias, stride))
+
+    def pool(x, stride):
+        return functional.max_pool2d(same(x, 3, stride, -np.inf), 3, stride)
+
+    def normalized(x):
+        """tf.nn.lrn with depth_radius 5, bias 2, alpha 1e-4, beta 0.5: the sum over 11 channels, not their mean."""
+        channels = x.shape[1]
+        near = [(x[:, max(c - 5, 0) : c + 6] ** 2).sum(1) for c in range(channels)]
+        return x / (2 + 1e-4 * torch.stack(near, 1)) ** 0.5
+
+    x = normalized(pool(conv(x, "conv2d0", 2), 2))
+    x = pool(normalized(conv(conv(x, "conv2d1"), "conv2d2")), 2)
+    for name in MODULES:
+        if name in ("4a", "5a"):
+            x = pool(x, 2)
+        layer = f"mixed{name}_"
+        branches = [
+            conv(x, layer + "1x1"),
+            conv(conv(x, layer + "3x3_bottleneck"), layer + "3x3"),
+            conv(conv(x, layer + "5x5_bottleneck"), layer + "5x5"),
+            conv(pool(x, 1), layer + "pool_reduce"),
+        ]
+        x = torch.cat(branches, 1)
+    return (
+        x.mean((2, 3)) @ torch.tensor(tensors["softmax2_w"]) + torch.tensor(tensors["softmax2_b"])
+    ).numpy()
+
+
+def test_the_graph_computes_what_it_computes_in_torch(tensors, tmp_path):
+    """At a size whose strided layers pad evenly on one axis and unevenly on the other."""
+    torch = pytest.importorskip("torch")
+    scaled = {
+        name: value * np.float32((2 / np.prod(value.shape[:-1])) ** 0.5) if name.endswith("_w") else value / 4
+        for name, value in tensors.items()
+    }
+    path = tmp_path / "graph.pb"
+    path.write_bytes(graph(scaled))
+    model = create_model("inception5h")
+    variables = load_weights(path, "inception5h", shapes_of("inception5h"))
+    images = np.random.default_rng(1).integers(0, 256, (2, 96, 75, 3), dtype=np.uint8)
+    images[1] //= 4
+    expected = forward(scaled, torch.tensor(images.transpose(0, 3, 1, 2) - np.float32(117)))
+    result = jax.jit(model.apply)(variables, preprocessing(path, "inception5h")(images))
+    np.testing.assert_allclose(result, expected, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(expected[0] - expected[1]).max() > 0.05 * np.abs(expected).max()
