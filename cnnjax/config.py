@@ -316,7 +316,8 @@ class Experiment:
     visualize: Visualize = Visualize()
 
 
-# Fields that may differ when a run is resumed: how long, how often, how much is written and shown.
+# Fields that may differ when a run is resumed: how long, how often, how much is written and shown. So may the folder
+# in data.name, if it holds the same data (data/identity.py).
 RESUMABLE = frozenset(
     {"train.epochs", "train.steps", "train.examples", "train.evaluate_every", "train.checkpoint_every", "train.keep_last",
      "train.keep_best", "train.log_every", "train.tensorboard", "train.on_nan", "train.nan_limit", "train.debug_nans", "train.steps_per_call", "data.stream", "data.workers", "evaluate.batch_size",

@@ -35,6 +35,19 @@ def is_path(name: str) -> bool:
     return name.partition(":")[0] in (*LAYOUTS, "folder", "records")
 
 
+def folder_of(name: str) -> Path | None:
+    """The file or folder that a name such as folder:PATH or records:PATH means; None of names that mean none."""
+    path = name.partition(":")[2]
+    return Path(path).expanduser() if path and is_path(name) else None
+
+
+def check_folder(name: str) -> None:
+    """Raises ConfigError if `name` means a folder and it is not there."""
+    folder = folder_of(name)
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"data.name={name!r}: {folder} is not a folder")
+
+
 def load(data: Data, data_dir: str | None = None) -> Dataset:
     """Reads the data that `data` names, resized, limited and split as it says.
 

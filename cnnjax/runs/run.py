@@ -20,13 +20,13 @@ from jax.sharding import Mesh
 
 from cnnjax import config
 from cnnjax.augment.examples import before_views
-from cnnjax.config import RESUMABLE, ConfigError, Experiment, Stopped
-from cnnjax.data import labels
+from cnnjax.config import ConfigError, Experiment, Stopped
+from cnnjax.data import identity, labels
 from cnnjax.data.dataset import Dataset, shortcomings, shortcomings_of_evaluated
-from cnnjax.data.sources import is_path, load, load_evaluated
+from cnnjax.data.sources import check_folder, is_path, load, load_evaluated
 from cnnjax.data.statistics import channel_stats
 from cnnjax.detection.anchors import kmeans_anchors
-from cnnjax.runs import report
+from cnnjax.runs import refusals, report
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.logs import MetricsLog, Progress
 from cnnjax.runs.workdir import Workdir
@@ -69,18 +69,23 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
         raise ConfigError(
             "evaluate.augment=ten_crop needs larger images than training reads: use it with mode=evaluate"
         )
+    refusals.check_names(experiment)
+    if workdir.has_run():  # told before the data are read, which takes time; and again with what these decide
+        refusals.refuse_another_experiment(workdir, experiment)
     dataset = with_classes_of_run(workdir, load(experiment.data, data_dir))
     experiment = with_statistics(experiment, dataset)
     image_shape = dataset.train["image"].shape[1:]
     if workdir.has_run():
-        _refuse_another_experiment(workdir, experiment)
+        refusals.refuse_another_experiment(workdir, experiment)
     num_steps = config.total_steps(experiment.train, len(dataset.train["image"]), experiment.data.batch_size)
     recipe = make_recipe(experiment, dataset.classes, image_shape, num_steps)
     mesh = sharding.make_mesh(experiment.data.batch_size, experiment.train.data_parallel)
+    data = identity.describe(dataset)
     metadata = {
         "experiment": dataclasses.asdict(experiment),
         "classes": list(dataset.classes),
         "image_shape": list(image_shape),
+        "data": data,
         "versions": platform.versions(),
     }
     evaluator = Evaluator(
@@ -149,6 +154,7 @@ def _train_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, c
             lines.close()
 
     with store, _stop_on_signal() as stopped:
+        refusals.refuse_other_data(store, experiment, data)
         tries: collections.Counter[int] = collections.Counter()  # by the step that they began from
         while True:
             start, state = _resume_or_init(store, recipe, experiment, dataset, mesh)
@@ -197,7 +203,7 @@ def restore(workdir: Workdir, checkpoint: str = "last", changes: Mapping[str, An
 
     `changes` may set the fields config.PREDICTABLE.
     """
-    workdir.read_config()
+    name = workdir.read_config().data.name
     with CheckpointStore(workdir.checkpoints) as store:
         steps = store.steps()
         if not steps:
@@ -218,7 +224,8 @@ def restore(workdir: Workdir, checkpoint: str = "last", changes: Mapping[str, An
             step = int(checkpoint)
         experiment, classes, shape = _described(store.describe(step), workdir)
         experiment = with_chosen(experiment, workdir, steps[-1] if step is None else step)
-        experiment = config.check(config.replace(experiment, changes or {}))
+        moved = {"data.name": name} if identity.is_moved(experiment.data.name, name) else {}
+        experiment = config.check(config.replace(experiment, {**moved, **(changes or {})}))
         recipe = make_recipe(experiment, classes, shape, num_steps=1)
         mesh = sharding.make_mesh(1, data_parallel=False)
         abstract = _abstract_state(recipe, experiment, shape, mesh)
@@ -249,6 +256,7 @@ def evaluate_run(
     `changes` may set evaluate.* fields and data.name. Of class folders that the network was not trained on, as
     after an import, all images count, and their names say which of its classes they are.
     """
+    check_folder(changes.get("data.name", ""))
     run = restore(workdir, checkpoint)
     experiment = config.check(config.replace(run.experiment, changes))
     settings, data = experiment.evaluate, experiment.data
@@ -364,15 +372,6 @@ def format_metric(name: str, value: float) -> str:
     """Shares in percent; losses and numbers of collisions, means over the images, as they are."""
     share = "loss" not in name and name != "collisions" and 0 <= value <= 1
     return f"{100 * value:.2f} %" if share else f"{value:.4f}"
-
-
-def _refuse_another_experiment(workdir: Workdir, experiment: Experiment) -> None:
-    changed = config.differences(workdir.read_config(), experiment)
-    blocking = [line for line in changed if line.split(":")[0] not in RESUMABLE]
-    if blocking:
-        raise ConfigError(
-            f"workdir {workdir.path} holds another experiment; use another --workdir. It differs in {'; '.join(blocking)}"
-        )
 
 
 def _explain(error: Diverged, good: int | None) -> str:

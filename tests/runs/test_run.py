@@ -86,3 +86,28 @@ def test_a_line_of_metrics_without_a_split_is_damage(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.metrics.write_text('{"step": 1, "split": "train", "loss": 2.0}\n{"step": 1, "loss": 2.0}\n')
     assert workdir.read_metrics() == [{"step": 1, "split": "train", "loss": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.name": "lenet"}, "did you mean lenet5"),
+        ({"task": "classify"}, "choose one of classification"),
+        ({"data.name": "folder:/nonexistent"}, "/nonexistent is not a folder"),
+        ({"data.name": "records:/nonexistent"}, "/nonexistent is not a folder"),
+        ({"model.options": ("width=3",)}, "is no NAME=VALUE of softmax_regression"),
+    ],
+)
+def test_wrong_names_are_told_before_data_are_read(tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr(run, "load", lambda *_: pytest.fail("the data were read"))
+    with pytest.raises(ConfigError, match=message):
+        run.train_run(config.replace(QUICK, changes), Workdir(tmp_path / "run"), None, "")
+
+
+def test_another_experiment_in_the_workdir_is_told_before_data_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "load", lambda *_: dataset(False))
+    workdir = Workdir(tmp_path)
+    run.train_run(QUICK, workdir, None, "")
+    monkeypatch.setattr(run, "load", lambda *_: pytest.fail("the data were read"))
+    with pytest.raises(ConfigError, match="optimizer.learning_rate: 0.01 -> 0.5"):
+        run.train_run(config.replace(QUICK, {"optimizer.learning_rate": 0.5}), workdir, None, "")
