@@ -4,7 +4,6 @@ Colours are left in the order R, G, B; `data.channel_order` is applied where the
 """
 
 import contextlib
-import dataclasses
 import io
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -125,11 +124,13 @@ def fit(image: Image.Image, data: Data) -> Image.Image:
     """Resizes to a square of `data.image_size`, bilinear with antialiasing; 0 leaves the image as it is.
 
     resize="stretch" ignores the aspect ratio. resize="crop" is the ImageNet protocol: the short side
-    becomes `data.resize_short` (0: image_size), then the centre is cropped.
+    becomes `data.resize_short` (0: image_size), then the centre is cropped. resize="letterbox" fits all of it in.
     """
     size, short = data.image_size, data.resize_short or data.image_size
     if not size:
         return image
+    if data.resize == "letterbox":
+        return Image.fromarray(letterbox_image(np.asarray(image), (size, size)))
     if data.resize == "stretch":
         return image.resize(_within_limits(size, size), Image.Resampling.BILINEAR)
     if short < size:
@@ -145,22 +146,27 @@ def resize(image: np.ndarray, data: Data, shape: tuple[int, ...]) -> np.ndarray:
     """uint8 [H, W, C] brought to the frame [height, width, C] of a network, as `data.resize` says."""
     if data.resize == "letterbox":
         return letterbox_image(image, (shape[0], shape[1]))
-    if not data.image_size:  # the data came in the size of the network
-        data = dataclasses.replace(data, image_size=shape[0], resize="stretch")
-    resized = np.asarray(fit(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image), data))
+    whole = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    if data.image_size:
+        resized = np.asarray(fit(whole, data))
+    else:  # the data came in the size of the network
+        resized = np.asarray(whole.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
     return resized.reshape(*resized.shape[:2], shape[-1])
 
 
 def letterbox_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] scaled (bilinear, antialiased) and padded to [height, width, 3], as boxes.letterbox says."""
+    """uint8 [H, W] or [H, W, C] scaled (bilinear, antialiased) and padded to `size`, height and width, as
+    boxes.letterbox says."""
     from cnnjax.detection.boxes import letterbox  # imports jax, which reading other images does without
 
     geometry = letterbox(image.shape[0], image.shape[1], size)
     inner = (geometry.inner_width, geometry.inner_height)
-    frame = np.full((*size, 3), PADDING, np.uint8)
+    frame = np.full((*size, *image.shape[2:]), PADDING, np.uint8)
     rows = slice(geometry.top, geometry.top + geometry.inner_height)
     columns = slice(geometry.left, geometry.left + geometry.inner_width)
-    frame[rows, columns] = np.asarray(Image.fromarray(image).resize(inner, Image.Resampling.BILINEAR))
+    whole = Image.fromarray(image.squeeze(-1) if image.shape[-1:] == (1,) else image)
+    resized = np.asarray(whole.resize(inner, Image.Resampling.BILINEAR))
+    frame[rows, columns] = resized.reshape(frame[rows, columns].shape)
     return frame
 
 

@@ -80,7 +80,7 @@ def read_one(encoded: Encoded, index: int, data: Data, shape: tuple[int, ...], n
     except (RuntimeError, ValueError, OSError) as error:  # array_record checks sums of its own
         raise ConfigError(f"{where}: damaged: {error}") from error
     if data.resize == "letterbox":
-        return images.letterbox_image(images.decode(content, where, Data(), 3), (shape[0], shape[1]))
+        return images.letterbox_image(images.decode(content, where, Data(), shape[-1]), (shape[0], shape[1]))
     image = images.decode(content, where, data, shape[-1])
     if image.shape != shape:
         sizes = " and ".join(f"{size[0]}x{size[1]}" for size in (shape, image.shape))

@@ -51,7 +51,7 @@ def export_run(run: Restored, path: Path) -> dict[str, Any]:
             "channels": "grey, ITU-R 601 luma" if shape[-1] == 1 else "RGB",
             "values": "0 to 255",
         },
-        "resize": run.experiment.data.resize,
+        "resize": run.recipe.data.resize,
         "preprocessing": _preprocessing(run, shape),
         "outputs": {name: {"shape": _shape(out), "dtype": str(out.dtype)} for name, out in outputs.items()},
         "platforms": list(exported.platforms),

@@ -82,6 +82,9 @@ def make_recipe(
     Raises ConfigError if the model cannot take one of augment.sizes.
     """
     task = make_task(experiment, classes, image_shape)
+    data = experiment.data
+    if "boxes" in task.targets:  # such images are always read so, and must be predicted and exported alike
+        data = dataclasses.replace(data, resize="letterbox")
     recipe = Recipe(
         model=create_model(
             experiment.model.name, task.num_outputs, experiment.model.dtype, experiment.model.options
@@ -89,7 +92,7 @@ def make_recipe(
         task=task,
         optimizer=make_optimizer(experiment.optimizer, num_steps),
         augment=experiment.augment,
-        data=experiment.data,
+        data=data,
         ema=experiment.optimizer.ema,
         lookahead=experiment.optimizer.lookahead,
         num_updates=max(1, num_steps // experiment.optimizer.accumulate),

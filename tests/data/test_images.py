@@ -217,3 +217,31 @@ def test_real_photographs(shared):
             pixels = np.asarray(original.convert("RGB"))
         top, left = round((height - 224) / 2), round((width - 224) / 2)
         np.testing.assert_array_equal(image, pixels[top : top + 224, left : left + 224])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("how", ["stretch", "crop", "letterbox"])
+def test_files_are_read_to_train_as_they_are_to_predict(tmp_path, how, channels):
+    """Also where all of an image is fitted in, and padded with grey."""
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)).convert(
+        "RGB" if channels == 3 else "L"
+    )
+    photo.save(tmp_path / "a.png")
+    data = Data(image_size=20, resize=how)
+    learned = images.read_image(tmp_path / "a.png", data, channels)
+    predicted = images.resize(
+        images.read_image(tmp_path / "a.png", Data(), channels), data, (20, 20, channels)
+    )
+    np.testing.assert_array_equal(learned, predicted)
+    if how == "letterbox":
+        inner = np.asarray(photo.resize((20, 12), Image.Resampling.BILINEAR)).reshape(12, 20, channels)
+        expected = np.full((20, 20, channels), 128, np.uint8)
+        expected[4:16] = inner
+        np.testing.assert_array_equal(learned, expected)
+
+
+def test_images_in_the_size_of_a_network_that_is_not_square():
+    image = np.random.default_rng(0).integers(0, 256, (40, 80, 3), dtype=np.uint8)
+    assert images.resize(image, Data(), (20, 40, 3)).shape == (20, 40, 3)
+    np.testing.assert_array_equal(images.resize(image, Data(), (40, 80, 3)), image)

@@ -156,14 +156,18 @@ def _decode_or_load(
         return {f"{name}_{key}": values for name, split in splits.items() for key, values in split.items()}
 
     files = [(path.name, path.stat()) for path in Path(info.data_dir).iterdir()]
-    resize: list[Any] = [data.image_size, data.resize, data.resize_short]
+    resize: list[Any] = [
+        data.image_size,
+        "padded" if data.resize == "letterbox" else data.resize,
+        data.resize_short,
+    ]
     key: dict[str, Any] = {
         "counts": counts,
         "resize": [data.image_size, data.image_width] if boxes else resize if data.image_size else None,
         "files": sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in files),
     }
     if boxes:
-        key["problems"] = "rows"  # what the arrays hold beside those of the data
+        key["problems"] = "counted rows"  # what the arrays hold beside those of the data
     return cache.load_or_build(cache_folder, info.full_name, key, build)
 
 
