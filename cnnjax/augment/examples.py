@@ -64,6 +64,11 @@ def augment_examples(
         return jax.vmap(lambda key: jax.random.uniform(key, shape, x.dtype, -limit, limit))(_fold(keys, draw))
 
     if augment.crop:
+        if augment.crop_fill == "reflect" and augment.crop >= min(height, width):
+            raise ConfigError(
+                f"augment.crop={augment.crop}: {height}x{width} pixels cannot be reflected so far; less than "
+                f"{min(height, width)}, or augment.crop_fill=zero"
+            )
         x = crop(x, _integers(_fold(keys, CROP), augment.crop), augment.crop_fill)
     if augment.flip != "none":
         alternating = augment.flip == "alternating"

@@ -20,7 +20,7 @@ from cnnjax.visualization.relu_rules import guided
 
 def gradient(network: Network, images: Any, labels: Any) -> np.ndarray:
     """The gradient of the logit (Simonyan et al. 2014). [N, H, W, C]."""
-    return np.asarray(_gradient(network, to_float(images), _labels(labels)))
+    return np.asarray(_gradient(network, to_float(images), _labels(network, labels)))
 
 
 def guided_backprop(network: Network, images: Any, labels: Any) -> np.ndarray:
@@ -39,7 +39,11 @@ def integrated_gradients(
     Trapezoidal rule over `steps` points. Its sum over a picture is the logit minus that of the baseline, up to the
     error of the rule. [N, H, W, C].
     """
-    images, labels = to_float(images), _labels(labels)
+    if steps < 2:
+        raise ConfigError(
+            f"integrated gradients of {steps} steps: the rule needs 2 at least, the baseline and the picture"
+        )
+    images, labels = to_float(images), _labels(network, labels)
     way = images - baseline
     weights = np.full(steps, 1.0 / (steps - 1), np.float32)
     weights[[0, -1]] /= 2
@@ -53,7 +57,7 @@ def smooth_grad(
     network: Network, images: Any, labels: Any, key: Array, samples: int = 50, deviation: float = 0.2
 ) -> np.ndarray:
     """The gradient averaged over noisy copies (Smilkov et al. 2017). deviation: of values in [0, 1]. [N, H, W, C]."""
-    images, labels = to_float(images), _labels(labels)
+    images, labels = to_float(images), _labels(network, labels)
     total = jnp.zeros_like(images)
     for sample_key in jax.random.split(key, samples):
         total += _gradient(network, images + deviation * jax.random.normal(sample_key, images.shape), labels)
@@ -65,7 +69,9 @@ def grad_cam(network: Network, images: Any, labels: Any, layer: str) -> np.ndarr
 
     ReLU of the weighted sum, resized to the picture.
     """
-    activation, slope = _layer_gradient(_spatial(network, layer), to_float(images), _labels(labels), layer)
+    activation, slope = _layer_gradient(
+        _spatial(network, layer), to_float(images), _labels(network, labels), layer
+    )
     weights = jnp.mean(slope, axis=(1, 2))
     return _resized(jnp.einsum("nhwc,nc->nhw", activation, weights), network)
 
@@ -75,7 +81,9 @@ def grad_cam_plus_plus(network: Network, images: Any, labels: Any, layer: str) -
 
     Of exp(logit), without that factor, which scales the whole map; 1e-6 is added to the denominator of equation 19.
     """
-    activation, slope = _layer_gradient(_spatial(network, layer), to_float(images), _labels(labels), layer)
+    activation, slope = _layer_gradient(
+        _spatial(network, layer), to_float(images), _labels(network, labels), layer
+    )
     square, cube = slope**2, slope**3
     denominator = 2 * square + jnp.sum(activation, axis=(1, 2), keepdims=True) * cube + 1e-6
     alpha = jnp.where(slope != 0, square / denominator, 0.0)
@@ -90,7 +98,7 @@ def occlusion(
 
     The fall is averaged over the squares that cover the pixel. patch, stride: of the square, in pixels.
     """
-    images, labels = to_float(images), _labels(labels)
+    images, labels = to_float(images), _labels(network, labels)
     corners = [
         (y, x)
         for y in _starts(images.shape[1], patch, stride)
@@ -122,7 +130,7 @@ def rise(
     Masks are smooth: the picture shows `cells` x `cells` squares of a grid that has one more each way and is shifted
     by less than a square; its values, 1 with probability `keep`, lie in their centres. Covered is black.
     """
-    images, labels = to_float(images), _labels(labels)
+    images, labels = to_float(images), _labels(network, labels)
     drawn = np.asarray(_random_masks(key, masks, cells, keep, images.shape[1:3]))
     maps = []
     for i in range(images.shape[0]):
@@ -131,8 +139,12 @@ def rise(
     return np.stack(maps)
 
 
-def _labels(labels: Any) -> Array:
-    return jnp.atleast_1d(jnp.asarray(labels)).astype(jnp.int32)
+def _labels(network: Network, labels: Any) -> Array:
+    """Int32 [N]; ConfigError for one that is no class of the network, of which XLA would take another."""
+    numbers = np.atleast_1d(np.asarray(labels)).astype(np.int32)
+    for label in numbers.tolist():
+        network.class_index(label)
+    return jnp.asarray(numbers)
 
 
 def _spatial(network: Network, layer: str) -> Network:

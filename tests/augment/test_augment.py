@@ -292,3 +292,15 @@ def test_images_for_ten_crops_are_read_larger():
     for wrong in (Data(), Data(image_size=224), Data(image_size=224, resize="crop", resize_short=224)):
         with pytest.raises(ConfigError, match="ten_crop.*needs data.resize=crop and data.resize_short above"):
             augment.before_views("ten_crop", wrong)
+
+
+@pytest.mark.parametrize(("crop", "size"), [(8, 8), (40, 28), (20, 8)])
+def test_a_reflected_crop_beyond_the_image_is_refused(crop, size):
+    batch = {"image": jnp.zeros((2, size, size, 1))}
+    keys = augment.example_keys(jax.random.key(0), 0, jnp.arange(2))
+    with pytest.raises(
+        ConfigError, match=f"augment.crop={crop}: {size}x{size} pixels cannot be reflected so far"
+    ):
+        augment.augment_examples(Augment(crop=crop, crop_fill="reflect"), batch, keys, keys, 0, jnp.zeros(1))
+    whole = augment.augment_examples(Augment(crop=crop), batch, keys, keys, 0, jnp.zeros(1))
+    assert whole["image"].shape == batch["image"].shape

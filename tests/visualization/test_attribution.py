@@ -173,3 +173,28 @@ def test_maps_of_a_trained_network_beat_random_ones(lenet, digits):
         at.occlusion(lenet, images, labels, patch=6, stride=3, value=0.0),
     ):
         assert area(deletion_curve(lenet, images, labels, maps)).mean() < chance - 0.05
+
+
+@pytest.mark.parametrize("label", [-1, 3, 99])
+@pytest.mark.parametrize(
+    "explain",
+    [
+        at.gradient,
+        at.integrated_gradients,
+        lambda *a: at.smooth_grad(*a, jax.random.key(0), samples=2),
+        lambda *a: at.occlusion(*a, patch=2, stride=2),
+        lambda *a: at.rise(*a, jax.random.key(0), masks=2),
+    ],
+)
+def test_a_label_that_is_no_class_is_refused(linear, explain, label):
+    classes = linear.variables["params"]["out"]["kernel"].shape[1]
+    if label >= 0:
+        label = max(label, classes)
+    with pytest.raises(ConfigError, match=f"class {label}: the network has classes 0 to {classes - 1}"):
+        explain(linear, IMAGES[:1], [label])
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_integrated_gradients_need_two_steps(linear, steps):
+    with pytest.raises(ConfigError, match=f"integrated gradients of {steps} steps"):
+        at.integrated_gradients(linear, IMAGES, LABELS, steps=steps)
