@@ -35,7 +35,7 @@ _MESSAGE = re.compile(rb"^[IWEF]\d{4} ")  # begins a message of the runtime, whi
 _ALARM = re.compile(rb"^E\d{4} |^Traceback |^Exception in thread ")
 _ENDED, _LOST_ANOTHER = b"\0", b"\1"  # the last byte to the child that passes on stderr
 _several = False
-_relayed = False  # whether a child passes on stderr
+_relay_child = 0  # the child that passes on stderr, if there is one
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -180,10 +180,11 @@ def _speak_for_the_runtime() -> None:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    global _relayed
+    global _relay_child
     parent = os.getpid()
     read_end, write_end = os.pipe()
-    if os.fork() == 0:
+    _relay_child = os.fork()
+    if _relay_child == 0:
         os.setsid()  # a Ctrl-C in the terminal is not for it
         # A scheduler's signals go to all processes of a job; this one ends with its parent.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
@@ -194,22 +195,23 @@ def _speak_for_the_runtime() -> None:
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(write_end, 1)  # where Gloo tells of its connections
     os.dup2(write_end, 2)
-    _relayed = True
     atexit.register(_hush)
     os.close(read_end)
     os.close(write_end)
 
 
 def _hush(last: bytes = _ENDED) -> None:
-    """Tells the child that this process ends as it should, or because it lost another."""
-    global _relayed
-    if _relayed:
-        _relayed = False
+    """Tells the child that this process ends as it should, or because it lost another; waits for its last line."""
+    global _relay_child
+    if _relay_child:
+        child, _relay_child = _relay_child, 0
         sys.stdout.flush()
         with contextlib.suppress(BrokenPipeError):  # whatever ended the child
             os.write(2, last)
         os.dup2(sys.stdout.fileno(), 1)
         os.dup2(sys.stderr.fileno(), 2)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, 0)
 
 
 class _Filter:

@@ -181,7 +181,8 @@ COCO_CASES = [
     Case("coco_image_missing", COCO, "in: no images ... in/2.png: no such file", coco_image(file_name="2.png")),
     Case("coco_image_missing_in_training", TRAIN.format("coco"), "2.png: no such file", coco_image(file_name="2.png")),
     Case("coco_images_missing_among_others", COCO, boxes(
-        1, 1, problems=["in/images/train/gone0.png: no such file, like 1 more of 3: left out"]), coco(missing)),
+        1, 1, problems=["in/images/train/gone0.png: no such file, like 1 more of 3: left out"],
+        lost="left out 2 of 4 images (missing image: 2)"), coco(missing)),
     Case("coco_image_of_another_size", COCO, "1.png is 20x16, its annotation says 20x17", coco_image(height=17)),
     Case("coco_image_of_another_size_in_training", TRAIN.format("coco"), "1.png ... 20x16 ... 20x17", coco_image(height=17)),
     Case("coco_image_of_no_size", COCO, "1.png has the size 0 x 16", coco_image(width=0)),
