@@ -161,7 +161,6 @@ def fail(message: str, status: int = 1) -> NoReturn:
     print(message, file=sys.stderr, flush=True)
     if not _several:
         sys.exit(status)
-    time.sleep(1)  # the others may be about to say the same, and the runtime aborts who loses one
     os._exit(status)
 
 

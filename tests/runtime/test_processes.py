@@ -228,8 +228,12 @@ def test_no_cluster_and_uneven_batches_are_one_line(start, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
     assert "no cluster was found" in result.stderr
-    for code, _, err in start(2, tmp_path / "b", "--train.steps=2", "--data.batch_size=21").finish():
-        assert code == 1 and err.splitlines()[0].startswith("error: data.batch_size=21")
+    results = start(2, tmp_path / "b", "--train.steps=2", "--data.batch_size=21").finish()
+    said = [(code, err.splitlines()[0]) for code, _, err in results]
+    cause = [code == 1 and line.startswith("error: data.batch_size=21") for code, line in said]
+    # Where one has gone before the other came to the cause itself, that one says so.
+    lost = [line == f"error: {processes.LOST}" for _, line in said]
+    assert any(cause) and all(c or gone for c, gone in zip(cause, lost, strict=True)), said
 
 
 START = """
