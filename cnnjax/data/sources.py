@@ -42,9 +42,9 @@ def folder_of(name: str) -> Path | None:
 
 
 def check_folder(name: str) -> None:
-    """Raises ConfigError if `name` means a folder and it is not there."""
+    """Raises ConfigError if `name` means a folder and it is not there; of records: their reader tells it first."""
     folder = folder_of(name)
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not name.startswith("records:") and not folder.is_dir():
         raise ConfigError(f"data.name={name!r}: {folder} is not a folder")
 
 

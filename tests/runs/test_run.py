@@ -94,7 +94,6 @@ def test_a_line_of_metrics_without_a_split_is_damage(tmp_path):
         ({"model.name": "lenet"}, "did you mean lenet5"),
         ({"task": "classify"}, "choose one of classification"),
         ({"data.name": "folder:/nonexistent"}, "/nonexistent is not a folder"),
-        ({"data.name": "records:/nonexistent"}, "/nonexistent is not a folder"),
         ({"model.options": ("width=3",)}, "is no NAME=VALUE of softmax_regression"),
     ],
 )
