@@ -12,15 +12,14 @@ from cnnjax.models import create_model
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import processes
-from cnnjax.tasks import TASKS
+from cnnjax.tasks import task_class
 
 log = logging.getLogger(__name__)
 
 
 def check_names(experiment: Experiment) -> None:
     """Raises ConfigError if the task, the model or the folder of the data is not there."""
-    if experiment.task not in TASKS:
-        raise ConfigError(f"task={experiment.task!r}: choose one of {', '.join(TASKS)}")
+    task_class(experiment.task)
     create_model(experiment.model.name, options=experiment.model.options)
     check_folder(experiment.data.name)
 

@@ -7,7 +7,7 @@ from cnnjax.tasks.localization import Localization
 from cnnjax.tasks.result import Result
 from cnnjax.tasks.task import Batch, Judgement, Outputs, Task
 
-__all__ = ["TASKS", "Batch", "Judgement", "Outputs", "Result", "Task", "make_task"]
+__all__ = ["TASKS", "Batch", "Judgement", "Outputs", "Result", "Task", "make_task", "task_class"]
 
 Shape = tuple[int, ...]
 
@@ -19,8 +19,13 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
+def task_class(name: str) -> type[Task]:
+    """The task of a name. Raises ConfigError if the table has none."""
+    if name not in TASKS:
+        raise ConfigError(f"task={name!r}: choose one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
 def make_task(experiment: Experiment, classes: tuple[str, ...], image_shape: Shape) -> Task:
     """The task of an experiment on images [H, W, C] of these classes. Raises ConfigError for an unknown name."""
-    if experiment.task not in TASKS:
-        raise ConfigError(f"task={experiment.task!r}: choose one of {', '.join(TASKS)}")
-    return TASKS[experiment.task].of(experiment, classes, image_shape)
+    return task_class(experiment.task).of(experiment, classes, image_shape)
