@@ -1,6 +1,5 @@
 """What each mode of the launcher does. Reads the flags that launch.py defines."""
 
-import difflib
 import shlex
 import sys
 import types
@@ -52,17 +51,13 @@ def only_changes(*allowed: str) -> dict[str, Any]:
 
 def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment:
     """The experiment of the flags: the named one, else that of the workdir, else the default, then the changes."""
-    from experiments import EXPERIMENTS
+    from cnnjax import experiments
 
     if FLAGS.experiment is None and workdir is not None and workdir.has_run():
         experiment = workdir.read_config()
     else:
         name = default if FLAGS.experiment is None else FLAGS.experiment
-        if name not in EXPERIMENTS:
-            close = difflib.get_close_matches(name, EXPERIMENTS, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else "--list shows all"
-            raise ConfigError(f"unknown experiment {name!r}: {hint}")
-        experiment = EXPERIMENTS[name]()
+        experiment = experiments.named(name)
     changes = flag_changes()
     lengths = ("train.epochs", "train.steps", "train.examples")
     if any(name in changes for name in lengths):
@@ -117,9 +112,9 @@ def print_names() -> None:
             print(f"{name}: {', '.join(members)}")
         print_table_of(BENCHMARKS)
     else:
-        from experiments import EXPERIMENTS
+        from cnnjax import experiments
 
-        print_table_of(EXPERIMENTS)
+        print_table_of(experiments.EXPERIMENTS)
 
 
 def print_table_of(functions: Mapping[str, Callable[..., Any]]) -> None:
