@@ -20,6 +20,9 @@ class ConfigError(ValueError):
     status = 1  # of a program that ends with it
 
 
+OWN = "own:"  # begins names of what a Python program gives itself: data, a model, a task
+
+
 class Stopped(ConfigError):
     """A run that was asked to end and has saved its state: there is more to do."""
 

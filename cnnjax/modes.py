@@ -91,7 +91,7 @@ def command_line() -> str:
 
 
 def print_table(evaluation: Any) -> None:
-    from cnnjax.runs.run import format_metric
+    from cnnjax.runs.logs import format_metric
 
     table = evaluation.table
     print(f"{'metric':<12}" + "".join(f"{column:>12}" for column in table))
@@ -126,13 +126,13 @@ def print_table_of(functions: Mapping[str, Callable[..., Any]]) -> None:
 
 
 def mode_train() -> None:
-    from cnnjax.runs import run
+    from cnnjax.runs import train
     from cnnjax.runs.workdir import Workdir
 
     workdir = optional_workdir()
     experiment = chosen_experiment(workdir)
     workdir = workdir or Workdir(Path("runs") / experiment.name)
-    evaluation = run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+    evaluation = train.train_run(experiment, workdir, FLAGS.data_dir, command_line())
     print_table(evaluation)
     print(f"report: {workdir.path / 'report.html'}\npictures: {workdir.plots}")
 
@@ -141,7 +141,8 @@ def mode_evaluate() -> None:
     from cnnjax.runs import run
 
     workdir = existing_workdir()
-    print_table(run.evaluate_run(workdir, FLAGS.data_dir, FLAGS.checkpoint, flag_changes()))
+    evaluation = run.restore(workdir, FLAGS.checkpoint).evaluate(flag_changes(), FLAGS.data_dir)
+    print_table(evaluation)
 
 
 def mode_predict() -> None:
@@ -197,7 +198,7 @@ def mode_layers() -> None:
 def mode_visualize() -> None:
     """Looks at the run in --workdir; for a named experiment that has none yet, imports --weights or trains first."""
     from cnnjax.inspect import look
-    from cnnjax.runs import run
+    from cnnjax.runs import train
     from cnnjax.runs.workdir import Workdir
 
     if FLAGS.experiment is None:
@@ -211,7 +212,7 @@ def mode_visualize() -> None:
         options = experiment.visualize
         workdir = optional_workdir() or Workdir(Path("runs") / experiment.name)
         if options.train:
-            run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+            train.train_run(experiment, workdir, FLAGS.data_dir, command_line())
         elif not workdir.has_run():
             if not FLAGS.weights:
                 raise ConfigError(
@@ -228,14 +229,14 @@ def mode_visualize() -> None:
 def mode_slide() -> None:
     """Slides the classifier in --workdir over a large canvas; without one, trains digits_sliding first."""
     from cnnjax.inspect import look
-    from cnnjax.runs import run
+    from cnnjax.runs import run, train
     from cnnjax.runs.workdir import Workdir
 
     workdir = optional_workdir()
     if workdir is None:
         experiment = chosen_experiment(None, default="digits_sliding")
         workdir = Workdir(Path("runs") / experiment.name)
-        run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+        train.train_run(experiment, workdir, FLAGS.data_dir, command_line())
     else:
         only_changes()
         without("experiment", "--workdir, whose run is shown")

@@ -8,13 +8,14 @@ partner of mixup and CutMix, which comes from the batch.
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cnnjax.config import Augment, ConfigError, Data
+from cnnjax.config import Augment, ConfigError
 
 # One constant per random draw, so that switching one augmentation on leaves the others as they were.
 CROP, FLIP, AFFINE, ELASTIC, BRIGHTNESS, CONTRAST, CUTOUT, MIX, MIX_PLACE = range(9)
@@ -209,6 +210,7 @@ def mix(augment: Augment, images: Array, labels: Array, keys: Array) -> dict[str
     }
 
 
+Read = TypeVar("Read", bound=Any)  # config.Data, or the part of it that a trained network remembers
 VIEWS = {"none": 1, "flip": 2, "flip_shift": 6, "ten_crop": 10}  # how many there are of an image
 
 
@@ -239,7 +241,7 @@ def test_views(mode: str, images: Array, size: int = 0) -> list[tuple[float, Arr
     return moved + [(weight, view[:, :, ::-1]) for weight, view in moved]
 
 
-def before_views(mode: str, data: Data) -> Data:
+def before_views(mode: str, data: Read) -> Read:
     """How to read images of which these views are taken: larger than the network sees, for crops.
 
     Ten crops are taken of the central square whose side is data.resize_short. Raises ConfigError if that

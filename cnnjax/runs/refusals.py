@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnnjax import config
-from cnnjax.config import RESUMABLE, ConfigError, Experiment
+from cnnjax.config import OWN, RESUMABLE, ConfigError, Experiment
 from cnnjax.data import identity
 from cnnjax.data.sources import check_folder
 from cnnjax.models import create_model
@@ -19,8 +19,10 @@ log = logging.getLogger(__name__)
 
 def check_names(experiment: Experiment) -> None:
     """Raises ConfigError if the task, the model or the folder of the data is not there."""
-    task_class(experiment.task)
-    create_model(experiment.model.name, options=experiment.model.options)
+    if not experiment.task.startswith(OWN):
+        task_class(experiment.task)
+    if not experiment.model.name.startswith(OWN):
+        create_model(experiment.model.name, options=experiment.model.options)
     check_folder(experiment.data.name)
 
 
