@@ -63,7 +63,12 @@ def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment
     if any(name in changes for name in lengths):
         # A length given in one unit replaces the one that the experiment gives in another.
         changes = {"train.epochs": 0.0, "train.steps": 0, "train.examples": 0} | changes
-    return config.check(config.replace(experiment, changes))
+    experiment = config.check(config.replace(experiment, changes))
+    if FLAGS.mode not in ("import", "prepare"):  # weights bring what is missing; what is prepared has no task
+        from cnnjax.runs.refusals import refuse_without_effect
+
+        refuse_without_effect(experiment, flag_changes())
+    return experiment
 
 
 def optional_workdir() -> Any:
