@@ -2,14 +2,12 @@
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from cnnjax.data.dataset import shortcomings
@@ -22,8 +20,6 @@ from cnnjax.training.evaluate import Evaluation, Evaluator
 from cnnjax.training.loop import Callbacks, Diverged
 from cnnjax.training.step import TrainState
 
-_CALLS_PER_AGREEMENT = 10  # compiled calls of several processes between two questions whether to stop
-
 
 class Journal:
     """Of one run, over all of its tries; `following` a try gives the callbacks of the loop."""
@@ -35,7 +31,7 @@ class Journal:
         self._tester = self._evaluator(dataset.test)
         apart = dataset.validation is not None and dataset.validation is not dataset.test
         self._validator = self._evaluator(dataset.validation) if apart else self._tester
-        self._calls = itertools.count(1)
+        self._agreement = processes.Agreement()
 
     @property
     def judged_by(self) -> str:
@@ -106,10 +102,8 @@ class Journal:
         self.store.save(step, state, headline, dict(self.plan.metadata))
 
     def _should_stop(self) -> bool:
-        """Processes stop at the same step; to agree on it they wait for each other, so they seldom ask."""
-        if jax.process_count() == 1:
-            return self.stopped.is_set()
-        return next(self._calls) % _CALLS_PER_AGREEMENT == 0 and processes.any_process(self.stopped.is_set())
+        """Processes stop at the same step."""
+        return self._agreement.any(self.stopped.is_set())
 
 
 class _Clock:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
@@ -21,7 +23,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
 
     # Python calls handlers in its main thread only; elsewhere, as in a notebook's worker, nobody is asked to stop.
     in_main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) if in_main else ()
+    numbers = ENDING if in_main else ()
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield asked
