@@ -140,13 +140,11 @@ class Augment:
     )
     brightness: float = option(0.0, "add up to this share of the full range")
     contrast: float = option(0.0, "change the contrast by a factor from 1 - contrast to 1 + contrast")
-    flip_vertical: bool = option(False, "with boxes: flip top and bottom at random")
-    random_crop: float = option(
-        0.0, "with boxes: enlarge a random window of at least 1 - random_crop of the area"
-    )
-    hue: float = option(0.0, "with boxes: turn the hue by up to this share of the circle")
-    saturation: float = option(0.0, "with boxes: change the saturation by a factor of up to 1 + saturation")
-    exposure: float = option(0.0, "with boxes: change the exposure by a factor of up to 1 + exposure")
+    flip_vertical: bool = option(False, "flip top and bottom at random")
+    random_crop: float = option(0.0, "enlarge a random window of at least 1 - random_crop of the area")
+    hue: float = option(0.0, "turn the hue by up to this share of the circle")
+    saturation: float = option(0.0, "change the saturation by a factor of up to 1 + saturation")
+    exposure: float = option(0.0, "change the exposure by a factor of up to 1 + exposure")
     mosaic: bool = option(False, "with boxes: four images side by side (Bochkovskiy et al. 2020)")
     cutout: int = option(0, "side in pixels of one square set to the mean (DeVries & Taylor 2017)")
     mixup: float = option(

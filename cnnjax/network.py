@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cnnjax.augment.examples import VIEWS, before_views, test_views
+from cnnjax.augment.views import VIEWS, before_views, test_views
 from cnnjax.config import ConfigError, Data
 from cnnjax.data.batches import evaluation_indices
 from cnnjax.data.images import resize

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, export
 
-from cnnjax.augment.examples import before_views
+from cnnjax.augment.views import before_views
 from cnnjax.data import images
 from cnnjax.runs.run import Run
 from cnnjax.runs.workdir import write_atomically

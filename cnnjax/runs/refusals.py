@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from cnnjax import config
+from cnnjax.augment.augment import check
 from cnnjax.config import OWN, RESUMABLE, ConfigError, Experiment
 from cnnjax.data import identity
 from cnnjax.data.sources import check_folder
@@ -21,9 +22,10 @@ log = logging.getLogger(__name__)
 
 
 def check_names(experiment: Experiment) -> None:
-    """Raises ConfigError if the task, the model or the folder of the data is not there."""
+    """Raises ConfigError if the task, the model or the folder of the data is not there, and if examples of this task
+    cannot be augmented so."""
     if not experiment.task.startswith(OWN):
-        task_class(experiment.task)
+        check(experiment.augment, task_class(experiment.task).targets)
     if not experiment.model.name.startswith(OWN):
         create_model(experiment.model.name, options=experiment.model.options)
     check_folder(experiment.data.name)

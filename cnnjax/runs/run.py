@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from cnnjax import config
-from cnnjax.augment.examples import before_views
+from cnnjax.augment.views import before_views
 from cnnjax.config import ConfigError, Data, Experiment
 from cnnjax.data import identity, labels
 from cnnjax.data.dataset import Dataset, shortcomings_of_evaluated

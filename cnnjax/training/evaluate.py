@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from cnnjax.augment import examples as augment
+from cnnjax.augment.views import VIEWS
 from cnnjax.config import ConfigError
 from cnnjax.data import batches, stream
 from cnnjax.network import Network
@@ -89,7 +89,7 @@ class Evaluator:
     ):
         count = len(split["image"])
         # Views of an image count as images, and a batch divides evenly over the devices; what is too much is masked.
-        wanted = min(max(1, batch_size // augment.VIEWS[views]), count)
+        wanted = min(max(1, batch_size // VIEWS[views]), count)
         self.batch_size = -(-wanted // mesh.size) * mesh.size
         self.recipe = recipe
         self.split = split

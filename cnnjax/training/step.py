@@ -13,10 +13,11 @@ from jax import Array
 from jax.sharding import Mesh
 
 from cnnjax import config
-from cnnjax.augment import boxes as box_augment
-from cnnjax.augment import examples as augment
+from cnnjax.augment.augment import augment, resize
+from cnnjax.augment.draws import keys_of
 from cnnjax.config import Experiment
 from cnnjax.data import batches
+from cnnjax.data.images import PADDING
 from cnnjax.models import Model, create_model
 from cnnjax.network import Apply, Network, Preprocessing
 from cnnjax.runtime import sharding
@@ -214,21 +215,12 @@ def augmented(recipe: Recipe, batch: Batch, root: Array) -> Batch:
 
     Last of all it is resized to the frame of the recipe, if that has one.
     """
-    index, epoch = batch["index"], batch["epoch"]
-    keys = augment.example_keys(root, epoch, index)
+    keys = keys_of(root, batch["epoch"], batch["index"])
     batch = {**batch, "image": batch["image"].astype(jnp.float32)}
-    if "boxes" in batch:
-        changed = box_augment.augment_boxes(recipe.augment, batch, keys)
-    else:
-        changed = augment.augment_examples(
-            recipe.augment,
-            batch,
-            keys,
-            augment.flip_keys(root, index),
-            epoch,
-            255 * jnp.asarray(recipe.preprocessing.in_rgb(recipe.preprocessing.mean), jnp.float32),
-        )
-    return box_augment.resize(changed, recipe.frame) if recipe.frame else changed
+    mean_pixel = 255 * jnp.asarray(recipe.preprocessing.in_rgb(recipe.preprocessing.mean), jnp.float32)
+    fill = PADDING if recipe.preprocessing.resize == "letterbox" else 0
+    changed = augment(recipe.augment, batch, keys, mean_pixel, fill)
+    return resize(changed, recipe.frame) if recipe.frame else changed
 
 
 def _averaged(

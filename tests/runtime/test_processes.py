@@ -140,7 +140,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(start, tmp_path):
         time.sleep(0.1)
     run.processes[1].terminate()
     for code, _, err in run.finish(timeout=120):
-        assert code == 1 and "stopped by a signal" in err and len(err.splitlines()) == 1
+        assert code == 75 and "stopped by a signal" in err and len(err.splitlines()) == 1
     assert [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
 
 
