@@ -40,7 +40,8 @@ def option(
     """A field with its help text: what `--helpshort` shows. Numbers must lie `above`, `below`, or be at most `most`.
 
     `needs`: where the field has an effect. By the name of another field, the values that this must have; ON for any
-    but none, zero or false. "targets" are those that the task learns, "data" the kind of the data (`data_kind`).
+    but none, zero or false. "targets" are those that the task learns, "data" the kind of the data:
+    a row of data.sources.SOURCES, or tensorflow-datasets.
     """
     limits = {"choices": choices, "above": above, "most": most, "below": below, "needs": needs or {}}
     return dataclasses.field(default=default, metadata={"help": help, **limits})
@@ -52,18 +53,11 @@ WHITENED = ("airbench_laptop", "airbench94", "airbench95", "airbench96")
 MUON = {"optimizer.name": ("muon",)}
 
 
-def data_kind(name: str) -> str:
-    """The kind of data that a data.name is of: what stands before the colon, or the name; else tensorflow-datasets."""
-    kind, colon, _ = name.partition(":")
-    own = ("digits", "synthetic", "shapes", "digit_scenes")
-    return kind if colon or name in own else "tensorflow-datasets"
-
-
 @dataclasses.dataclass(frozen=True)
 class Data:
     name: str = option(
         "digits",
-        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; of mode=prepare: records:PATH",
+        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; of mode=prepare: records:PATH; several joined by +, as folder:A+folder:B",
     )
     batch_size: int = option(128, "examples per training step, over all devices", above=0)
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax.data.dataset import shortcomings
+from cnnjax.data.examples import Columns
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.logs import MetricsLog, Progress, describe_metrics
 from cnnjax.runs.plan import Plan
@@ -63,7 +64,7 @@ class Journal:
             self._check_finite(self.evaluation, self.plan.num_steps)
         return dataclasses.replace(self.evaluation, notes=shortcomings(self.plan.dataset))
 
-    def _evaluator(self, split: dict[str, np.ndarray] | None) -> Evaluator:
+    def _evaluator(self, split: Columns | None) -> Evaluator:
         assert split is not None
         settings = self.plan.experiment.evaluate
         return Evaluator(self.plan.recipe, split, settings.batch_size, self.plan.mesh, settings.augment)

@@ -10,7 +10,7 @@ from cnnjax import config
 from cnnjax.augment.augment import check
 from cnnjax.config import OWN, RESUMABLE, ConfigError, Experiment
 from cnnjax.data import identity
-from cnnjax.data.sources import check_folder
+from cnnjax.data.sources import check_folder, parse
 from cnnjax.models import create_model
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.workdir import Workdir
@@ -60,9 +60,9 @@ def _needs(name: str, field: dataclasses.Field) -> config.Needs:
 
 
 def _values(experiment: Experiment, what: str) -> tuple[Any, ...]:
-    """The value, or values, of a field, or the kind of the data."""
+    """The value, or values, of a field, or the kinds of the data."""
     if what == "data":
-        return (config.data_kind(experiment.data.name),)
+        return tuple(one.kind or "tensorflow-datasets" for one in parse(experiment.data.name))
     value = functools.reduce(getattr, what.split("."), experiment)
     return value if isinstance(value, tuple) else (value,)
 

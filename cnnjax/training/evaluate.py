@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from cnnjax.augment.views import VIEWS
 from cnnjax.config import ConfigError
 from cnnjax.data import batches, stream
+from cnnjax.data.examples import Columns, read_ahead
 from cnnjax.network import Network
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch, Outputs, Task, metrics
@@ -148,12 +149,9 @@ class Evaluator:
         rows = stream.EvaluationRows(
             len(self.split["image"]), self.batch_size, sharding.local_rows(self.mesh, self.batch_size)
         )
-        images = stream.read_ahead(self.split["image"], rows, self.recipe.workers)
-        with contextlib.closing(images):
-            for number, local in enumerate(images):
-                mine = rows[number]
-                batch = {key: values[mine] for key, values in self.split.items() if key != "image"}
-                batch["image"] = local
+        found = read_ahead(Columns.of(self.split), rows, self.recipe.workers)
+        with contextlib.closing(found):
+            for batch in found:
                 yield {k: sharding.place_local_rows(v, self.mesh, self.batch_size) for k, v in batch.items()}
 
 

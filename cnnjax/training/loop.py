@@ -15,7 +15,8 @@ from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data import batches
 from cnnjax.data.dataset import Dataset
-from cnnjax.data.stream import TrainRows, read_ahead
+from cnnjax.data.examples import read_ahead
+from cnnjax.data.stream import TrainRows
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch
 from cnnjax.training.step import Arrays, Metrics, Recipe, TrainState, batch_of, compile_steps
@@ -229,14 +230,10 @@ def _feed(
         arrays = sharding.place(dict(dataset.train), sharding.replicated(mesh))
         while True:
             yield arrays
-    targets = {name: values for name, values in dataset.train.items() if name != "image"}
     batch_size, count = experiment.data.batch_size, len(dataset.train["image"])
     rows = TrainRows(seeds[0], start, stop, count, batch_size, sharding.local_rows(mesh, batch_size))
-    images = read_ahead(dataset.train["image"], rows, experiment.data.workers)
-    with contextlib.closing(images):
-        for number, local in enumerate(images):
-            mine = rows[number]
-            batch = {"image": local, **{name: values[mine] for name, values in targets.items()}}
+    with contextlib.closing(read_ahead(dataset.train, rows, experiment.data.workers)) as found:
+        for batch in found:
             yield {k: sharding.place_local_rows(v, mesh, batch_size) for k, v in batch.items()}
 
 

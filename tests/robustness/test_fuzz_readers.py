@@ -18,10 +18,11 @@ from PIL import Image
 from cnnjax import config
 from cnnjax.config import ConfigError, Data, Experiment
 from cnnjax.data import images
-from cnnjax.data.detection_sources import read_splits
-from cnnjax.data.formats import prepare
+from cnnjax.data.formats import packed
+from cnnjax.data.formats import yolo as yolo_format
 from cnnjax.data.formats.annotations import Annotations
 from cnnjax.data.formats.coco import read_coco
+from cnnjax.data.formats.layouts import read_splits
 from cnnjax.data.formats.voc import read_voc
 from cnnjax.data.formats.yolo import read_yolo
 from cnnjax.weights.files import read_tensors
@@ -123,18 +124,18 @@ def data_yaml(content, folder):
     ):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(text)
-    for split in read_splits(Data(name=f"yolo:{folder}")).splits.values():
+    for split in read_splits(yolo_format.LAYOUTS, Data(name=f"yolo:{folder}"), folder).splits.values():
         annotated(split)
 
 
 def archive(name):
     def read(content, folder):
         (folder / name).write_bytes(content)
-        with prepare._archive(folder / name) as (names, read_member):
-            train, test, classes = prepare._split_names(names, name)
+        with packed._archive(folder / name) as (names, read_member):
+            train, test, classes = packed._split_names(names, name)
             assert len(classes) > 1
             for files in (train, test):
-                for _, found in prepare._labelled(files, read_member, "").files:
+                for _, found in packed._labelled(files, read_member, "").files:
                     assert isinstance(found, bytes)
         assert [path.name for path in folder.iterdir()] == [name]
 
