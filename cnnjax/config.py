@@ -112,42 +112,55 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Random changes of training examples, in the order of the fields. Zero, or false, is off."""
+    """Random changes of training examples, in the order of the fields. Zero, or false, is off.
 
+    Boxes, points and masks follow the image. What has no meaning with them is refused.
+    """
+
+    mosaic: bool = option(
+        False, "four images of the batch side by side, with the objects of all (Bochkovskiy et al. 2020)"
+    )
     crop: int = option(0, "pad by so many pixels, then crop at random to the old size")
-    crop_fill: str = option("zero", "what the padding holds", ("zero", "reflect"), needs={"augment.crop": ON})
+    crop_fill: str = option(
+        "zero",
+        "what the padding holds: zero (grey, if images are letterboxed), or the image reflected",
+        ("zero", "reflect"),
+        needs={"augment.crop": ON},
+    )
+    random_crop: float = option(
+        0.0, "enlarge a random window, of at least 1 - random_crop of the area, to the whole image", below=1
+    )
     flip: str = option(
         "none",
         "horizontal flip: random, or alternating from epoch to epoch",
         ("none", "random", "alternating"),
     )
-    rotate: float = option(0.0, "rotation by up to so many degrees")
+    flip_vertical: bool = option(False, "flip top and bottom at random")
+    rotate: float = option(0.0, "rotation by up to so many degrees; a box becomes that around the turned box")
     scale: float = option(0.0, "zoom by a factor from 1 - scale to 1 + scale", below=1)
     translate: float = option(0.0, "shift by up to this share of the size")
-    shear: float = option(0.0, "shear by up to so many degrees")
+    shear: float = option(0.0, "shear by up to so many degrees", below=90)
     elastic: float = option(
         0.0,
-        "elastic distortion (Simard et al. 2003): factor alpha, 34 in the paper; 0.16 * alpha / sigma pixels",
+        "elastic distortion (Simard et al. 2003): factor alpha, 34 in the paper; 0.16 * alpha / sigma pixels; not with boxes or points",
     )
     elastic_sigma: float = option(
-        4.0, "elastic distortion: smoothness in pixels (sigma)", needs={"augment.elastic": ON}
+        4.0, "elastic distortion: smoothness in pixels (sigma)", needs={"augment.elastic": ON}, above=0
     )
-    brightness: float = option(0.0, "add up to this share of the full range")
-    contrast: float = option(0.0, "change the contrast by a factor from 1 - contrast to 1 + contrast")
-    flip_vertical: bool = option(False, "flip top and bottom at random")
-    random_crop: float = option(0.0, "enlarge a random window of at least 1 - random_crop of the area")
     hue: float = option(0.0, "turn the hue by up to this share of the circle")
     saturation: float = option(0.0, "change the saturation by a factor of up to 1 + saturation")
     exposure: float = option(0.0, "change the exposure by a factor of up to 1 + exposure")
-    mosaic: bool = option(False, "with boxes: four images side by side (Bochkovskiy et al. 2020)")
+    brightness: float = option(0.0, "add up to this share of the full range")
+    contrast: float = option(0.0, "change the contrast by a factor from 1 - contrast to 1 + contrast")
     cutout: int = option(0, "side in pixels of one square set to the mean (DeVries & Taylor 2017)")
     mixup: float = option(
-        0.0, "alpha of mixup (Zhang et al. 2018); with boxes those of both images count (Zhang et al. 2019)"
+        0.0,
+        "alpha of mixup (Zhang et al. 2018); the boxes of both images count in full (Zhang et al. 2019)",
     )
-    cutmix: float = option(0.0, "alpha of CutMix (Yun et al. 2019)")
+    cutmix: float = option(0.0, "alpha of CutMix (Yun et al. 2019), for labels")
     sizes: tuple[int, ...] = option(
         (),
-        "heights in pixels, of which each batch is resized to one, by turns in random order, with its boxes; widths in proportion; the model must be fully convolutional",
+        "heights in pixels, of which each batch is resized to one, by turns in random order; widths in proportion; the model must be fully convolutional",
     )
 
 

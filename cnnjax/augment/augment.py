@@ -32,10 +32,11 @@ def augment(
       fill: what lies around an image, in 0..255: that with which it was padded when it was read.
 
     Mixup and CutMix add entries (`mixing.mixup`); with mosaic and mixup there are more boxes. Colours are not clipped
-    to 0..255. Raises ConfigError for what `check` refuses, and what images of this shape do not allow.
+    to 0..255. Raises ConfigError for what `check` and `check_images` refuse, and what these entries do not allow.
     """
     check(options, batch)
-    _check_batch(options, batch)
+    check_images(options, batch["image"].shape[1:])
+    _check_entries(options, batch)
     height, width = batch["image"].shape[1:3]
     changed = dict(batch)
     if options.mosaic:
@@ -98,8 +99,9 @@ def check(options: Augment, targets: Collection[str]) -> None:
         refuse("mixup", "it needs labels or boxes, and there are none")
 
 
-def _check_batch(options: Augment, batch: Batch) -> None:
-    height, width, channels = batch["image"].shape[1:]
+def check_images(options: Augment, image_shape: tuple[int, ...]) -> None:
+    """Raises ConfigError for what has no meaning for images [H, W, C]."""
+    height, width, channels = image_shape
     if options.crop and options.crop_fill == "reflect" and options.crop >= min(height, width):
         raise ConfigError(
             f"augment.crop={options.crop}: {height}x{width} pixels cannot be reflected so far; less than "
@@ -108,6 +110,9 @@ def _check_batch(options: Augment, batch: Batch) -> None:
     for name in ("hue", "saturation"):
         if getattr(options, name) and channels != 3:
             raise ConfigError(f"augment.{name}: images of {channels} channel(s) have no {name}")
+
+
+def _check_entries(options: Augment, batch: Batch) -> None:
     for name in ("flip", "flip_vertical"):
         if getattr(options, name) not in ("none", False) and "points" in batch and "flip_points" not in batch:
             raise ConfigError(

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cnnjax import config
+from cnnjax.augment.augment import check_images
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data import identity, labels
 from cnnjax.data.dataset import Dataset
@@ -101,6 +102,7 @@ def make_plan(experiment: Experiment, workdir: Workdir, data_dir: str | None, gi
     if workdir.has_run():
         refusals.refuse_another_experiment(workdir, experiment)
     image_shape = dataset.train["image"].shape[1:]
+    check_images(experiment.augment, image_shape)
     num_steps = config.total_steps(experiment.train, len(dataset.train["image"]), experiment.data.batch_size)
     return Plan(
         experiment=experiment,
