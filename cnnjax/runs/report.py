@@ -52,10 +52,10 @@ def write(
 
 def _filters_and_maps(network: Network, image: np.ndarray) -> list[Picture]:
     """The learned filters of the first convolution and what the first layer makes of one image, if it has any."""
-    layer = next((name for name, shape in network.layers().items() if len(shape) == 3), None)
     try:
+        layer = next((name for name, shape in network.layers().items() if len(shape) == 3), None)
         filters = filter_pictures.first_filters(network)
-    except ConfigError:
+    except ConfigError:  # no convolution, or a model of somebody else that names no stages
         return []
     shown = [(255 * one).astype(np.uint8) for one in filters[:32]]
     height, width, channels = filters.shape[1:]
