@@ -35,8 +35,9 @@ class Bright(cj.Task):
 x = np.random.default_rng(0).integers(0, 256, (512, 4, 4, 1), np.uint8)
 y = (x.mean(axis=(1, 2, 3)) > 127).astype(np.int32)
 mine = dict(data=cj.Dataset.of_arrays(x, y, x[:100], y[:100]), model=Mine(), task=Bright())
-run = cj.train(cj.Experiment(train=cj.Train(epochs=10)), "run", **mine)
-run = cj.train(cj.Experiment(train=cj.Train(epochs=20)), "run", **mine)
+quick = cj.Optimizer(learning_rate=0.05)
+run = cj.train(cj.Experiment(optimizer=quick, train=cj.Train(epochs=10)), "run", **mine)
+run = cj.train(cj.Experiment(optimizer=quick, train=cj.Train(epochs=20)), "run", **mine)
 print(run.step, run.metrics["accuracy"], run.evaluate().mean["accuracy"], run.predict([x[0]])[0].to_json())
 """
 
