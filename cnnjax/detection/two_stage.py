@@ -230,7 +230,7 @@ def _box_error(
     # Elsewhere both are the same box with an inside, so that no NaN can come from there.
     unit = jnp.asarray([0, 0, 1, 1], real.dtype)[None, None]
     real, around = jnp.where(care, real, unit), jnp.where(care, around, unit)
-    error = optax.huber_loss(deltas, box_to_deltas(real, around, weights), BETA) / BETA
+    error = optax.huber_loss(deltas, box_to_deltas(real, around, weights), delta=BETA) / BETA
     return jnp.sum(jnp.where(care, error, 0), axis=(1, 2))
 
 
