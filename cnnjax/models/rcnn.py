@@ -48,8 +48,8 @@ class RegionProposals(nn.Module):
         objectness = layer(self.anchors, 1, padding=0, name="objectness")
         deltas = layer(4 * self.anchors, 1, padding=0, name="deltas")
         seen = [nn.relu(shared(level)) for level in levels]
-        logits = [objectness(x).reshape(len(x), -1).astype(jnp.float32) for x in seen]
-        return logits, [deltas(x).reshape(len(x), -1, 4).astype(jnp.float32) for x in seen]
+        logits = [objectness(x).reshape(x.shape[0], -1).astype(jnp.float32) for x in seen]
+        return logits, [deltas(x).reshape(x.shape[0], -1, 4).astype(jnp.float32) for x in seen]
 
 
 class BoxHead(nn.Module):
@@ -66,7 +66,7 @@ class BoxHead(nn.Module):
         last = partial(nn.Dense, dtype=self.dtype)
         logits = last(self.outputs, kernel_init=_normal(0.01), name="classes")(x)
         deltas = last(4 * self.outputs, kernel_init=_normal(0.001), name="deltas")(x)
-        return logits.astype(jnp.float32), deltas.reshape(len(x), -1, 4).astype(jnp.float32)
+        return logits.astype(jnp.float32), deltas.reshape(x.shape[0], -1, 4).astype(jnp.float32)
 
 
 class MaskHead(nn.Module):
@@ -151,7 +151,7 @@ class RCNN(nn.Module):
         settings = settings or self.settings
         frame = (x.shape[1], x.shape[2])
         if sizes is None:
-            sizes = jnp.broadcast_to(jnp.asarray(frame, jnp.float32), (len(x), 2))
+            sizes = jnp.broadcast_to(jnp.asarray(frame, jnp.float32), (x.shape[0], 2))
         found = Trunk(self.trunk(num_outputs=None, dtype=self.dtype, parent=None), name="trunk")(x, train)
         maps = [found[name] for name in self.stages]
         _check_frame(frame, maps)
