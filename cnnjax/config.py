@@ -51,6 +51,7 @@ class Data:
     resize_short: int = option(0, "with resize=crop: the short side before the crop; 0 means image_size")
     image_width: int = option(0, "with boxes: width of the frame, where it is not image_size too")
     objects: int = option(4, "shapes and digit_scenes: most objects in an image")
+    masks: bool = option(False, "shapes and digit_scenes: with the masks of the objects")
     keep: tuple[str, ...] = option((), "voc, coco, yolo: read objects of these classes only; empty: of all")
     split: str = option(
         "",

@@ -74,7 +74,7 @@ class BoxDetection(Task):
     def pictures(self, predictions: Mapping[str, np.ndarray], split: Split) -> "list[Picture]":
         """Precision over recall, confusions, kinds of errors, and examples with real and found boxes."""
         from cnnjax.drawing import figures
-        from cnnjax.drawing.results import boxes_of
+        from cnnjax.drawing.results import boxes_of, with_masks
 
         truths, found = self._in_originals(predictions, split)
         result = coco_evaluate(truths, found, len(self.classes))
@@ -83,10 +83,11 @@ class BoxDetection(Task):
         images, texts = [], []
         for i in range(min(12, len(truths))):
             prediction = {name: values[i] for name, values in predictions.items()}
-            drawn = boxes_of(self.result(prediction, split["image"][i].shape))
+            said = self.result(prediction, split["image"][i].shape)
+            drawn = boxes_of(said)
             boxes = split["boxes"][i][split["valid"][i]]
             both = figures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
-            images.append(figures.draw_boxes(split["image"][i], both))
+            images.append(figures.draw_boxes(with_masks(split["image"][i], said), both))
             texts.append(f"{len(boxes)} objects, {len(drawn.boxes)} found")
         caption = f"White: real boxes. Colour: boxes found with a score of {self.shown_score:.2f} or more."
         return [
