@@ -208,6 +208,9 @@ class Optimizer:
         "adamw", "Muon: update rule of everything but convolution kernels", ("adamw", "sgd")
     )
     muon_rest_momentum: float = option(0.9, "Muon: momentum, or b1, of that rule", below=1)
+    freeze: tuple[str, ...] = option(
+        (), "starts of paths of parameters that stay as they are, such as trunk/model/conv1"
+    )
     clip_norm: float = option(0.0, "clip gradients to this global norm; 0 is off")
     ema: float = option(
         0.0, "decay of an exponential moving average of the weights, used in evaluation; 0 is off", below=1
