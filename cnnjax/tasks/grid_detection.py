@@ -29,7 +29,7 @@ class GridDetection(BoxDetection):
 
         Raises ConfigError if the model's output is no grid, or similar classes are none of the classes.
         """
-        model = create_model(experiment.model.name, 1, options=experiment.model.options)
+        model = create_model(experiment.model.name, 2, options=experiment.model.options)
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         output = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], image)
         if getattr(output, "ndim", 0) != 4:
