@@ -1,20 +1,11 @@
-"""Masks of objects: what a mask head learns and says about a box, and whole images, as bits or as COCO's RLE.
-
-Images of masks are [H, W]; what lies in a box is a square of fixed size, stretched over that box.
-"""
+"""What a mask head learns and says about a box: a square of fixed size, stretched over that box."""
 
 import math
-import warnings
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from pycocotools import mask as coco_mask
-
-RLE = dict[str, Any]  # {"size": [height, width], "counts": text}, as in COCO's files
 
 CHUNK = 8  # masks of whole images that are looked at at a time: they may be large
 
@@ -94,35 +85,3 @@ def paste_masks(
     for i, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
         pasted[i] = paste_mask(mask, box, height, width) >= threshold
     return pasted
-
-
-def mask_to_rle(mask: np.ndarray) -> RLE:
-    """bool [H, W] as COCO's run-length code, which JSON can hold."""
-    code = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
-
-
-def rle_to_mask(rle: RLE) -> np.ndarray:
-    """Undoes `mask_to_rle`; counts may also be the list of numbers of COCO's crowd regions."""
-    return _decoded(_compressed(rle))
-
-
-def rle_area(rle: RLE) -> int:
-    """Pixels of the mask."""
-    return int(coco_mask.area(_compressed(rle)))
-
-
-def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
-    """The pixels of polygons [x1, y1, x2, y2, ...], of one object, as COCO counts them: bool [height, width]."""
-    codes = coco_mask.frPyObjects([list(polygon) for polygon in polygons], height, width)
-    return _decoded(coco_mask.merge(codes))
-
-
-def _decoded(rle: RLE) -> np.ndarray:
-    with warnings.catch_warnings():  # pycocotools 2.0.11 hands NumPy 2 its arrays in an old way
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return coco_mask.decode(rle).astype(bool)
-
-
-def _compressed(rle: RLE) -> RLE:
-    return coco_mask.frPyObjects(rle, *rle["size"]) if isinstance(rle["counts"], list) else rle

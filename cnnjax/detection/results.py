@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask
 
-from cnnjax.detection.masks import RLE
+from cnnjax.detection.rle import RLE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ImageColor
 
-from cnnjax.detection.masks import rle_to_mask
+from cnnjax.detection.rle import rle_to_mask
 from cnnjax.drawing.figures import Boxes, draw_boxes
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax.detection.masks import RLE, rle_area
+from cnnjax.detection.rle import RLE, rle_area
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,9 @@ from jax import Array
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.detection import two_stage
 from cnnjax.detection.judge.coco import coco_evaluate
-from cnnjax.detection.masks import RLE, mask_to_rle, paste_masks
+from cnnjax.detection.masks import paste_masks
 from cnnjax.detection.results import Detections, Truth
+from cnnjax.detection.rle import RLE, mask_to_rle
 from cnnjax.detection.two_stage import Training, Truths, TwoStage
 from cnnjax.models import create_model
 from cnnjax.models.rcnn import RCNN

@@ -8,8 +8,8 @@ from pycocotools.cocoeval import COCOeval
 
 from cnnjax.detection.judge.coco import coco_evaluate, coco_evaluate_files
 from cnnjax.detection.judge.voc import voc_evaluate
-from cnnjax.detection.masks import mask_to_rle, polygons_to_mask, rle_to_mask
 from cnnjax.detection.results import Detections, Truth
+from cnnjax.detection.rle import mask_to_rle, polygons_to_mask, rle_to_mask
 
 # pycocotools 2.0.11 and faster-coco-eval 1.8.0 on the files of cocoapi.
 TABLES = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from cnnjax.detection import masks
+from cnnjax.detection import masks, rle
 
 ONES = np.zeros((28, 28), np.float32)
 ONES[7:21, 7:21] = 1  # rows and columns 7 to 20
@@ -84,18 +84,18 @@ def test_targets_are_their_definition_for_boxes_of_all_sizes():
 def test_runs_are_those_of_coco_there_and_back():
     rng = np.random.default_rng(0)
     mask = rng.random((9, 13)) < 0.3
-    code = json.loads(json.dumps(masks.mask_to_rle(mask)))
+    code = json.loads(json.dumps(rle.mask_to_rle(mask)))
     assert code["size"] == [9, 13]
-    assert_array_equal(masks.rle_to_mask(code), mask)
-    assert masks.rle_area(code) == mask.sum()
+    assert_array_equal(rle.rle_to_mask(code), mask)
+    assert rle.rle_area(code) == mask.sum()
     # By hand: runs down the columns, beginning with zeros.
     crowd = {"size": [2, 3], "counts": [1, 2, 3]}
-    assert_array_equal(masks.rle_to_mask(crowd), [[False, True, False], [True, False, False]])
-    assert masks.rle_area(crowd) == 2
+    assert_array_equal(rle.rle_to_mask(crowd), [[False, True, False], [True, False, False]])
+    assert rle.rle_area(crowd) == 2
 
 
 def test_polygons_fill_what_they_surround():
-    mask = masks.polygons_to_mask([[1, 1, 5, 1, 5, 4, 1, 4], [8, 0, 10, 0, 10, 2, 8, 2]], 6, 12)
+    mask = rle.polygons_to_mask([[1, 1, 5, 1, 5, 4, 1, 4], [8, 0, 10, 0, 10, 2, 8, 2]], 6, 12)
     expected = np.zeros((6, 12), bool)
     expected[1:4, 1:5], expected[0:2, 8:10] = True, True
     assert_array_equal(mask, expected)

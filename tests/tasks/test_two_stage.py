@@ -11,7 +11,7 @@ from PIL import Image
 
 from cnnjax.config import ConfigError, replace
 from cnnjax.data.synthetic.scenes import grid_scenes
-from cnnjax.detection.masks import rle_to_mask
+from cnnjax.detection.rle import rle_to_mask
 from cnnjax.drawing.results import draw
 from cnnjax.runtime import sharding
 from cnnjax.tasks import make_task

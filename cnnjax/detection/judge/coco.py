@@ -14,8 +14,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cnnjax.detection.masks import RLE, rle_area
 from cnnjax.detection.results import Detections, Truth, check_same_images
+from cnnjax.detection.rle import RLE, rle_area
 
 AREAS = ("all", "small", "medium", "large")  # below 32^2 pixels, below 96^2, above
 
