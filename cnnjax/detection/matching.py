@@ -1,12 +1,14 @@
 """Which object, if any, an anchor or a proposal is to find."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from cnnjax.detection.boxes import iou, pairwise
+from cnnjax.detection.boxes import iou
 
 BACKGROUND = -1
 BETWEEN = -2  # neither an object nor background: takes no part in training
+CHUNK = 8  # objects
 
 
 def match(overlaps: Array, valid: Array, high: float, low: float, low_quality: bool = False) -> Array:
@@ -32,4 +34,6 @@ def match_boxes(
     truths: Array, valid: Array, candidates: Array, high: float, low: float, low_quality: bool = False
 ) -> Array:
     """`match` by the IoU of boxes [M, 4] and [N, 4], xyxy."""
-    return match(pairwise(iou, truths, candidates), valid, high, low, low_quality)
+    # A few objects at a time: the coordinates of all pairs may take gigabytes.
+    overlaps = jax.lax.map(lambda box: iou(box[None], candidates), truths, batch_size=CHUNK)
+    return match(overlaps, valid, high, low, low_quality)
