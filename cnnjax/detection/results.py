@@ -44,6 +44,13 @@ class Truth:
         """[n]: difficult or crowd."""
         return self.difficult | self.crowd  # type: ignore[operator]  # filled in above
 
+    def where(self, chosen: np.ndarray) -> "Truth":
+        """The objects that `chosen`, bool [n], is true for."""
+        arrays = {
+            name: getattr(self, name)[chosen] for name in ("boxes", "classes", "difficult", "crowd", "area")
+        }
+        return Truth(**arrays, masks=_chosen(self.masks, chosen))
+
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
@@ -67,8 +74,12 @@ class Detections:
 
     def of_class(self, index: int) -> "Detections":
         chosen = self.classes == index
-        masks = None if self.masks is None else [self.masks[i] for i in np.flatnonzero(chosen).tolist()]
+        masks = _chosen(self.masks, chosen)
         return Detections(self.boxes[chosen], self.scores[chosen], self.classes[chosen], masks)
+
+
+def _chosen(masks: Sequence[RLE] | None, chosen: np.ndarray) -> list[RLE] | None:
+    return None if masks is None else [masks[i] for i in np.flatnonzero(chosen).tolist()]
 
 
 def _check_masks(masks: Sequence[RLE] | None, count: int) -> None:

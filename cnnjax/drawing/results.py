@@ -49,10 +49,12 @@ def with_masks(image: np.ndarray, result: "Result") -> np.ndarray:
 
 
 def boxes_of(result: "Result") -> Boxes:
-    """The boxes of a result, in the colours of their classes."""
+    """The boxes of a result, in the colours of their classes, the best last: it is drawn over the others."""
     assert result.boxes is not None and result.scores is not None and result.labels is not None
-    numbers = result.labels.tolist()
+    order = np.argsort(result.scores, kind="stable")
+    numbers = result.labels[order].tolist()
     labels = [
-        f"{result.classes[i]} {100 * score:.0f}" for i, score in zip(numbers, result.scores, strict=True)
+        f"{result.classes[i]} {100 * score:.0f}"
+        for i, score in zip(numbers, result.scores[order], strict=True)
     ]
-    return Boxes(result.boxes, labels, [COLOURS[i % len(COLOURS)] for i in numbers])
+    return Boxes(result.boxes[order], labels, [COLOURS[i % len(COLOURS)] for i in numbers])
