@@ -25,6 +25,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         cifar10.cifar10_airbench96,
         detection.digits_localization,
         detection.scenes_grid,
+        detection.scenes_maskrcnn,
         detection.bccd_localization,
         detection.bccd_grid,
         detection.coco128_overfit,

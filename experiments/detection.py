@@ -126,3 +126,29 @@ def scenes_grid() -> Experiment:
         optimizer=Optimizer(name="adamw", learning_rate=3e-3, weight_decay=1e-2, warmup=0.05),
         train=Train(epochs=25, evaluate_every=5, checkpoint_every=5),
     )
+
+
+def scenes_maskrcnn() -> Experiment:
+    """Up to four shapes on clutter, each with its box and its mask (Mask R-CNN, 0.9 M parameters).
+
+    python launch.py --experiment=scenes_maskrcnn
+    Expect an AP of 0.85 for boxes and 0.80 for masks on 1,000 held-out scenes (one seed); about ten minutes on two CPU
+    cores.
+    """
+    return Experiment(
+        name="scenes_maskrcnn",
+        task="two_stage",
+        data=Data(name="shapes", objects=4, image_size=128, masks=True, batch_size=8, resize="letterbox"),
+        model=Model(name="maskrcnn_small"),
+        detection=Detection(max_detections=20, shown_score=0.5),
+        optimizer=Optimizer(
+            name="adamw",
+            learning_rate=2e-3,
+            schedule="one_cycle",
+            warmup=0.3,
+            weight_decay=1e-2,
+            clip_norm=5.0,
+        ),
+        train=Train(steps=1200, evaluate_every=0, checkpoint_every=1),
+        evaluate=Evaluate(batch_size=20),
+    )

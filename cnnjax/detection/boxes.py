@@ -88,28 +88,6 @@ def pairwise(measure: Callable[[Array, Array], Array], a: Array, b: Array) -> Ar
     return measure(a[..., :, None, :], b[..., None, :, :])
 
 
-DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of Fast R-CNN's x, y, width, height
-_LARGEST_GROWTH = math.log(1000 / 16)  # of a side by one step; keeps exp finite
-
-
-def box_to_deltas(boxes: Array, anchors: Array, weights: tuple[float, ...] = DELTA_WEIGHTS) -> Array:
-    """What moves and scales `anchors` [..., 4] into `boxes` [..., 4]: weighted (dx / w, dy / h, log dw, log dh) of
-    centres and sizes (Girshick et al. 2014, appendix C). Boxes need an inside."""
-    a, b = box_xyxy_to_cxcywh(anchors), box_xyxy_to_cxcywh(boxes)
-    moved = (b[..., :2] - a[..., :2]) / a[..., 2:]
-    scale = jnp.asarray(weights, boxes.dtype).reshape((1,) * (boxes.ndim - 1) + (4,))
-    return jnp.concatenate([moved, jnp.log(b[..., 2:] / a[..., 2:])], axis=-1) * scale
-
-
-def box_from_deltas(deltas: Array, anchors: Array, weights: tuple[float, ...] = DELTA_WEIGHTS) -> Array:
-    """Undoes `box_to_deltas`; a side grows by a factor of 62.5 at most."""
-    a = box_xyxy_to_cxcywh(anchors)
-    scaled = deltas / jnp.asarray(weights, deltas.dtype).reshape((1,) * (deltas.ndim - 1) + (4,))
-    centre = a[..., :2] + scaled[..., :2] * a[..., 2:]
-    sides = a[..., 2:] * jnp.exp(jnp.minimum(scaled[..., 2:], _LARGEST_GROWTH))
-    return box_cxcywh_to_xyxy(jnp.concatenate([centre, sides], axis=-1))
-
-
 class Letterbox(NamedTuple):
     """How an image was scaled and padded into a frame: x_frame = x * scale_x + left, and so for y."""
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask
 
+from cnnjax.detection.rle import RLE
+
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
@@ -13,7 +15,7 @@ class Truth:
 
     boxes [n, 4] xyxy pixels; classes [n] from 0. `difficult` and `crowd` objects count neither as found nor as
     missed; a crowd region may take any number of detections. `area` in pixels decides COCO's small, medium and
-    large; without it, the box's.
+    large; without it, the box's. `masks`: of each object, in the size of the image, where masks are judged.
     """
 
     boxes: np.ndarray
@@ -21,6 +23,7 @@ class Truth:
     difficult: np.ndarray | None = None
     crowd: np.ndarray | None = None
     area: np.ndarray | None = None
+    masks: Sequence[RLE] | None = None
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes, np.float64).reshape(-1, 4)
@@ -34,20 +37,30 @@ class Truth:
             if len(value) != len(boxes):
                 raise ValueError(f"{len(boxes)} boxes but {len(value)} values of {name}")
             object.__setattr__(self, name, value)
+        _check_masks(self.masks, len(boxes))
 
     @property
     def ignored(self) -> np.ndarray:
         """[n]: difficult or crowd."""
         return self.difficult | self.crowd  # type: ignore[operator]  # filled in above
 
+    def where(self, chosen: np.ndarray) -> "Truth":
+        """The objects that `chosen`, bool [n], is true for."""
+        arrays = {
+            name: getattr(self, name)[chosen] for name in ("boxes", "classes", "difficult", "crowd", "area")
+        }
+        return Truth(**arrays, masks=_chosen(self.masks, chosen))
+
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-    """What was found in one image: boxes [n, 4] xyxy pixels, scores [n], classes [n] from 0."""
+    """What was found in one image: boxes [n, 4] xyxy pixels, scores [n], classes [n] from 0, and perhaps masks in the
+    size of the image."""
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    masks: Sequence[RLE] | None = None
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes, np.float64).reshape(-1, 4)
@@ -57,10 +70,21 @@ class Detections:
         object.__setattr__(self, "classes", classes.reshape(-1))
         if not len(boxes) == self.scores.size == self.classes.size:
             raise ValueError(f"{len(boxes)} boxes, {scores.size} scores and {classes.size} classes")
+        _check_masks(self.masks, len(boxes))
 
     def of_class(self, index: int) -> "Detections":
         chosen = self.classes == index
-        return Detections(self.boxes[chosen], self.scores[chosen], self.classes[chosen])
+        masks = _chosen(self.masks, chosen)
+        return Detections(self.boxes[chosen], self.scores[chosen], self.classes[chosen], masks)
+
+
+def _chosen(masks: Sequence[RLE] | None, chosen: np.ndarray) -> list[RLE] | None:
+    return None if masks is None else [masks[i] for i in np.flatnonzero(chosen).tolist()]
+
+
+def _check_masks(masks: Sequence[RLE] | None, count: int) -> None:
+    if masks is not None and len(masks) != count:
+        raise ValueError(f"{count} boxes but {len(masks)} masks")
 
 
 def unpad(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, counts: np.ndarray) -> list[Detections]:

@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import ImageColor
 
+from cnnjax.detection.rle import rle_to_mask
 from cnnjax.drawing.figures import Boxes, draw_boxes
 
 if TYPE_CHECKING:
@@ -24,15 +26,35 @@ def draw(image: np.ndarray, result: "Result", name: str = "") -> tuple[np.ndarra
         boxes = boxes_of(result)
         share = np.array([image.shape[1] / result.width, image.shape[0] / result.height] * 2)
         smaller = Boxes(boxes.boxes * share[None], boxes.labels, boxes.colours)
-        return draw_boxes(image, smaller), f"{name}\n{len(result.boxes)} found"
+        return draw_boxes(with_masks(image, result), smaller), f"{name}\n{len(result.boxes)} found"
     return image, name
 
 
+def with_masks(image: np.ndarray, result: "Result") -> np.ndarray:
+    """A copy of the image, uint8 [H, W, 3], with the masks of a result laid over it, half transparent, in the colours of
+    their classes and the best on top; the image itself without masks. It may be smaller than that of the result."""
+    if result.masks is None:
+        return image
+    assert result.labels is not None
+    shown = np.broadcast_to(image, (*image.shape[:2], 3)).astype(np.float32)
+    rows, columns = (
+        (np.arange(side) * whole) // side
+        for side, whole in zip(image.shape[:2], (result.height, result.width), strict=True)
+    )
+    for mask, label in reversed(list(zip(result.masks, result.labels.tolist(), strict=True))):
+        inside = rle_to_mask(mask)[rows][:, columns]
+        colour = np.asarray(ImageColor.getrgb(COLOURS[label % len(COLOURS)]), np.float32)
+        shown[inside] = (shown[inside] + colour) / 2
+    return shown.astype(np.uint8)
+
+
 def boxes_of(result: "Result") -> Boxes:
-    """The boxes of a result, in the colours of their classes."""
+    """The boxes of a result, in the colours of their classes, the best last: it is drawn over the others."""
     assert result.boxes is not None and result.scores is not None and result.labels is not None
-    numbers = result.labels.tolist()
+    order = np.argsort(result.scores, kind="stable")
+    numbers = result.labels[order].tolist()
     labels = [
-        f"{result.classes[i]} {100 * score:.0f}" for i, score in zip(numbers, result.scores, strict=True)
+        f"{result.classes[i]} {100 * score:.0f}"
+        for i, score in zip(numbers, result.scores[order], strict=True)
     ]
-    return Boxes(result.boxes, labels, [COLOURS[i % len(COLOURS)] for i in numbers])
+    return Boxes(result.boxes[order], labels, [COLOURS[i % len(COLOURS)] for i in numbers])

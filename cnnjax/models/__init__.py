@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cnnjax.config import ConfigError
-from cnnjax.models import allconv, densenet, googlenet, mcdnn, resnet, vgg
+from cnnjax.models import allconv, densenet, googlenet, mcdnn, rcnn, resnet, vgg
 from cnnjax.models.airbench import Airbench
 from cnnjax.models.alexnet import AlexNet, AlexNetOneTower, ZFNet
 from cnnjax.models.allconv import AllCNN, NetworkInNetwork
@@ -33,6 +33,7 @@ from cnnjax.models.grid import GridNet, Localizer, SlidingWindow, YoloV1
 from cnnjax.models.layers import Trunk, batch_norm
 from cnnjax.models.mcdnn import Column
 from cnnjax.models.preact_resnet import PreActResNet, cifar_preact_resnet
+from cnnjax.models.rcnn import RCNN, resnet_rcnn
 from cnnjax.models.resnet import BasicBlock, Bottleneck, ResNet
 from cnnjax.models.resnet_cifar import CifarResNet
 from cnnjax.models.senet import SENet
@@ -124,6 +125,17 @@ MODELS: dict[str, Callable[..., Model]] = {
     "localizer": Localizer,
     "grid32": partial(GridNet, widths=(16, 32, 64, 128, 256), blocks=(0, 1, 2, 2, 1)),
     "yolov1": YoloV1,
+    # Two-stage detectors; those of COCO_V1 fit the first published weights, whose batch norm has no epsilon
+    "fasterrcnn_resnet50_fpn": resnet_rcnn,
+    "fasterrcnn_resnet50_fpn_coco_v1": partial(resnet_rcnn, epsilon=0.0),
+    "fasterrcnn_resnet101_fpn": partial(resnet_rcnn, resnet.RESNET101),
+    "maskrcnn_resnet50_fpn": partial(resnet_rcnn, **rcnn.MASKS),
+    "maskrcnn_resnet50_fpn_coco_v1": partial(resnet_rcnn, epsilon=0.0, **rcnn.MASKS),
+    "maskrcnn_resnet101_fpn": partial(resnet_rcnn, resnet.RESNET101, **rcnn.MASKS),
+    "keypointrcnn_resnet50_fpn": partial(resnet_rcnn, **rcnn.KEYPOINTS),
+    "keypointrcnn_resnet50_fpn_coco_v1": partial(resnet_rcnn, epsilon=0.0, **rcnn.KEYPOINTS),
+    "keypointrcnn_resnet101_fpn": partial(resnet_rcnn, resnet.RESNET101, **rcnn.KEYPOINTS),
+    "maskrcnn_small": partial(RCNN, **rcnn.SMALL),
     # Pre-activation ResNets and wide ResNets
     "preact_resnet18": partial(PreActResNet, stage_sizes=resnet.RESNET18),
     "preact_resnet34": partial(PreActResNet, stage_sizes=resnet.RESNET34),

@@ -220,6 +220,32 @@ def batch_norm(train: bool, **kwargs: Any) -> nn.Module:
     return BatchNorm(use_running_average=not train, **{"momentum": 0.9, "epsilon": 1e-5, **kwargs})
 
 
+class FrozenBatchNorm(nn.Module):
+    """Batch normalization with constants only, [N, ..., C]: scale, bias, mean and var are all in "batch_stats".
+
+    For networks that start from published weights and see a few images at a time.
+    """
+
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        start = {"scale": jnp.ones, "bias": jnp.zeros, "mean": jnp.zeros, "var": jnp.ones}
+        value = {
+            name: self.variable("batch_stats", name, of, x.shape[-1:]).value for name, of in start.items()
+        }
+        factor = lax.rsqrt(value["var"] + self.epsilon) * value["scale"]
+        return normalization.normalize(x.astype(jnp.float32), value["mean"], factor, value["bias"]).astype(
+            x.dtype
+        )
+
+
+def frozen_batch_norm(train: bool, **kwargs: Any) -> nn.Module:
+    """`FrozenBatchNorm` for models that take a `norm`; it is the same in training."""
+    return FrozenBatchNorm(**kwargs)
+
+
 def _pairs(padding: Padding) -> str | tuple[tuple[int, int], tuple[int, int]]:
     return ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
 

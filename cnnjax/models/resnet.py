@@ -5,7 +5,7 @@ from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from cnnjax.models.layers import (
     Activation,
@@ -86,7 +86,8 @@ class ResNet(nn.Module):
 
     Stages: conv1, pool1, stage1 to stage4 (conv2_x to conv5_x of the paper), avg_pool, logits, and inside
     each block relu1, relu2 and sum: block3_1/sum is the first block of stage 3. With `small_images`, for
-    CIFAR, the first convolution is 3x3 with stride 1 and there is no pool1.
+    CIFAR, the first convolution is 3x3 with stride 1 and there is no pool1. No gradient reaches the first `frozen` of
+    conv1, stage1, ..., stage4.
     """
 
     num_outputs: int | None = 1000
@@ -94,6 +95,7 @@ class ResNet(nn.Module):
     block: Callable[..., BasicBlock | Bottleneck] = Bottleneck
     width: int = 64
     small_images: bool = False
+    frozen: int = 0
     act: Activation = nn.relu
     norm: Norm = batch_norm
     pool: Pool = max_pool
@@ -106,6 +108,7 @@ class ResNet(nn.Module):
         x = activate(self, "conv1", self.norm(train, name="bn1")(stem(x)))
         if not self.small_images:
             x = stage(self, "pool1", self.pool(x, 3, 2, 1))
+        x = lax.stop_gradient(x) if self.frozen > 0 else x
         for i, blocks in enumerate(self.stage_sizes, start=1):
             for j in range(1, blocks + 1):
                 block = self.block(
@@ -117,6 +120,6 @@ class ResNet(nn.Module):
                     name=f"block{i}_{j}",
                 )
                 x = block(x, train)
-            x = stage(self, f"stage{i}", x)
+            x = stage(self, f"stage{i}", lax.stop_gradient(x) if self.frozen > i else x)
         x = stage(self, "avg_pool", global_avg_pool(x))
         return class_scores(self, x)

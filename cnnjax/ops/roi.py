@@ -3,8 +3,13 @@
 Boxes are xyxy in pixels of the image; `scale` is the size of the features in shares of the image's.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+from cnnjax.detection.boxes import area
 
 Size = tuple[int, int]  # bins: rows, columns
 
@@ -19,20 +24,55 @@ def roi_align(
     not finite stays in the bins that look at it. Raises ValueError for a number of samples that would depend on the
     box, as 0 and -1 mean elsewhere: shapes are static here.
     """
+    one_level = jnp.zeros(len(boxes), jnp.int32)
+    return roi_align_levels([features], boxes, one_level, [scale], size, sampling, aligned)
+
+
+def roi_align_levels(
+    features: Sequence[Array],
+    boxes: Array,
+    levels: Array,
+    scales: Sequence[float],
+    size: Size,
+    sampling: int = 2,
+    aligned: bool = True,
+) -> Array:
+    """`roi_align` of each box in one level of a pyramid: [H_l, W_l, C] of each level, boxes [K, 4] and the number of
+    their level, [K] int32 -> [K, rows, columns, C].
+
+    The pixels of all levels lie in one row, from which each sample is taken once: no level is computed for boxes of
+    another one. `scales`: the size of each level in shares of the image's. Raises ValueError as above.
+    """
     if sampling < 1:
         raise ValueError(f"sampling={sampling}: the number of samples along a bin must be 1 or more")
-    height, width, channels = features.shape
-    rows = _samples(boxes[:, 1] * scale, boxes[:, 3] * scale, size[0], height, sampling, aligned)
-    columns = _samples(boxes[:, 0] * scale, boxes[:, 2] * scale, size[1], width, sampling, aligned)
-    pixels = features.reshape(height * width, channels)
-    total = jnp.zeros((len(boxes), size[0] * sampling, size[1] * sampling, channels), features.dtype)
+    shapes = np.array([level.shape[:2] for level in features], np.int32)
+    starts = np.cumsum([0, *shapes.prod(axis=1)[:-1]]).astype(np.int32)
+    start, height, width = (jnp.asarray(of)[levels] for of in (starts, shapes[:, 0], shapes[:, 1]))
+    inside = boxes * jnp.asarray(scales, boxes.dtype)[levels][:, None]
+    rows = _samples(inside[:, 1], inside[:, 3], size[0], height, sampling, aligned)
+    columns = _samples(inside[:, 0], inside[:, 2], size[1], width, sampling, aligned)
+    channels = features[0].shape[2]
+    pixels = jnp.concatenate([level.reshape(-1, channels) for level in features])
+    total = jnp.zeros((len(boxes), size[0] * sampling, size[1] * sampling, channels), pixels.dtype)
     for row, of_row in rows:
+        first = start[:, None] + row * width[:, None]
         for column, of_column in columns:
             weight = (of_row[:, :, None] * of_column[:, None, :])[..., None]
-            value = pixels[row[:, :, None] * width + column[:, None, :]]
+            value = pixels[first[:, :, None] + column[:, None, :]]
             # A pixel without weight is not looked at, or 0 times infinity would be NaN.
-            total += jnp.where(weight > 0, weight.astype(features.dtype) * value, 0)
+            total += jnp.where(weight > 0, weight.astype(pixels.dtype) * value, 0)
     return jnp.mean(total.reshape(len(boxes), size[0], sampling, size[1], sampling, channels), axis=(2, 4))
+
+
+def roi_levels(boxes: Array, num_levels: int, canonical_size: float = 224.0) -> Array:
+    """The level of a pyramid, whose first one has stride 4, for each box [..., 4], int32 from 0.
+
+    A box of the area of a square of `canonical_size` belongs to the level of stride 16, one of twice the sides to the
+    next; smaller and larger ones than there are levels for to the first and last (Lin et al. 2017, equation 1).
+    """
+    # Counted from level 4, as in the paper: how a size just below a power of two is rounded depends on that.
+    level = jnp.floor(4 + jnp.log2(jnp.sqrt(area(boxes)) / canonical_size) + 1e-6)
+    return jnp.clip(level - 2, 0, num_levels - 1).astype(jnp.int32)
 
 
 def roi_pool(features: Array, boxes: Array, size: Size, scale: float = 1.0) -> Array:
@@ -48,18 +88,20 @@ def roi_pool(features: Array, boxes: Array, size: Size, scale: float = 1.0) -> A
 
 
 def _samples(
-    low: Array, high: Array, bins: int, length: int, sampling: int, aligned: bool
+    low: Array, high: Array, bins: int, length: Array, sampling: int, aligned: bool
 ) -> list[tuple[Array, Array]]:
-    """The two pixels of an axis beside every sample, [K, bins * sampling], and their weights; 0 outside."""
+    """The two pixels of an axis beside every sample, [K, bins * sampling], and their weights; 0 outside. `length`
+    [K]: of the axis."""
+    end = length.astype(low.dtype)[:, None]
     if aligned:
         low, high = low - 0.5, high - 0.5
     extent = high - low if aligned else jnp.maximum(high - low, 1)
     share = (jnp.arange(bins * sampling, dtype=low.dtype) + 0.5) / (bins * sampling)
     at = low[:, None] + extent[:, None] * share[None]
-    inside = ((at >= -1) & (at <= length)).astype(low.dtype)
-    at = jnp.clip(at, 0, length - 1)
+    inside = ((at >= -1) & (at <= end)).astype(low.dtype)
+    at = jnp.clip(at, 0, end - 1)
     first = jnp.floor(at)
-    second = jnp.minimum(first + 1, length - 1)
+    second = jnp.minimum(first + 1, end - 1)
     return [
         (first.astype(jnp.int32), inside * (1 - (at - first))),
         (second.astype(jnp.int32), inside * (at - first)),

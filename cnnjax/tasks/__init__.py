@@ -6,6 +6,7 @@ from cnnjax.tasks.grid_detection import GridDetection
 from cnnjax.tasks.localization import Localization
 from cnnjax.tasks.result import Result
 from cnnjax.tasks.task import Batch, Judgement, Outputs, Task
+from cnnjax.tasks.two_stage import TwoStageDetection
 
 __all__ = ["TASKS", "Batch", "Judgement", "Outputs", "Result", "Task", "make_task", "task_class"]
 
@@ -16,6 +17,7 @@ TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "localization": Localization,
     "grid_detection": GridDetection,
+    "two_stage": TwoStageDetection,
 }
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from cnnjax.detection.rle import RLE, rle_area
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -13,7 +15,8 @@ class Result:
 
     classes: names; numbers of classes are indices into them.
     top: the most probable classes of the whole image, best first, with their probabilities.
-    boxes: [n, 4] xyxy in pixels, best first, with `scores` [n] and `labels` [n], numbers of classes.
+    boxes: [n, 4] xyxy in pixels, best first, with `scores` [n] and `labels` [n], numbers of classes, and where they are
+    known with `masks`, n of them in the size of the image.
     values: what a task without a form of its own says, as JSON can hold it.
     """
 
@@ -24,10 +27,11 @@ class Result:
     boxes: np.ndarray | None = None
     scores: np.ndarray | None = None
     labels: np.ndarray | None = None
+    masks: Sequence[RLE] | None = None
     values: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As it is written to JSON. Boxes are x, y, width, height, as COCO has them."""
+        """As it is written to JSON. Boxes are x, y, width, height, and masks RLE, as COCO has them."""
         found: dict[str, Any] = dict(self.values or {})
         if self.top is not None:
             top = [{"class": self.classes[label], "probability": p} for label, p in self.top]
@@ -38,7 +42,7 @@ class Result:
 
     def _detections(self) -> list[dict[str, Any]]:
         assert self.boxes is not None and self.scores is not None and self.labels is not None
-        return [
+        boxes = [
             {
                 "category_id": int(label),
                 "category": self.classes[int(label)],
@@ -47,6 +51,9 @@ class Result:
             }
             for (x0, y0, x1, y1), score, label in zip(self.boxes, self.scores, self.labels, strict=True)
         ]
+        if self.masks is None:
+            return boxes
+        return [box | {"segmentation": mask} for box, mask in zip(boxes, self.masks, strict=True)]
 
 
 def to_coco(files: Sequence[str], results: Sequence[Result], classes: Sequence[str]) -> dict[str, Any]:
@@ -59,6 +66,9 @@ def to_coco(files: Sequence[str], results: Sequence[Result], classes: Sequence[s
             annotation = {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0}
             annotation |= {"category_id": found["category_id"] + 1, "bbox": found["bbox"]}
             annotation |= {"area": found["bbox"][2] * found["bbox"][3], "score": found["score"]}
+            if "segmentation" in found:
+                mask = found["segmentation"]
+                annotation |= {"segmentation": mask, "area": rle_area(mask)}
             annotations.append(annotation)
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}

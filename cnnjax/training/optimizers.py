@@ -1,7 +1,8 @@
 """Update rules and learning-rate schedules, composed of optax parts."""
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -97,6 +98,8 @@ def make_optimizer(optimizer: config.Optimizer, total_steps: int) -> optax.Gradi
         parts.append(optax.masked(rate, of_whitening))
     if o.name == "muon" and o.muon_normalize:
         parts.append(normalize_kernels())
+    if o.frozen:  # last: what has no gradient would decay all the same
+        parts.append(optax.masked(optax.set_to_zero(), functools.partial(frozen, o.frozen)))
     transform = optax.chain(*parts)
     if o.accumulate > 1:
         transform = optax.MultiSteps(transform, every_k_schedule=o.accumulate).gradient_transformation()
@@ -117,6 +120,20 @@ def groups(params: Params) -> Params:
 def decayed(params: Params) -> Params:
     """True for parameters that weight decay applies to: kernels, not biases or norms."""
     return jax.tree.map(lambda label: label != "bias", groups(params))
+
+
+def frozen(starts: Sequence[str], params: Params) -> Params:
+    """True for parameters whose path, "trunk/model/conv1/kernel", begins like one of `starts`.
+
+    Raises ConfigError if none does for one of these.
+    """
+    paths = ["/".join(part.key for part in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for start in starts:
+        if not any(path.startswith(start) for path in paths):
+            raise config.ConfigError(f"optimizer.frozen: no parameter's path begins with {start!r}")
+    return jax.tree_util.tree_unflatten(
+        jax.tree_util.tree_structure(params), [path.startswith(tuple(starts)) for path in paths]
+    )
 
 
 def of_whitening(params: Params) -> Params:

@@ -22,6 +22,7 @@ from cnnjax.weights.names import (
     flattened_grids,
     is_pointwise_in_torch,
     keras_names,
+    renamed_since,
     tensorflow_names,
     torch_names,
 )
@@ -234,7 +235,7 @@ def _prepare(tensors: Tensors, kind: str, model: Model, keys: Collection[str]) -
         name = re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name)
         name = name.replace("pre_logits.fc1.", "classifier.0.").replace("pre_logits.fc2.", "classifier.3.")
         name = name.replace("head.fc.", "classifier.6.")
-        renamed[name] = value
+        renamed[renamed_since(model, name)] = value
     return renamed
 
 

@@ -14,6 +14,7 @@ import flax.linen as nn
 from cnnjax.models.alexnet import AlexNetOneTower
 from cnnjax.models.densenet import DenseNet
 from cnnjax.models.googlenet import GoogLeNet
+from cnnjax.models.rcnn import BOX_BINS, RCNN
 from cnnjax.models.resnet import ResNet
 from cnnjax.models.resnet_cifar import CifarResNet
 from cnnjax.models.senet import SENet
@@ -44,6 +45,8 @@ def torch_names(model: nn.Module, layers: Iterable[str]) -> Names | None:
         rename = _senet
     elif isinstance(model, DenseNet) and not model.small_images:
         rename = _densenet
+    elif isinstance(model, RCNN) and getattr(model.trunk, "func", None) is ResNet:
+        rename = _rcnn
     else:
         return None
     return {layer: rename(layer) for layer in layers}
@@ -85,6 +88,8 @@ def flattened_grids(model: nn.Module) -> dict[str, tuple[int, int]]:
         return {"fc6" if model.hidden else "output": (model.grid, model.grid)}
     if isinstance(model, GoogLeNet):
         return {"aux_head1/fc": (4, 4), "aux_head2/fc": (4, 4)}
+    if isinstance(model, RCNN):
+        return {"box_head/fc6": (BOX_BINS, BOX_BINS)}
     return {}
 
 
@@ -131,6 +136,39 @@ def _resnet(layer: str) -> str:
     name = re.sub(r"\bshortcut_bn$", "downsample.1", _block(layer))
     name = re.sub(r"\bshortcut$", "downsample.0", name)
     return "fc" if name == "output" else name
+
+
+_RCNN = {
+    r"trunk/model/(.*)": lambda m: f"backbone.body.{_resnet(m[1])}",
+    r"fpn/(inner|layer)(\d)": lambda m: f"backbone.fpn.{m[1]}_blocks.{int(m[2]) - 1}.0",
+    r"rpn/conv": lambda m: "rpn.head.conv.0.0",
+    r"rpn/objectness": lambda m: "rpn.head.cls_logits",
+    r"rpn/deltas": lambda m: "rpn.head.bbox_pred",
+    r"box_head/(fc\d)": lambda m: f"roi_heads.box_head.{m[1]}",
+    r"box_head/classes": lambda m: "roi_heads.box_predictor.cls_score",
+    r"box_head/deltas": lambda m: "roi_heads.box_predictor.bbox_pred",
+    r"mask_head/conv(\d)": lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0",
+    r"mask_head/deconv": lambda m: "roi_heads.mask_predictor.conv5_mask",
+    r"mask_head/logits": lambda m: "roi_heads.mask_predictor.mask_fcn_logits",
+    r"keypoint_head/conv(\d)": lambda m: f"roi_heads.keypoint_head.{2 * int(m[1]) - 2}",  # a ReLU between
+    r"keypoint_head/deconv": lambda m: "roi_heads.keypoint_predictor.kps_score_lowres",
+}
+
+
+def _rcnn(layer: str) -> str:
+    for pattern, name in _RCNN.items():
+        if match := re.fullmatch(pattern, layer):
+            return name(match)
+    raise ValueError(f"no layer of a two-stage detector: {layer}")
+
+
+def renamed_since(model: nn.Module, name: str) -> str:
+    """A tensor's name in old torch files as newer ones have it: two-stage detectors before torchvision 0.13."""
+    if not isinstance(model, RCNN):
+        return name
+    name = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", name)
+    name = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)
+    return re.sub(r"\.mask_fcn(\d)\.", lambda m: f".{int(m[1]) - 1}.0.", name)
 
 
 def _cifar_resnet(layer: str) -> str:

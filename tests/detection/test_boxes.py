@@ -124,16 +124,6 @@ def test_letterbox_back_returns_the_boxes(height, width):
     assert_allclose(bx.box_from_letterbox(inside, geometry), box, rtol=1e-5, atol=1e-4)
 
 
-def test_deltas_have_the_values_of_torchvision():
-    anchor = jnp.array([[0.0, 0, 40, 40]])
-    deltas = bx.box_to_deltas(jnp.array([[10.0, 10, 50, 70]]), anchor)
-    assert_allclose(deltas, [[2.5, 5, 0, 2.0273256]], rtol=1e-6)
-    assert_allclose(bx.box_from_deltas(deltas, anchor), [[10, 10, 50, 70]], rtol=1e-6)
-    moved = bx.box_from_deltas(jnp.array([[1, -1, 0.5, 0.5]]), anchor)
-    assert_allclose(moved, [[1.8965797, -6.1034203, 46.1034203, 38.1034203]], rtol=1e-6)
-    assert np.all(np.isfinite(bx.box_from_deltas(jnp.full((1, 4), 1e4), anchor)))
-
-
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
 @pytest.mark.parametrize("measure", MEASURES)
 def test_boxes_whose_areas_overflow_have_the_measure_of_smaller_ones(measure, dtype):

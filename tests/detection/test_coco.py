@@ -9,6 +9,7 @@ from pycocotools.cocoeval import COCOeval
 from cnnjax.detection.judge.coco import coco_evaluate, coco_evaluate_files
 from cnnjax.detection.judge.voc import voc_evaluate
 from cnnjax.detection.results import Detections, Truth
+from cnnjax.detection.rle import mask_to_rle, polygons_to_mask, rle_to_mask
 
 # pycocotools 2.0.11 and faster-coco-eval 1.8.0 on the files of cocoapi.
 TABLES = {
@@ -34,27 +35,50 @@ def test_the_coco_table_from_files(shared, kind):
     assert_allclose(np.nanmean(result.class_ap), result.ap, atol=1e-12)
 
 
-def test_the_coco_table_from_arrays(shared):
-    data, results = files(shared, "bbox")
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_the_coco_table_from_arrays(shared, kind):
+    data, results = files(shared, kind)
     classes = {c: i for i, c in enumerate(sorted(c["id"] for c in data["categories"]))}
+    sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
+
+    def mask(row, size):
+        outline = row["segmentation"]
+        return mask_to_rle(polygons_to_mask(outline, *size)) if isinstance(outline, list) else outline
 
     def gather(rows, image):
         rows = [r for r in rows if r["image_id"] == image]
-        boxes = np.array([r["bbox"] for r in rows]).reshape(-1, 4)
+        boxes = np.array([r.get("bbox", [0, 0, 1, 1]) for r in rows], float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        return rows, boxes, [classes[r["category_id"]] for r in rows]
+        masks = [mask(r, sizes[image]) for r in rows] if kind == "segm" else None
+        return rows, boxes, [classes[r["category_id"]] for r in rows], masks
 
     truths, detections = [], []
-    for image in sorted(i["id"] for i in data["images"]):
-        rows, boxes, labels = gather(data["annotations"], image)
-        truths.append(
-            Truth(boxes, labels, crowd=[r["iscrowd"] for r in rows], area=[r["area"] for r in rows])
-        )
-        rows, boxes, labels = gather(results, image)
-        detections.append(Detections(boxes, [r["score"] for r in rows], labels))
-    result = coco_evaluate(truths, detections, len(classes))
-    assert_allclose(list(result.table().values()), TABLES["bbox"], atol=1e-6)
+    for image in sorted(sizes):
+        rows, boxes, labels, masks = gather(data["annotations"], image)
+        crowd, area = [r["iscrowd"] for r in rows], [r["area"] for r in rows]
+        compressed = masks and [mask_to_rle(rle_to_mask(m)) for m in masks]
+        truths.append(Truth(boxes, labels, crowd=crowd, area=area, masks=compressed))
+        rows, boxes, labels, masks = gather(results, image)
+        detections.append(Detections(boxes, [r["score"] for r in rows], labels, masks))
+    result = coco_evaluate(truths, detections, len(classes), kind=kind)
+    assert_allclose(list(result.table().values()), TABLES[kind], atol=1e-6)
     assert result.precision.shape == (10, 101, 80)
+
+
+def test_masks_are_compared_where_boxes_are_the_same():
+    """Half of the object's pixels, in its box: an IoU of 1 for the box, of 1/2 for the mask."""
+    whole, half = np.zeros((2, 20, 20), bool)
+    whole[5:15, 5:15], half[5:15, 5:10] = True, True
+    box = np.array([[5.0, 5, 15, 15]])
+    truth = Truth(box, [0], area=[100], masks=[mask_to_rle(whole)])
+    said = Detections(box, [0.9], [0], [mask_to_rle(half)])
+    assert_allclose(coco_evaluate([truth], [said], 1).ap, 1)
+    assert_allclose(coco_evaluate([truth], [said], 1, kind="segm").ap, 0.1)  # at 0.5 alone
+    assert said.of_class(0).masks == said.masks and said.of_class(1).masks == []
+    with pytest.raises(ValueError, match="masks are to be judged, but there are none"):
+        coco_evaluate([Truth(box, [0])], [said], 1, kind="segm")
+    with pytest.raises(ValueError, match="1 boxes but 0 masks"):
+        Truth(box, [0], masks=[])
 
 
 def evaluate(truth, pairs, **kwargs):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from cnnjax.ops.roi import roi_align, roi_pool
+from cnnjax.ops.roi import roi_align, roi_align_levels, roi_levels, roi_pool
 
 FEATURES = jnp.arange(64, dtype=jnp.float32).reshape(8, 8, 1)
 BOX = jnp.array([[1.0, 1, 5, 5]])
@@ -113,3 +113,38 @@ def test_a_pixel_that_is_not_finite_stays_in_the_boxes_that_see_it(pool, value):
 def test_an_adaptive_number_of_samples_is_refused(sampling):
     with pytest.raises(ValueError, match="must be 1 or more"):
         roi_align(FEATURES, BOX, (2, 2), sampling=sampling)
+
+
+def test_each_box_is_aligned_in_its_own_level():
+    rng = np.random.default_rng(3)
+    shapes, scales = ((12, 16), (6, 8), (3, 4)), (0.25, 0.125, 0.0625)
+    features = [jnp.asarray(rng.normal(size=(*shape, 5)), jnp.float32) for shape in shapes]
+    low = rng.uniform(-8, 40, (24, 2))
+    boxes = jnp.asarray(np.concatenate([low, low + rng.uniform(1, 40, (24, 2))], axis=1), jnp.float32)
+    levels = jnp.arange(24, dtype=jnp.int32) % 3
+
+    def of_levels(features):
+        return roi_align_levels(features, boxes, levels, scales, (3, 2), aligned=False)
+
+    def one_by_one(features):
+        return jnp.stack(
+            [
+                roi_align(features[i % 3], boxes[i : i + 1], (3, 2), scales[i % 3], aligned=False)[0]
+                for i in range(24)
+            ]
+        )
+
+    assert_allclose(jax.jit(of_levels)(features), one_by_one(features), rtol=1e-6, atol=1e-6)
+    wanted = jax.jit(jax.grad(lambda f: jnp.sum(one_by_one(f) ** 2)))(features)
+    for got, want in zip(
+        jax.jit(jax.grad(lambda f: jnp.sum(of_levels(f) ** 2)))(features), wanted, strict=True
+    ):
+        assert_allclose(got, want, atol=1e-5)
+
+
+def test_levels_are_those_of_torchvision():
+    sides = jnp.array([1.0, 111.99, 112, 223.9998, 223.99985, 224, 448, 10000])
+    boxes = jnp.stack([0 * sides, 0 * sides, sides, sides], axis=1)
+    np.testing.assert_array_equal(roi_levels(boxes, 4), [0, 0, 1, 1, 2, 2, 3, 3])
+    padding = jnp.zeros((1, 4))
+    np.testing.assert_array_equal(roi_levels(padding, 4), [0])

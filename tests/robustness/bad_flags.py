@@ -6,6 +6,7 @@ from case import Case, colour, write
 TRAIN = "--train.steps=1 --workdir=new"
 MODEL = "--mode=summarize --model.name"
 DETECT = "--experiment=scenes_grid --train.steps=1 --workdir=new"
+TWO_STAGE = "--experiment=scenes_maskrcnn --data.name=coco:in --train.steps=1 --workdir=new"
 
 
 def trained(name, flags, expect):
@@ -90,6 +91,10 @@ CASES = [
     Case("cutmix_of_boxes", f"{DETECT} --augment.cutmix=1", "augment.cutmix: pieces of pictures have no boxes"),
     Case("elastic_boxes", f"{DETECT} --augment.elastic=30", "augment.elastic: boxes cannot be bent with the picture"),
     Case("model_for_another_task", f"{DETECT} --data.name=coco:in --data.image_size=64 --model.name=lenet5", "model.name='lenet5'", coco()),
+    Case("grid_model_for_two_stages", f"{TWO_STAGE} --data.image_size=64 --model.name=grid8", "model.name='grid8' has no two stages; maskrcnn_small has", coco()),
+    Case("two_stages_for_a_grid", f"{DETECT} --data.name=coco:in --data.image_size=64 --model.name=maskrcnn_small", "model.name='maskrcnn_small' has no grid as output", coco()),
+    Case("frames_that_do_not_divide", f"{TWO_STAGE} --data.image_size=60", "images of 60x60 do not divide into maps of 8x8", coco()),
+    Case("frozen_parameters_that_are_not_there", f"{TWO_STAGE} --data.image_size=64 --optimizer.frozen=backbone", "optimizer.frozen: no parameter's path begins with 'backbone'", coco()),
     trained("grid_model_for_a_classifier", "--model.name=grid_net", "grid"),
     Case("folder_of_no_classes", f"{TRAIN} --data.name=folder:plain", "has no folders of images, one per class", lambda f: (f / "plain").mkdir()),
     Case("evaluate_without_workdir", "--mode=evaluate", "mode=evaluate needs --workdir"),

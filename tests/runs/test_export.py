@@ -34,6 +34,7 @@ SUBJECTS = {
         Experiment(task="grid_detection", model=Model(name="grid8")),
         {"detection.form": "anchors", "detection.anchors": (8.0, 8.0, 20.0, 12.0)},
     ),
+    "two_stage": Experiment(task="two_stage", model=Model(name="maskrcnn_small")),
 }
 FRESH = """
 import sys
@@ -91,7 +92,9 @@ def test_a_fresh_process_without_cnnjax_gives_the_same_answers(tmp_path):
         for key, value in alone[name].items():
             np.testing.assert_array_equal(value, with_cnnjax[name][key], err_msg=f"{name} {key}")
             assert [5, *about["outputs"][key]["shape"][1:]] == list(value.shape)
-            np.testing.assert_allclose(value, predicted[key], rtol=1e-4, atol=1e-4, err_msg=f"{name} {key}")
+            # Boxes of random weights, in pixels, went through the exponentials of two stages.
+            close = {"rtol": 1e-4, "atol": 2e-3 if name == "two_stage" else 1e-4}
+            np.testing.assert_allclose(value, predicted[key], **close, err_msg=f"{name} {key}")
     assert 0 < alone["anchors"]["counts"].min() and alone["anchors"]["boxes"].max() <= 64
 
 
@@ -115,7 +118,7 @@ def test_mode_export_names_what_is_missing(launch, tmp_path):
 
 
 FAMILIES = (
-    "local", "tiny_vgg_bn", "tiny_googlenet_bn", "resnet20", "grid8", "sliding_window",
+    "local", "tiny_vgg_bn", "tiny_googlenet_bn", "resnet20", "grid8", "sliding_window", "maskrcnn_small",
 )  # fmt: skip
 
 
@@ -127,7 +130,9 @@ def test_models_take_a_batch_of_any_size(name):
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, channels)))
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, side, side, channels), jnp.float32)
-    assert jax.eval_shape(model.apply, variables, images).shape[0] == batch
+    assert all(
+        leaf.shape[0] == batch for leaf in jax.tree.leaves(jax.eval_shape(model.apply, variables, images))
+    )
 
 
 def rebuilt(about: dict, photo: Image.Image) -> np.ndarray:

@@ -100,11 +100,8 @@ def keep_classes(annotations: Annotations, names: Sequence[str]) -> Annotations:
     number[[annotations.classes.index(name) for name in names]] = np.arange(len(names))
 
     def kept(image: AnnotatedImage) -> AnnotatedImage:
-        index = number[image.truth.classes]
-        chosen = {
-            field.name: getattr(image.truth, field.name)[index >= 0] for field in dataclasses.fields(Truth)
-        }
-        return dataclasses.replace(image, truth=Truth(**{**chosen, "classes": index[index >= 0]}))
+        truth = image.truth.where(number[image.truth.classes] >= 0)
+        return dataclasses.replace(image, truth=dataclasses.replace(truth, classes=number[truth.classes]))
 
     return dataclasses.replace(annotations, classes=tuple(names), images=tuple(map(kept, annotations.images)))
 

@@ -24,7 +24,14 @@ def read(kind: str, data: Data, _: Path) -> Dataset:
         # One object may be large, several need room beside each other.
         scale = (0.25, 0.7) if data.objects == 1 else (0.2, 0.45)
         drawn = scenes.grid_scenes(
-            jax.random.key(SEEDS[name]), count, data.image_size or 64, data.objects, kind, name, scale
+            jax.random.key(SEEDS[name]),
+            count,
+            data.image_size or 64,
+            data.objects,
+            kind,
+            name,
+            scale,
+            data.masks,
         )
         return Columns({key: np.asarray(value) for key, value in drawn.items()})
 

@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cnnjax.detection.results import Detections, Truth, check_same_images
+from cnnjax.detection.rle import RLE, rle_area
 
 AREAS = ("all", "small", "medium", "large")  # below 32^2 pixels, below 96^2, above
 
@@ -45,12 +46,17 @@ class CocoResult:
 
 
 def coco_evaluate(
-    truths: Sequence[Truth], detections: Sequence[Detections], num_classes: int, max_detections: int = 100
+    truths: Sequence[Truth],
+    detections: Sequence[Detections],
+    num_classes: int,
+    max_detections: int = 100,
+    kind: str = "bbox",
 ) -> CocoResult:
     """COCO's table for boxes given as arrays, one `Truth` and one `Detections` per image.
 
     Difficult objects are ignored as crowd regions are: COCO knows no other way to ignore.
-    `max_detections` per image and class; 100 is COCO's.
+    `max_detections` per image and class; 100 is COCO's. kind: "bbox", or "segm", which compares masks; these must be
+    there then.
     """
     check_same_images(truths, detections)
     real: list[dict[str, Any]] = []
@@ -60,15 +66,18 @@ def coco_evaluate(
             entry = _annotation(len(real) + 1, image, truth.classes[i], box)
             entry["iscrowd"] = int(truth.ignored[i])
             entry["area"] = float(np.asarray(truth.area)[i])
-            real.append(entry)
+            real.append(entry | _segmentation(kind, truth.masks, i))
         for i, box in enumerate(said.boxes):
             entry = _annotation(len(found) + 1, image, said.classes[i], box)
             entry["score"] = float(said.scores[i])
-            found.append(entry)
-    images = [{"id": i + 1} for i in range(len(truths))]
+            found.append(entry | _segmentation(kind, said.masks, i))
+            if kind == "segm":
+                found[-1]["area"] = float(rle_area(found[-1]["segmentation"]))
+    # pycocotools reads the size of an image before it sees that a mask has its own.
+    images = [{"id": i + 1, "height": 0, "width": 0} for i in range(len(truths))]
     categories = [{"id": c + 1, "name": str(c)} for c in range(num_classes)]
     return coco_judge(
-        _index(images, categories, real), _index(images, categories, found), "bbox", max_detections
+        _index(images, categories, real), _index(images, categories, found), kind, max_detections
     )
 
 
@@ -126,6 +135,14 @@ def _annotation(number: int, image: int, class_index: int, box: np.ndarray) -> d
         "area": (x2 - x1) * (y2 - y1),
         "iscrowd": 0,
     }
+
+
+def _segmentation(kind: str, masks: Sequence[RLE] | None, number: int) -> dict[str, RLE]:
+    if kind != "segm":
+        return {}
+    if masks is None:
+        raise ValueError("masks are to be judged, but there are none")
+    return {"segmentation": masks[number]}
 
 
 def _index(images: list[dict], categories: list[dict], annotations: list[dict]) -> COCO:

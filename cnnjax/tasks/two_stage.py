@@ -1,0 +1,141 @@
+"""Several objects per image, proposed first and looked at then; with their masks where the network has such a head."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from cnnjax.config import ConfigError, Experiment
+from cnnjax.detection import two_stage
+from cnnjax.detection.judge.coco import coco_evaluate
+from cnnjax.detection.masks import paste_masks
+from cnnjax.detection.results import Detections, Truth
+from cnnjax.detection.rle import RLE, mask_to_rle
+from cnnjax.detection.two_stage import Training, Truths, TwoStage
+from cnnjax.models import create_model
+from cnnjax.models.rcnn import RCNN
+from cnnjax.tasks.box_detection import BoxDetection, check_similar
+from cnnjax.tasks.metrics import Values
+from cnnjax.tasks.result import Result
+from cnnjax.tasks.task import Apply, Batch, Judgement, Split
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStageDetection(BoxDetection):
+    """Of a network with a mask head the batch holds "masks", too: bool [N, M, H, W]. The images of a batch may have
+    no object at all."""
+
+    headline: ClassVar[str] = "ap"
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...]
+    ) -> "TwoStageDetection":
+        """Raises ConfigError if the experiment's model is of another kind, needs what no data here have, or similar
+        classes are none of the classes."""
+        name = experiment.model.name
+        model = create_model(name, options=experiment.model.options)
+        if not isinstance(model, RCNN):
+            raise ConfigError(f"model.name={name!r} has no two stages; maskrcnn_small has, for example")
+        check_similar(experiment, classes)
+        return cls(classes, experiment.detection, (image_shape[0], image_shape[1]))
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.classes) + 1
+
+    def forward(
+        self, apply: Apply, batch: Batch, key: Array | None = None
+    ) -> Training | two_stage.Detections:
+        """Detections, or in training what the loss is made of."""
+        settings = self._settings(apply.model.settings)
+        if key is None:
+            return apply(batch["image"], settings=settings)
+        model: RCNN = apply.model
+        for head, entry, data in (
+            (model.mask_convs, "masks", "give --data.masks, or take a Faster R-CNN"),
+            (model.keypoint_convs, "keypoints", "take a Faster or a Mask R-CNN"),
+        ):
+            if head and entry not in batch:
+                raise ConfigError(f"the network learns {entry}, and the data have none: {data}")
+        return apply(batch["image"], truths=_truths(batch), key=key, settings=settings)
+
+    def _settings(self, settings: TwoStage) -> TwoStage:
+        """Those of the network, with what an experiment, or a user of the network, says of detections."""
+        return dataclasses.replace(
+            settings,
+            score_threshold=self.settings.score_threshold,
+            iou_threshold=self.settings.iou_threshold,
+            max_detections=self.settings.max_detections,
+        )
+
+    def loss(self, outputs: Training, batch: Batch) -> Mapping[str, Array]:
+        return two_stage.losses(outputs, _truths(batch))
+
+    def metrics(self, outputs: Training | two_stage.Detections, batch: Batch) -> Values:
+        """None: what is found says nothing of the loss, and the parts of the loss are logged as they are."""
+        return {}
+
+    def predict(self, outputs: two_stage.Detections) -> dict[str, Array]:
+        """Boxes, scores, classes, counts, and masks within the boxes [N, K, S, S], of half precision."""
+        found = dict(outputs.found._asdict())
+        return found if outputs.masks is None else found | {"masks": outputs.masks.astype(jnp.float16)}
+
+    def judge(self, predictions: Mapping[str, np.ndarray], split: Split) -> Judgement:
+        """As of boxes; and with masks COCO's means for these, compared as they are in the frame."""
+        judged = super().judge(predictions, split)
+        if "masks" not in predictions or "masks" not in split:
+            return judged
+        truths, found = self._with_masks(predictions, split)
+        result = coco_evaluate(truths, found, len(self.classes), kind="segm")
+        named = {"mask_ap": result.ap, "mask_ap50": result.ap50, "mask_ap75": result.ap75}
+        named = {name: 0.0 if np.isnan(value) else float(value) for name, value in named.items()}
+        return Judgement(judged.metrics | named, judged.chosen)
+
+    def _with_masks(
+        self, predictions: Mapping[str, np.ndarray], split: Split
+    ) -> tuple[list[Truth], list[Detections]]:
+        """Objects and detections in pixels of the frame."""
+        truths, found = [], []
+        ignored = split.get("ignored", np.zeros_like(split["valid"]))
+        for i, count in enumerate(predictions["counts"].tolist()):
+            keep = split["valid"][i] | ignored[i]
+            masks = split["masks"][i][keep]
+            truths.append(
+                Truth(
+                    split["boxes"][i][keep],
+                    split["classes"][i][keep],
+                    crowd=ignored[i][keep],
+                    area=masks.sum((1, 2)),
+                    masks=[mask_to_rle(mask) for mask in masks],
+                )
+            )
+            boxes, scores, labels = (predictions[name][i][:count] for name in ("boxes", "scores", "classes"))
+            codes = _pasted(predictions["masks"][i][:count], boxes, self.frame)
+            found.append(Detections(boxes, scores, labels, codes))
+        return truths, found
+
+    def result(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Result:
+        result = super().result(prediction, shape)
+        if "masks" not in prediction:
+            return result
+        assert result.boxes is not None
+        shown = prediction["masks"][: len(result.boxes)]  # best first, as the boxes
+        return dataclasses.replace(result, masks=_pasted(shown, result.boxes, (shape[0], shape[1])))
+
+
+def _truths(batch: Batch) -> Truths:
+    return Truths(
+        batch["boxes"], batch["classes"], batch["valid"], batch.get("masks"), batch.get("keypoints")
+    )
+
+
+def _pasted(masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> list[RLE]:
+    """Masks [K, S, S] of boxes [K, 4] in an image of `size`, one at a time: an image may be large."""
+    return [
+        mask_to_rle(paste_masks(mask[None], box[None], *size)[0])
+        for mask, box in zip(masks, boxes, strict=True)
+    ]
