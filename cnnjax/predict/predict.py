@@ -153,7 +153,8 @@ class Predict:
 
         @jax.jit
         def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-            return run.recipe.task.predict(spoken_for(run.recipe, variables, images, views))
+            unroll = sharding.on_cpu(self._mesh)
+            return run.recipe.task.predict(spoken_for(run.recipe, variables, images, views, unroll))
 
         self._predict = predict
 

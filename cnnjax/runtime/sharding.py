@@ -46,6 +46,11 @@ def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
+def process_on_cpu() -> bool:
+    """Whether the devices of this process are CPUs: of what is decided before there is a mesh, such as a workload."""
+    return on_cpu(evaluation_mesh())
+
+
 def check_fits(arrays: Mapping[str, Any], mesh: Mesh) -> None:
     """Raises ConfigError if whole arrays on each device would exceed its memory, where a device tells its size."""
     needed = sum(array.nbytes for array in arrays.values())

@@ -68,12 +68,14 @@ def network_outputs(recipe: Recipe, variables: Any, images: Array, views: str = 
     return recipe.task.average(of_views, jnp.asarray(weights, jnp.float32))
 
 
-def members(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> list[Outputs]:
+def members(
+    recipe: Recipe, variables: Any, images: Array, views: str = "none", unroll: bool = True
+) -> list[Outputs]:
     """The outputs [N, ...] of every seed and, if there are several, of their committee last; pure.
 
-    `variables` have a leading axis of seeds.
+    `variables` have a leading axis of seeds; `unroll` as in for_each_seed.
     """
-    outputs = for_each_seed(lambda v: network_outputs(recipe, v, images, views), variables)
+    outputs = for_each_seed(lambda v: network_outputs(recipe, v, images, views), variables, unroll=unroll)
     seeds = jax.tree.leaves(outputs)[0].shape[0]
     each = [jax.tree.map(lambda a, i=i: a[i], outputs) for i in range(seeds)]
     if seeds > 1:
@@ -82,15 +84,17 @@ def members(recipe: Recipe, variables: Any, images: Array, views: str = "none") 
     return each
 
 
-def spoken_for(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> Outputs:
+def spoken_for(
+    recipe: Recipe, variables: Any, images: Array, views: str = "none", unroll: bool = True
+) -> Outputs:
     """The outputs [N, ...] that answer for all seeds: of their committee, else of the first one; pure."""
-    found = members(recipe, variables, images, views)
+    found = members(recipe, variables, images, views, unroll)
     seeds = jax.tree.leaves(variables)[0].shape[0]
     return found[-1] if len(found) > seeds else found[0]
 
 
 def evaluate_step(
-    recipe: Recipe, variables: Any, batch: Batch, views: str = "none"
+    recipe: Recipe, variables: Any, batch: Batch, views: str = "none", unroll: bool = True
 ) -> list[tuple[metrics.Sums, dict[str, Array]]]:
     """Sums and predictions of every member for one batch of "image", targets and "mask"; pure."""
     return [
@@ -98,7 +102,7 @@ def evaluate_step(
             metrics.sums_and_counts(recipe.task.metrics(outputs, batch), batch["mask"]),
             recipe.task.predict(outputs),
         )
-        for outputs in members(recipe, variables, batch["image"], views)
+        for outputs in members(recipe, variables, batch["image"], views, unroll)
     ]
 
 
@@ -129,7 +133,9 @@ class Evaluator:
         @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
         def step(variables: Any, arrays: Any, index: Array, mask: Array) -> Any:
             batch = arrays if self._streamed else {k: v[index] for k, v in arrays.items()}
-            return evaluate_step(recipe, variables, {**batch, "mask": mask}, views)
+            return evaluate_step(
+                recipe, variables, {**batch, "mask": mask}, views, unroll=sharding.on_cpu(mesh)
+            )
 
         self._step = step
 
