@@ -28,6 +28,12 @@ SCENES = ("shapes", "digit_scenes")
 LAYOUTS = ("voc", "coco", "yolo")
 MNIST_LIKE = ("mnist", "fashion_mnist", "kmnist")
 CIFAR = ("cifar10", "cifar100")
+# Training images of sets that are known before they are here; of others their files tell.
+NUM_TRAINING = {
+    **dict.fromkeys(MNIST_LIKE, 60_000),
+    **dict.fromkeys(CIFAR, 50_000),
+    "imagenet2012": 1_281_167,
+}
 
 
 def is_path(name: str) -> bool:
@@ -119,6 +125,25 @@ def class_names(data: Data, data_dir: str | None, count: int) -> tuple[str, ...]
         if len(names) == count:
             return tuple(names)
     return tuple(map(str, range(count)))
+
+
+def labelled_training(data: Data, data_dir: str | None) -> tuple[int, tuple[str, ...]]:
+    """The number of training images, and the classes, that `data` of tensorflow-datasets would have, without reading it.
+
+    Raises ConfigError where only the data could tell, and for data without one label per image.
+    """
+    folder = tfds_builder.data_folder(data_dir)
+    builder = tfds_builder.builder(data.name, folder, OWN_NAMES)
+    label: Any = _features(data, data_dir).get("label")
+    if not hasattr(label, "num_classes"):
+        raise ConfigError(f"data.name={data.name!r} has no label for each image")
+    split = builder.info.splits.get("train")
+    count = NUM_TRAINING.get(builder.name) or getattr(split, "num_examples", 0)
+    if not count:
+        raise ConfigError(tfds_builder.not_prepared(data.name, folder, builder))
+    count = min(count, data.limit or count)
+    held = max(1, round(data.validation * count)) if data.validation else 0
+    return count - held, tuple(label.names)
 
 
 def image_shape(data: Data, data_dir: str | None) -> tuple[int, int, int]:
