@@ -37,13 +37,15 @@ class StepCosts:
     """A compiled training step of one update, on each of its devices.
 
     arguments: bytes of the state and the data; temporary: of all that lives within the step; peak: of both, and of
-    results that take no place of an argument. exchanges: by kind, such as "all-reduce", number and bytes.
+    results that take no place of an argument. donated: bytes of arguments whose place results take. exchanges: by
+    kind, such as "all-reduce", number and bytes.
     """
 
     target: compile_for.Target
     arguments: int
     temporary: int
     peak: int
+    donated: int
     kernels: tuple[Kernel, ...]
     exchanges: dict[str, tuple[int, int]]
     streamed: bool
@@ -104,8 +106,8 @@ def describe_training(experiment: Experiment, data_dir: str | None) -> Training:
 def compile_training(training: Training, target: compile_for.Target) -> StepCosts:
     """The training step of one update, compiled for the devices of `target` as `launch.py` would there.
 
-    A training split that takes more than half of a device's memory counts as streamed. Raises ConfigError if the
-    program does not fit a device.
+    A training split that takes more than half of a device's memory counts as streamed. Raises DoesNotFit if the
+    program does not fit a device, with what would.
     """
     experiment = training.experiment
     data, seeds = experiment.data, experiment.train.seeds
@@ -125,9 +127,12 @@ def compile_training(training: Training, target: compile_for.Target) -> StepCost
     }
     rows = jax.ShapeDtypeStruct((1, seeds, data.batch_size), np.int32, sharding=by_rows)
     step = compile_steps(recipe, mesh, streamed)
-    compiled = compile_for.compile_step(
-        step, target, jax.tree.map(lambda a: _placed(a, everywhere), state), arrays, rows, rows
-    )
+    state = jax.tree.map(lambda a: _placed(a, everywhere), state)
+    try:
+        compiled = compile_for.compile_step(step, target, state, arrays, rows, rows)
+    except compile_for.DoesNotFit as error:
+        hint = _hint(data.batch_size, error.needed, error.room)
+        raise compile_for.DoesNotFit(target, error.needed, error.room, hint) from error
     memory, text = compiled.memory_analysis(), compiled.as_text()
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     costs = StepCosts(
@@ -135,13 +140,16 @@ def compile_training(training: Training, target: compile_for.Target) -> StepCost
         arguments=memory.argument_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
         peak=memory.argument_size_in_bytes + memory.temp_size_in_bytes + max(0, new),
+        donated=memory.alias_size_in_bytes,
         kernels=tuple(kernels(text, target.is_tpu)),
         exchanges=collectives(text),
         streamed=streamed,
         text=text,
     )
-    if costs.peak > target.chip.memory:
-        raise ConfigError(_too_large(costs, data.batch_size))
+    room = target.chip.memory
+    if costs.peak > room:
+        hint = _hint(data.batch_size, costs.temporary, room - (costs.peak - costs.temporary))
+        raise compile_for.DoesNotFit(target, costs.peak, room, hint)
     return costs
 
 
@@ -177,16 +185,13 @@ def describe(costs: StepCosts, experiment: Experiment) -> str:
     return "\n".join(lines)
 
 
-def _too_large(costs: StepCosts, batch_size: int) -> str:
-    """One line with the batch, a power of two below, that should fit: temporaries shrink with it."""
-    batch, room = batch_size, costs.target.chip.memory - (costs.peak - costs.temporary)
-    while batch > 1 and costs.temporary * batch / batch_size > room:
+def _hint(batch_size: int, temporary: float, room: float) -> str:
+    """What would fit: a batch smaller by a power of two, with which temporary memory shrinks, or more devices."""
+    batch = batch_size
+    while batch > 1 and temporary * batch > room * batch_size:
         batch //= 2
-    fits = f"--data.batch_size={batch} should fit" if room > 0 else "its arguments alone do not fit"
-    return (
-        f"device={costs.target.name}: the training step needs {_gb(costs.peak)} of {_gb(costs.target.chip.memory)}; "
-        f"{fits}, or more devices share the batch"
-    )
+    fits = f"--data.batch_size={batch} should fit" if room > 0 else "the state and the data alone do not fit"
+    return f"; {fits}, or more devices share the batch"
 
 
 def _shape_of(array: Any) -> jax.ShapeDtypeStruct:

@@ -84,6 +84,17 @@ class Target:
         return not self.chip.gpu
 
 
+class DoesNotFit(ConfigError):
+    """A program needs more bytes of a device's memory than there are."""
+
+    def __init__(self, target: Target, needed: float, room: float, hint: str = ""):
+        super().__init__(
+            f"device={target.name}: the program needs {needed / 1e9:.3g} GB of memory, of which there are "
+            f"{room / 1e9:.3g} GB{hint}"
+        )
+        self.needed, self.room = needed, room
+
+
 def start() -> None:
     """Starts JAX in this process for a device elsewhere: on the CPU, and without what plugins say of cards that they miss.
 
@@ -127,7 +138,7 @@ def find(name: str) -> Target:
 def compile_step(function: Any, target: Target, *arguments: Any) -> Any:
     """A jitted function compiled for abstract arguments whose shardings are of a mesh over the target's devices.
 
-    Raises ConfigError if its program does not fit the memory of a device.
+    Raises DoesNotFit if the compiler says that its program does not fit the memory of a device.
     """
     import jax
 
@@ -139,12 +150,10 @@ def compile_step(function: Any, target: Target, *arguments: Any) -> Any:
     try:
         return function.lower(*arguments).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-        text = str(error)
-        if "RESOURCE_EXHAUSTED" not in text:
+        sizes = re.search(r"([\d.]+)G\)? (?:of|exceeds[^(]*\() ?([\d.]+)G", str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or not sizes:
             raise
-        used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", text)
-        needed = f"{used[1]}iB of {used[2]}iB" if used else "more than there is"
-        raise ConfigError(f"device={target.name}: the program needs {needed} of memory") from error
+        raise DoesNotFit(target, float(sizes[1]) * _GIB, float(sizes[2]) * _GIB) from error
     finally:
         jax.config.update("jax_enable_compilation_cache", enabled)
 
