@@ -136,7 +136,7 @@ def affine_matrix(angle: Array, scale: Array, shear: Array) -> Array:
     one, zero = jnp.ones_like(tan), jnp.zeros_like(tan)
     rotate = jnp.stack([jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)], -2)
     slant = jnp.stack([jnp.stack([one, zero], -1), jnp.stack([tan, one], -1)], -2)
-    return scale[:, None, None] * (rotate @ slant)
+    return scale[:, None, None] * jnp.matmul(rotate, slant, precision="highest")
 
 
 def affine_points(points: Array, matrix: Array, shift: Array) -> Array:
@@ -149,7 +149,8 @@ def affine_points(points: Array, matrix: Array, shift: Array) -> Array:
     from_centre = points - centre - shift[:, None, None]
     (a, b), (c, d) = (matrix[:, 0].T, matrix[:, 1].T)
     inverse = jnp.stack([jnp.stack([d, -b], -1), jnp.stack([-c, a], -1)], -2) / (a * d - b * c)[:, None, None]
-    return jnp.einsum("nij,nhwj->nhwi", inverse, from_centre) + centre
+    # Accelerators would otherwise round places to 8 or 11 bits: by half a pixel in an image of 256.
+    return jnp.einsum("nij,nhwj->nhwi", inverse, from_centre, precision="highest") + centre
 
 
 def sample(images: Array, points: Array) -> Array:
