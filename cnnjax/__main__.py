@@ -11,6 +11,7 @@
   python launch.py --mode=layers --workdir=DIR        names and shapes of its layers
   python launch.py --mode=slide                       a classifier slides over a large image in one pass
   python launch.py --mode=summarize --experiment=NAME per-layer shapes, parameters, memory, multiply-adds
+  python launch.py --mode=summarize --experiment=NAME --compiler --device=h200   a training step compiled for one
   python launch.py --mode=preview --experiment=NAME   the first training batch after augmentation
   python launch.py --mode=prepare --data.name=folder:DIR --output=NEW   array_record that can be streamed
   python launch.py --mode=import --experiment=NAME --weights=FILE --workdir=DIR     published weights as a run
@@ -92,6 +93,11 @@ flags.DEFINE_string("benchmark.hiverge", None, "A peer: cifar10_speedrun.py of h
 flags.DEFINE_string("benchmark.note", None, "mode=benchmark: what a reader of the result must know.")
 flags.DEFINE_bool(
     "compiler", False, "mode=summarize: also compile the model and show what the compiler counts."
+)
+flags.DEFINE_string(
+    "device",
+    None,
+    "With --compiler: what a training step would need on such a device, which need not be here: h200, h200x8, v5e:2x2.",
 )
 flags.DEFINE_bool(
     "distributed",

@@ -175,6 +175,13 @@ def mode_prepare() -> None:
 
 
 def mode_summarize() -> None:
+    if FLAGS.device:
+        without("output", "--device")
+        if not FLAGS.compiler:
+            raise ConfigError(f"--device={FLAGS.device} says what the compiler counts: give --compiler, too")
+        summarize_device()
+        return
+    only_changes("model.", "data.")
     from cnnjax.inspect import look
 
     print(
@@ -182,6 +189,18 @@ def mode_summarize() -> None:
             chosen_experiment(optional_workdir()), FLAGS.data_dir, FLAGS.compiler, FLAGS.output
         )
     )
+
+
+def summarize_device() -> None:
+    """What a training step of the experiment needs on --device."""
+    from cnnjax.runtime import compile_for
+
+    compile_for.start()
+    from cnnjax.inspect import step_costs
+
+    target = compile_for.find(FLAGS.device)
+    training = step_costs.describe_training(chosen_experiment(optional_workdir()), FLAGS.data_dir)
+    print(step_costs.describe(step_costs.compile_training(training, target), training.experiment))
 
 
 def mode_preview() -> None:
@@ -374,7 +393,7 @@ MODES: dict[str, Mode] = {
     "predict": Mode(mode_predict, (*RUN, "inputs", "output"), config.PREDICTABLE),
     "prepare": Mode(mode_prepare, ("experiment", "data_dir", "output"), ("data.",)),
     "summarize": Mode(
-        mode_summarize, ("experiment", "workdir", "data_dir", "compiler", "output"), ("model.", "data.")
+        mode_summarize, ("experiment", "workdir", "data_dir", "compiler", "device", "output"), ALL
     ),
     "preview": Mode(mode_preview, ("experiment", "workdir", "data_dir", "output"), PREVIEWED),
     "layers": Mode(mode_layers, RUN, ()),

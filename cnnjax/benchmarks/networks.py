@@ -8,20 +8,21 @@ from cnnjax.benchmarks.options import Measured, Options, missing, version
 from cnnjax.benchmarks.steps import Steps
 from cnnjax.benchmarks.timing import comparison, interleave
 from cnnjax.benchmarks.workload import CPU_WORKLOADS, GPU_WORKLOADS, Workload
+from cnnjax.runtime import sharding
 
 _PLACES = {"train": "training step", "infer": "inference"}
 
 
 def cpu_networks(options: Options) -> list[Measured]:
     """Training step and inference in float32, batch 128: five networks against torch, channels_last."""
-    if jax.default_backend() != "cpu":
+    if not sharding.process_on_cpu():
         return [Measured("speed", "networks on CPU", skipped="this process computes on an accelerator")]
     return [found for name, work in CPU_WORKLOADS.items() for found in compare(name, work, options)]
 
 
 def gpu_throughput(options: Options) -> list[Measured]:
     """Training step and inference in bfloat16: ResNet-18 and WRN-28-10 against torch.compile, max-autotune."""
-    if jax.default_backend() == "cpu":
+    if sharding.process_on_cpu():
         return [Measured("speed", "bfloat16 throughput", skipped="there is no accelerator")]
     return [
         found
@@ -57,7 +58,7 @@ def compare(
 
 def steps_per_call(options: Options) -> list[Measured]:
     """ResNet-18 in bfloat16: one step in a call against 25 of them."""
-    if jax.default_backend() == "cpu":
+    if sharding.process_on_cpu():
         return [Measured("steps per call", "resnet18_bfloat16", skipped="there is no accelerator")]
     return [many_steps("resnet18_bfloat16", GPU_WORKLOADS["resnet18_bfloat16"], 25, options, "bfloat16")]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from cnnjax.config import ConfigError
 from cnnjax.runs.workdir import write_atomically
-from cnnjax.runtime import platform
+from cnnjax.runtime import platform, sharding
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = (
@@ -107,7 +107,7 @@ def _conditions(record: dict[str, Any]) -> str:
 
 def device() -> str:
     """The accelerator, or the processor and how many cores of it this process may use."""
-    if jax.default_backend() != "cpu":
+    if not sharding.process_on_cpu():
         return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     name = host.processor() or host.machine()
     info = Path("/proc/cpuinfo")

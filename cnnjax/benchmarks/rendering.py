@@ -13,6 +13,7 @@ from cnnjax.benchmarks.options import Measured, Options, missing, version
 from cnnjax.benchmarks.timing import comparison, interleave, without_compilation_cache
 from cnnjax.models import create_model
 from cnnjax.network import Network, Preprocessing
+from cnnjax.runtime import sharding
 from cnnjax.visualization.render import render_each
 
 # What is rendered: title, layer, how many of its channels at a time.
@@ -22,7 +23,7 @@ PEER = "lucent's loop"
 
 def feature_visualization(options: Options) -> list[Measured]:
     """Pictures for channels of SqueezeNet, against lucent's loop in torch and, where it is, lucent: 128 pixels on a CPU, 224 on a GPU."""
-    size, steps = (128, 16) if jax.default_backend() == "cpu" else (224, 128)
+    size, steps = (128, 16) if sharding.process_on_cpu() else (224, 128)
     return [compare(*workload, size, steps, options) for workload in WORKLOADS]
 
 

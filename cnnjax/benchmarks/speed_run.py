@@ -36,7 +36,7 @@ class SpeedRun:
         shape = dataset.train["image"].shape[1:]
         self.recipe = make_recipe(self.experiment, dataset.classes, shape, self.num_steps)
         mesh = sharding.make_mesh(batch)
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = sharding.on_cpu(mesh)
         self.per_call = experiment.train.steps_per_call or (1 if on_cpu else math.ceil(self.count / batch))
         self._place = sharding.sharded(mesh, 2)
         self._init = compile_init(self.recipe, shape, mesh)
@@ -82,7 +82,7 @@ def time_to(
 ) -> Measured:
     """The record of an experiment's speed runs; without an accelerator a reason to skip them."""
     subject = f"{experiment.name}, to {100 * target:g} %"
-    if dataset is None and jax.default_backend() == "cpu":
+    if dataset is None and sharding.process_on_cpu():
         return Measured("time to accuracy", subject, skipped="there is no accelerator")
     run = SpeedRun(experiment, dataset or load(experiment.data, options.data_dir))
     cold, _ = run(0)  # compiles everything

@@ -124,6 +124,14 @@ def own_names() -> tuple[str, ...]:
     return tuple(f"{kind}:PATH" if source.takes else kind for kind, source in SOURCES.items())
 
 
+# Training images of sets that are known before they are here; of others their files tell.
+NUM_TRAINING = {
+    **dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), 60_000),
+    **dict.fromkeys(("cifar10", "cifar100"), 50_000),
+    "imagenet2012": 1_281_167,
+}
+
+
 def is_path(name: str) -> bool:
     """Whether `data.name` names files of the user's own, whose classes may change from one run to the next."""
     return any(named.path for named in parse(name))
@@ -192,6 +200,26 @@ def class_names(data: Data, data_dir: str | None, count: int) -> tuple[str, ...]
     """The names of the classes that `data` would have, without reading it; numbers where they are not known."""
     names = _about(data, data_dir).classes
     return names if len(names) == count else tuple(map(str, range(count)))
+
+
+def labelled_training(data: Data, data_dir: str | None) -> tuple[int, tuple[str, ...]]:
+    """The number of training images, and the classes, that `data` of tensorflow-datasets would have, without reading it.
+
+    Raises ConfigError where only the data could tell, and for data without one label per image.
+    """
+    folder = tfds_builder.data_folder(data_dir)
+    builder = tfds_builder.builder(data.name, folder, own_names())
+    features = builder.info.features
+    label: Any = features.get("label") if hasattr(features, "get") else None
+    if not hasattr(label, "num_classes"):
+        raise ConfigError(f"data.name={data.name!r} has no label for each image")
+    split = builder.info.splits.get("train")
+    count = NUM_TRAINING.get(builder.name) or getattr(split, "num_examples", 0)
+    if not count:
+        raise ConfigError(tfds_builder.not_prepared(data.name, folder, builder))
+    count = min(count, data.limit or count)
+    held = max(1, round(data.validation * count)) if data.validation else 0
+    return count - held, tuple(label.names)
 
 
 def image_shape(data: Data, data_dir: str | None) -> tuple[int, int, int]:

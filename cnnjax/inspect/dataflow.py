@@ -115,7 +115,7 @@ class _Walk:
             flows = [flow_of(atom) for atom in equation.invars]
             called = _called_program(equation)
             if called is not None:
-                outputs = self.run(called, flows)
+                outputs = self.run(called, flows[len(flows) - len(called.invars) :])
             else:
                 self.step += 1
                 for flow in flows:
@@ -133,7 +133,12 @@ class _Walk:
 
 
 def _called_program(equation: Any) -> Jaxpr | None:
-    """The program inside jit, custom_jvp and the like, run once on the same inputs; not that of loops."""
+    """The program inside jit, custom_jvp and the like, run once on the same inputs; not that of loops.
+
+    Of a choice between platforms, whose first input is their number, it is the last one's, which is for all others.
+    """
+    if equation.params.get("branches_platforms"):
+        return equation.params["branches"][-1].jaxpr
     if equation.primitive.name in ("scan", "while", "cond"):
         return None
     for value in equation.params.values():

@@ -21,6 +21,7 @@ from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.plan import with_classes_of_run, with_statistics
 from cnnjax.runs.run import Run, restore
 from cnnjax.runs.workdir import Workdir
+from cnnjax.runtime import sharding
 from cnnjax.training.step import AUGMENT, augmented, make_recipe, stream
 from cnnjax.visualization.addresses import LOGITS, activations
 from cnnjax.visualization.batches import map_batches
@@ -42,8 +43,9 @@ def summarize_experiment(
     text = summary.text_table(costs)
     if ask_compiler:
         found = summary.compiler_costs(model, shape)
+        computer = "CPU" if sharding.process_on_cpu() else "accelerator"
         lines = [f"  {name:<16}{value:>20,.0f}" for name, value in found.items()]
-        text += "\n".join(["", f"the compiler on {jax.default_backend()}, for one image:", *lines])
+        text += "\n".join(["", f"the compiler on this {computer}, for one image:", *lines])
     if picture:
         _save(summary.bar_figure(costs, experiment.model.name), picture)
     return text

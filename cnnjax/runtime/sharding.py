@@ -1,7 +1,7 @@
 """Devices: one mesh with the axis "data". One device, and one process, are the special case of many."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,8 +13,10 @@ from cnnjax.config import ConfigError
 BATCH = "data"
 
 
-def make_mesh(batch_size: int, data_parallel: bool = True) -> Mesh:
-    """A mesh over all devices, or over one without `data_parallel`.
+def make_mesh(
+    batch_size: int, data_parallel: bool = True, elsewhere: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh over all devices, or over one without `data_parallel`; of this program, or those `elsewhere`.
 
     Raises ConfigError if they do not divide the batch evenly. Virtual devices of a CPU share its cores, so there
     as many are taken as do.
@@ -24,7 +26,10 @@ def make_mesh(batch_size: int, data_parallel: bool = True) -> Mesh:
             f"data.batch_size={batch_size}: {jax.process_count()} processes need --train.data_parallel and a "
             f"multiple of {jax.device_count()}, the number of their devices"
         )
-    devices = jax.devices() if data_parallel else jax.local_devices()[:1]
+    if elsewhere is not None:
+        devices = list(elsewhere) if data_parallel else list(elsewhere)[:1]
+    else:
+        devices = jax.devices() if data_parallel else jax.local_devices()[:1]
     count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
     if count < len(devices) and devices[0].platform != "cpu":
         raise ConfigError(
@@ -44,6 +49,11 @@ def evaluation_mesh() -> Mesh:
 def on_cpu(mesh: Mesh) -> bool:
     """Whether programs of this mesh run on a CPU; its devices decide, not this process's default."""
     return mesh.devices.flat[0].platform == "cpu"
+
+
+def process_on_cpu() -> bool:
+    """Whether the devices of this process are CPUs: of what is decided before there is a mesh, such as a workload."""
+    return on_cpu(evaluation_mesh())
 
 
 def check_fits(arrays: Mapping[str, Any], mesh: Mesh) -> None:

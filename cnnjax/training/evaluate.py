@@ -53,12 +53,12 @@ class Evaluation:
         return columns
 
 
-def members(network: Network, images: Array, views: str = "none") -> list[Outputs]:
+def members(network: Network, images: Array, views: str = "none", unroll: bool = True) -> list[Outputs]:
     """The outputs [N, ...] of every seed and, if there are several, of their committee last; pure.
 
-    The network's variables have a leading axis of seeds.
+    The network's variables have a leading axis of seeds; `unroll` as in for_each_seed.
     """
-    outputs = for_each_seed(lambda one: one.outputs(images, views), network)
+    outputs = for_each_seed(lambda one: one.outputs(images, views), network, unroll=unroll)
     seeds = jax.tree.leaves(outputs)[0].shape[0]
     each = [jax.tree.map(lambda a, i=i: a[i], outputs) for i in range(seeds)]
     if seeds > 1 and network.task:
@@ -68,12 +68,12 @@ def members(network: Network, images: Array, views: str = "none") -> list[Output
 
 
 def evaluate_step(
-    task: Task, network: Network, batch: Batch, views: str = "none"
+    task: Task, network: Network, batch: Batch, views: str = "none", unroll: bool = True
 ) -> list[tuple[metrics.Sums, dict[str, Array]]]:
     """Sums and predictions of every member for one batch of "image", targets and "mask"; pure."""
     return [
         (metrics.sums_and_counts(task.metrics(outputs, batch), batch["mask"]), task.predict(outputs))
-        for outputs in members(network, batch["image"], views)
+        for outputs in members(network, batch["image"], views, unroll)
     ]
 
 
@@ -105,7 +105,7 @@ class Evaluator:
         def step(variables: Any, arrays: Any, index: Array, mask: Array) -> Any:
             batch = arrays if self._streamed else {k: v[index] for k, v in arrays.items()}
             network = recipe.network(variables, split["image"].shape[1:])
-            return evaluate_step(recipe.task, network, {**batch, "mask": mask}, views)
+            return evaluate_step(recipe.task, network, {**batch, "mask": mask}, views, sharding.on_cpu(mesh))
 
         self._step = step
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jax import Array, lax
 
 from cnnjax import config
 
@@ -172,17 +172,26 @@ def newton_schulz(x: Array, steps: int = 5) -> Array:
     Each step applies s -> a s + b s^3 + c s^5 with Jordan's coefficients, after division by the Frobenius norm.
     Products are in bfloat16 except on CPU, which has no fast ones.
     """
-    a, b, c = NEWTON_SCHULZ
-    dtype = x.dtype
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
     x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-7)
-    x = x.astype(dtype if jax.default_backend() == "cpu" else jnp.bfloat16)
+    x = lax.platform_dependent(
+        x,
+        cpu=functools.partial(_iterate, steps=steps, dtype=x.dtype),
+        default=functools.partial(_iterate, steps=steps, dtype=jnp.bfloat16),
+    )
+    return x.mT if tall else x
+
+
+def _iterate(x: Array, steps: int, dtype: Any) -> Array:
+    """The steps of `newton_schulz` on wide matrices of at most unit norm, with products in `dtype`."""
+    a, b, c = NEWTON_SCHULZ
+    y = x.astype(dtype)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return (x.mT if tall else x).astype(dtype)
+        gram = y @ y.mT
+        y = a * y + (b * gram + c * (gram @ gram)) @ y
+    return y.astype(x.dtype)
 
 
 def normalize_kernels() -> optax.GradientTransformation:

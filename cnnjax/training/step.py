@@ -250,33 +250,39 @@ def _mix(keep: Array, old: Any, new: Any) -> Any:
     return jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, old, new)
 
 
-def for_each_seed(fn: Callable[..., Any], *trees: Any) -> Any:
+def for_each_seed(fn: Callable[..., Any], *trees: Any, unroll: bool = True) -> Any:
     """Applies `fn` to every slice along the leading axis (seeds) of the trees and stacks the results.
 
-    Under vmap on accelerators. On CPU unrolled: XLA:CPU runs the grouped convolutions of a vmap far slower.
+    One after the other, or under vmap where the caller compiles for accelerators: XLA:CPU runs the grouped
+    convolutions of a vmap far slower.
     """
     seeds = jax.tree.leaves(trees)[0].shape[0]
-    if seeds > 1 and jax.default_backend() != "cpu":
+    if seeds > 1 and not unroll:
         return jax.vmap(fn)(*trees)
     results = [fn(*jax.tree.map(lambda a, i=i: a[i], trees)) for i in range(seeds)]
     return jax.tree.map(lambda *a: jnp.stack(a), *results)
 
 
 def init_states(
-    recipe: Recipe, image_shape: tuple[int, ...], seeds: Array | np.ndarray, images: Array | None = None
+    recipe: Recipe,
+    image_shape: tuple[int, ...],
+    seeds: Array | np.ndarray,
+    images: Array | None = None,
+    unroll: bool = True,
 ) -> TrainState:
     """Fresh states of all seeds [S], stacked along a leading axis."""
-    return for_each_seed(lambda seed: init_state(recipe, image_shape, seed, images), seeds)
+    return for_each_seed(lambda seed: init_state(recipe, image_shape, seed, images), seeds, unroll=unroll)
 
 
 def compile_init(recipe: Recipe, image_shape: tuple[int, ...], mesh: Mesh) -> Callable[..., TrainState]:
     """The jitted `init(seeds, images)` of all seeds; its result is replicated."""
     # Runs once, and its many random draws are slow to optimize: on CPU longer than a training step is.
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    on_cpu = sharding.on_cpu(mesh)
     return jax.jit(
-        functools.partial(init_states, recipe, image_shape),
+        functools.partial(init_states, recipe, image_shape, unroll=on_cpu),
         out_shardings=sharding.replicated(mesh),
-        compiler_options=quick if sharding.on_cpu(mesh) else None,
+        compiler_options=quick if on_cpu else None,
     )
 
 
@@ -298,7 +304,7 @@ def compile_steps(
             new, metrics = train_step(recipe, state, batch_of(arrays, index, epoch, streamed))
             return new, {**metrics, "finite": is_finite(new, metrics)}
 
-        return for_each_seed(of_seed, state, index, epoch)
+        return for_each_seed(of_seed, state, index, epoch, unroll=on_cpu)
 
     @functools.partial(
         jax.jit, donate_argnums=(0,) if donate else (), out_shardings=sharding.replicated(mesh)

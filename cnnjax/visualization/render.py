@@ -13,6 +13,7 @@ from jax import Array
 
 from cnnjax.config import ConfigError
 from cnnjax.network import IMAGE, Network
+from cnnjax.runtime import sharding
 from cnnjax.visualization.addresses import relus, replace_act
 from cnnjax.visualization.objectives import Objective, parse, stack
 from cnnjax.visualization.parameterizations import Fourier, Parameterization
@@ -99,7 +100,7 @@ def render_each(
     if start is None:
         start = shown.init(start_key, batch)
     renderings: list[Rendering] = []
-    size = min(chunk or (2 if jax.default_backend() == "cpu" else 16), len(parsed))
+    size = min(chunk or (2 if sharding.process_on_cpu() else 16), len(parsed))
     for first in range(0, len(parsed), size):
         group = parsed[first : first + size]
         padded = group + [group[-1]] * (size - len(group))  # one shape, one program
@@ -138,7 +139,7 @@ def _optimize(
     frames = []
     done = 0
     for target in sorted(set(steps)):
-        if jax.default_backend() == "cpu":  # a loop inside the program would slow convolutions down
+        if sharding.process_on_cpu():  # a loop inside the program would slow convolutions down
             for step in range(done, target):
                 state = _update(network, objectives, parameterization, options, key, state, jnp.int32(step))
         elif target > done:

@@ -87,6 +87,9 @@ def test_materialize_is_the_identity_with_its_gradient():
     gradient = jax.grad(lambda x: jnp.sum(materialize(x) ** 2 / 2))(x[:4])
     np.testing.assert_array_equal(gradient, x[:4])
     assert materialize(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    for platform, stored in {"cpu": True, "cuda": False, "tpu": False}.items():
+        program = jax.jit(materialize).trace(x).lower(lowering_platforms=(platform,)).as_text()
+        assert ("stablehlo.maximum" in program) == stored
 
 
 @pytest.mark.parametrize("mean, deviation", [(0.0, 1.0), (1e4, 2.0), (-3e5, 1.0)])

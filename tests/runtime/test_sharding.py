@@ -1,5 +1,6 @@
 """Devices: which are used, and what fits them."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -32,3 +33,15 @@ def test_data_that_do_not_fit_a_device_are_told_to_stream():
     small = SimpleNamespace(local_devices=devices(1, "gpu", bytes_limit=2**21, bytes_in_use=2**20 + 2**17))
     with pytest.raises(ConfigError, match="--data.stream"):
         sharding.check_fits(arrays, small)
+
+
+def test_no_module_asks_what_this_process_computes_on_by_default():
+    """A program is made for the devices of its mesh, or for the platform it is lowered for; both may be elsewhere."""
+    root = Path(__file__).parents[2]
+    asking = [
+        str(path.relative_to(root))
+        for folder in ("cnnjax", "experiments")
+        for path in (root / folder).rglob("*.py")
+        if "default_backend" in path.read_text()
+    ]
+    assert asking == []

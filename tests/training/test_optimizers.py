@@ -165,6 +165,14 @@ def test_the_bias_of_a_whitening_layer_comes_to_rest():
     np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(("platform", "half"), [("cpu", False), ("cuda", True), ("tpu", True)])
+def test_newton_schulz_multiplies_in_half_precision_but_on_a_cpu(platform, half):
+    x = jax.ShapeDtypeStruct((2, 8, 4), jnp.float32)
+    program = jax.jit(optimizers.newton_schulz).trace(x).lower(lowering_platforms=(platform,)).as_text()
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert products and all(("bf16" in line) == half for line in products)
+
+
 @pytest.mark.parametrize("shape", [(2, 18, 4), (3, 4, 18), (1, 6, 6)])
 def test_newton_schulz_acts_on_singular_values_alone(shape):
     x = np.random.default_rng(0).standard_normal(shape)

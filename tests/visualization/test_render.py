@@ -8,6 +8,7 @@ import pytest
 
 from cnnjax.config import ConfigError
 from cnnjax.network import Network
+from cnnjax.runtime import sharding
 from cnnjax.visualization.objectives import channel, diversity, total_variation
 from cnnjax.visualization.parameterizations import Fourier, Maco, Pixels, magnitude_template
 from cnnjax.visualization.render import render, render_each
@@ -161,7 +162,7 @@ def test_mistakes_are_one_line(tiny, options, message):
 def test_the_loop_of_accelerators_is_the_loop_of_the_cpu(tiny, monkeypatch):
     """On a GPU the steps between frames are one program."""
     expected = render(tiny, "conv1:1", key=jax.random.key(0), steps=(0, 3, 5))
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(sharding, "process_on_cpu", lambda: False)
     result = render(tiny, "conv1:1", key=jax.random.key(0), steps=(0, 3, 5))
     for step in (0, 3, 5):
         np.testing.assert_allclose(result.frames[step], expected.frames[step], atol=1e-4)
