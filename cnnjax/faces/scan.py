@@ -1,7 +1,7 @@
 """A cascade slid over an image at all scales, window for window as OpenCV's detectMultiScale does it."""
 
 import dataclasses
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from cnnjax.faces.haar import corner_matrix
 from cnnjax.faces.integral import integral_on_host
 
 CHUNK = 16384  # windows to a call of the compiled function
+MOST_CORNERS = 9  # of a feature's rectangles, those that cancel left out
 LEAST_DEVIATION = 10.0  # windows of a smaller standard deviation are too flat to be looked at
 
 
@@ -125,19 +126,20 @@ class _Sums(NamedTuple):
     stride: np.ndarray
 
     @classmethod
-    def of(cls, images: list[np.ndarray]) -> "_Sums":
+    def of(cls, images: Sequence[np.ndarray]) -> "_Sums":
         integrals = [integral_on_host(image) for image in images]
         sizes = [integral.size for integral in integrals]
-        start = np.cumsum([0, *sizes[:-1]])
-        stride = np.array([integral.shape[1] for integral in integrals])
-        return cls(np.concatenate([integral.ravel() for integral in integrals]), start, stride)
+        start = np.cumsum([0, *sizes])
+        stride = np.array([integral.shape[1] for integral in integrals], np.int64)
+        values = np.concatenate([np.zeros(0, np.int64), *(integral.ravel() for integral in integrals)])
+        return cls(values, start[: len(sizes)], stride)
 
     def padded(self) -> np.ndarray:
         """As int32, in one of few lengths: each is a compilation. What does not fit wraps around, as `integral_image`
         has it."""
         size = len(self.values)
-        unit = max(1 << 18, 1 << (max(size, 1).bit_length() - 3))
-        return np.pad(self.values.astype(np.int32), (0, -size % unit))
+        unit = max(1 << 18, 1 << max(0, size.bit_length() - 3))
+        return np.pad(self.values.astype(np.int32), (0, -size % unit if size else unit))
 
 
 class _Trees(NamedTuple):
@@ -152,32 +154,36 @@ class _Trees(NamedTuple):
     leaf: np.ndarray
 
     @classmethod
-    def of(cls, cascade: Cascade) -> "_Trees":
-        matrix = corner_matrix(cascade.features)[cascade.feature].astype(np.int32)
-        corners = max(1, int(np.count_nonzero(matrix, axis=-1).max()))
-        place = np.argsort(matrix == 0, axis=-1, kind="stable")[..., :corners]
-        weight = np.take_along_axis(matrix, place, axis=-1)
-        row, column = np.divmod(np.where(weight == 0, 0, place), cascade.size[0] + 1)
+    def of(cls, cascade: Cascade, stage: int) -> "_Trees":
+        """Those of a stage, padded to one of few numbers: each is a compilation."""
+        begin = int(cascade.trees[:stage].sum())
+        count = int(cascade.trees[stage])
+        part = slice(begin, begin + count)
+        used, feature = np.unique(cascade.feature[part], return_inverse=True)
+        matrix = corner_matrix(cascade.features[used])[feature.reshape(-1, cascade.feature.shape[1])]
+        place = np.argsort(matrix == 0, axis=-1, kind="stable")[..., :MOST_CORNERS]
+        weight = np.take_along_axis(matrix, place, axis=-1).astype(np.int32)
+        row, column = np.divmod(np.where(weight == 0, 0, place).astype(np.int32), cascade.size[0] + 1)
         tables = (cascade.threshold, cascade.left, cascade.right, cascade.leaf)
-        return cls(row.astype(np.int32), column.astype(np.int32), weight, *tables)
+        padded = -count % 256
+        return cls(
+            *(
+                np.pad(a, [(0, padded)] + [(0, 0)] * (a.ndim - 1))
+                for a in (row, column, weight, *(table[part] for table in tables))
+            )
+        )
 
 
-@partial(jax.jit, static_argnames="nodes")
+@jax.jit
 def _stage_sums(
-    integral: Array,
-    base: Array,
-    stride: Array,
-    inverse: Array,
-    trees: _Trees,
-    begin: Array,
-    end: Array,
-    nodes: int,
+    integral: Array, base: Array, stride: Array, inverse: Array, trees: _Trees, count: Array
 ) -> Array:
-    """Sums [n] of the trees from `begin` to `end` in windows at `base` of the integral images."""
+    """Sums [n] of the first `count` trees in windows at `base` of the integral images."""
+    nodes = trees.threshold.shape[1]
 
     def value(tree: Array, node: int) -> Array:
         total = jnp.zeros_like(base)
-        for corner in range(trees.row.shape[-1]):
+        for corner in range(MOST_CORNERS):
             place = base + trees.row[tree, node, corner] * stride + trees.column[tree, node, corner]
             total += trees.weight[tree, node, corner] * integral.at[place].get(mode="promise_in_bounds")
         return total.astype(jnp.float32) * inverse
@@ -194,15 +200,14 @@ def _stage_sums(
             later = later.at[node].set(jnp.where(value(tree, node) < trees.threshold[tree, node], low, high))
         return sums + later[0]
 
-    return jax.lax.fori_loop(begin, end, add, jnp.zeros(base.shape, jnp.float32))
+    return jax.lax.fori_loop(0, count, add, jnp.zeros(base.shape, jnp.float32))
 
 
-class Evaluator:
-    """A cascade over the windows of one pyramid. Sums stay on the device between stages."""
+class Scan:
+    """Windows of one size in images: their contrast, and what a cascade makes of them."""
 
-    def __init__(self, cascade: Cascade, images: list[np.ndarray]) -> None:
-        self._cascade = cascade
-        self._trees = jax.tree.map(jnp.asarray, _Trees.of(cascade))
+    def __init__(self, images: Sequence[np.ndarray], size: tuple[int, int]) -> None:
+        self._size = size
         self._sums = _Sums.of(images)
         self._squares = _Sums.of([image.astype(np.int64) ** 2 for image in images]).values
         self._device = jnp.asarray(self._sums.padded())
@@ -210,7 +215,7 @@ class Evaluator:
     def deviations(self, windows: Windows) -> np.ndarray:
         """`haar.contrast` of the windows [n], float64."""
         base, stride = self._places(windows)
-        width, height = self._cascade.size
+        width, height = self._size
         corners = [base + row * stride + column for row in (1, height - 1) for column in (1, width - 1)]
 
         def inner(values: np.ndarray) -> np.ndarray:
@@ -220,11 +225,12 @@ class Evaluator:
         area = (width - 2) * (height - 2)
         return np.sqrt(np.maximum(area * inner(self._squares) - inner(self._sums.values) ** 2, 0))
 
-    def stage_sums(self, windows: Windows, stage: int, deviations: np.ndarray) -> np.ndarray:
+    def stage_sums(
+        self, cascade: Cascade, windows: Windows, stage: int, deviations: np.ndarray
+    ) -> np.ndarray:
         """The sums [n] float32 of a stage, of windows with these `deviations`."""
         base, stride = self._places(windows)
-        begin = int(self._cascade.trees[:stage].sum())
-        end = begin + int(self._cascade.trees[stage])
+        trees = _Trees.of(cascade, stage)
         inverse = (1 / np.maximum(deviations, 1e-9)).astype(np.float32)
         sums = np.empty(len(windows), np.float32)
         for start in range(0, len(windows), CHUNK):
@@ -234,14 +240,7 @@ class Evaluator:
             arrays = [
                 np.pad(a[part], padding) for a in (base.astype(np.int32), stride.astype(np.int32), inverse)
             ]
-            found = _stage_sums(
-                self._device,
-                *arrays,
-                self._trees,
-                np.int32(begin),
-                np.int32(end),
-                self._cascade.feature.shape[1],
-            )
+            found = _stage_sums(self._device, *arrays, trees, np.int32(cascade.trees[stage]))
             sums[part] = np.asarray(found)[:count]
         return sums
 
@@ -249,7 +248,7 @@ class Evaluator:
         stride = self._sums.stride[windows.level]
         return self._sums.start[windows.level] + windows.y * stride + windows.x, stride
 
-    def passing(self, windows: Windows, skip: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    def passing(self, cascade: Cascade, windows: Windows, skip: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Which windows pass all stages.
 
         skip: leave out a window to the right of one that failed the first stage, as OpenCV does. The windows must be
@@ -259,15 +258,15 @@ class Evaluator:
           The numbers [k] of those that pass, and how many windows passed each stage, [S].
         """
         deviations = self.deviations(windows)
-        width, height = self._cascade.size
+        width, height = self._size
         # OpenCV compares single precision numbers.
         seen = np.float32((width - 2) * (height - 2)) * (1 / np.maximum(deviations, 1e-9)).astype(np.float32)
         alive = np.flatnonzero((deviations > 0) & (seen < np.float32(1 / LEAST_DEVIATION)))
-        passed = np.zeros(len(self._cascade.trees), np.int64)
-        for stage, threshold in enumerate(self._cascade.stage_threshold):
+        passed = np.zeros(len(cascade.trees), np.int64)
+        for stage, threshold in enumerate(cascade.stage_threshold):
             if not len(alive):
                 break
-            sums = self.stage_sums(windows[alive], stage, deviations[alive])
+            sums = self.stage_sums(cascade, windows[alive], stage, deviations[alive])
             good = sums >= np.float32(threshold) - np.float32(MARGIN)
             if stage == 0 and skip:
                 failed = np.zeros(len(windows), bool)
@@ -293,10 +292,10 @@ def _looked_at(windows: Windows, failed: np.ndarray) -> np.ndarray:
 def stage_margins(cascade: Cascade, windows: np.ndarray) -> np.ndarray:
     """By how much windows of the cascade's size, uint8 [N, height, width], pass each stage: [N, S]; below 0 they fail."""
     count = len(windows)
-    evaluator = Evaluator(cascade, list(windows))
+    scan = Scan(list(windows), cascade.size)
     places = Windows(np.arange(count), np.zeros(count, np.int64), np.zeros(count, np.int64))
-    deviations = evaluator.deviations(places)
-    sums = [evaluator.stage_sums(places, stage, deviations) for stage in range(len(cascade.trees))]
+    deviations = scan.deviations(places)
+    sums = [scan.stage_sums(cascade, places, stage, deviations) for stage in range(len(cascade.trees))]
     return np.stack(sums, axis=1) - cascade.stage_threshold
 
 
@@ -339,7 +338,7 @@ def detect(
     windows = all_windows(levels, cascade.size)
     if not len(windows):
         return np.zeros((0, 4)), np.zeros(0, np.int64)
-    kept, _ = Evaluator(cascade, [level.image for level in levels]).passing(windows)
+    kept, _ = Scan([level.image for level in levels], cascade.size).passing(cascade, windows)
     boxes, counts = group_rectangles(raw_boxes(levels, windows[kept], cascade.size), neighbors)
     order = np.argsort(-counts, kind="stable")
     boxes = boxes[order].astype(np.float64)

@@ -7,7 +7,7 @@ from xml_cascades import BAD, GOOD
 from cnnjax.config import ConfigError
 from cnnjax.faces.cascade import read_cascade, write_cascade
 from cnnjax.faces.haar import feature_values
-from cnnjax.faces.scan import Evaluator, all_windows, detect, make_pyramid, stage_margins
+from cnnjax.faces.scan import Scan, all_windows, detect, make_pyramid, stage_margins
 
 
 @pytest.fixture
@@ -96,9 +96,9 @@ def test_windows_after_a_failing_one_are_passed_over(small):
     image = rng.integers(0, 256, (30, 30)).astype(np.uint8)
     levels = make_pyramid(image, small.size, 1.5)
     windows = all_windows(levels, small.size)
-    evaluator = Evaluator(small.first(1), [level.image for level in levels])
-    dense = set(evaluator.passing(windows, skip=False)[0].tolist())
-    contrast = evaluator.deviations(windows) / 4 > 10
+    scan = Scan([level.image for level in levels], small.size)
+    dense = set(scan.passing(small.first(1), windows, skip=False)[0].tolist())
+    contrast = scan.deviations(windows) / 4 > 10
     expected, row, skip = [], None, False
     for index in range(len(windows)):
         here = (windows.level[index], windows.y[index])
@@ -110,5 +110,5 @@ def test_windows_after_a_failing_one_are_passed_over(small):
             expected.append(index)
         else:
             skip = bool(contrast[index])
-    assert evaluator.passing(windows)[0].tolist() == expected
+    assert scan.passing(small.first(1), windows)[0].tolist() == expected
     assert 0 < len(expected) < len(dense)

@@ -8,7 +8,7 @@ import pytest
 from cnnjax.faces.cascade import read_cascade, write_cascade
 from cnnjax.faces.grouping import group_rectangles
 from cnnjax.faces.scan import (
-    Evaluator,
+    Scan,
     all_windows,
     detect,
     make_pyramid,
@@ -27,7 +27,7 @@ MULTIFACE = {
 def found(cascade, image, **options):
     levels = make_pyramid(image, cascade.size, **options)
     windows = all_windows(levels, cascade.size)
-    kept, _ = Evaluator(cascade, [level.image for level in levels]).passing(windows)
+    kept, _ = Scan([level.image for level in levels], cascade.size).passing(cascade, windows)
     return raw_boxes(levels, windows[kept], cascade.size), windows.level[kept], levels
 
 
