@@ -22,19 +22,22 @@ class Searching:
     """How profiles are learned and points are looked for.
 
     explained: share of the variance that the modes explain; more modes follow noise.
-    levels: sizes of the image, each half the one before.
     half_length: a profile is so many samples to each side of a point, a pixel of its level apart.
-    reach: a point is looked for so many samples to each side of where it is.
+    reach: a point is looked for so many samples to each side of where it is, on each level; level 0 is the whole image.
     iterations: at most on each level; fewer once nine of ten points move no more than half the reach.
     ridge: share of the mean variance added to each variance of a profile.
     """
 
     explained: float = 0.92
-    levels: int = 3
     half_length: int = 5
-    reach: int = 2
+    reach: tuple[int, ...] = (2, 2, 2)
     iterations: int = 5
     ridge: float = 0.05
+
+    @property
+    def levels(self) -> int:
+        """Sizes of the image, each half the one before."""
+        return len(self.reach)
 
 
 class Step(NamedTuple):
@@ -84,7 +87,7 @@ class ActiveShape:
                 wanted, moved = self._look(pyramid[level], points, level, zoom)
                 points, _ = self.shape.project(wanted)
                 steps.append(Step(level, iteration + 1, points))
-                if np.mean(np.abs(moved) <= self.options.reach / 2) >= 0.9:
+                if np.mean(np.abs(moved) <= self.options.reach[level] / 2) >= 0.9:
                     break
         return points, steps
 
@@ -92,7 +95,7 @@ class ActiveShape:
         self, image: np.ndarray, points: np.ndarray, level: int, zoom: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """For each point the place along its normal whose profile is the most likely, and how many samples away it is."""
-        reach, half = self.options.reach, self.options.half_length
+        reach, half = self.options.reach[level], self.options.half_length
         normals = unit_normals(points, self.lines) * zoom
         long = sample_profiles(image, points / 2**level, normals, half + reach)
         width = 2 * half + 1

@@ -16,7 +16,7 @@ from cnnjax.faces.search import (
 from cnnjax.faces.shape_model import normalized_error
 
 RING = ((0, 16, True),)
-OPTIONS = Searching(explained=0.95, levels=2, half_length=4, reach=3)
+OPTIONS = Searching(explained=0.95, half_length=4, reach=(3, 3))
 
 
 def ellipse(centre, width, height):
