@@ -28,8 +28,8 @@ class Searching:
     ridge: share of the mean variance added to each variance of a profile.
     """
 
-    explained: float = 0.92
-    half_length: int = 5
+    explained: float = 0.9
+    half_length: int = 7
     reach: tuple[int, ...] = (2, 2, 2)
     iterations: int = 5
     ridge: float = 0.05
