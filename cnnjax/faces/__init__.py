@@ -1,0 +1,1 @@
+"""The traditional way to faces and their points: Haar cascades, shape models, warps."""
