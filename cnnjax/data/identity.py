@@ -1,5 +1,6 @@
 """What a checkpoint remembers of the data it was trained on, by which they are known again when they have moved."""
 
+import itertools
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -7,25 +8,33 @@ from typing import Any
 import numpy as np
 
 from cnnjax.data.dataset import Dataset
-from cnnjax.data.sources import folder_of
+from cnnjax.data.sources import parse
 
 _LOOKED_AT = 64  # training images; streamed ones are decoded for it
-_TARGETS = ("label", "boxes", "classes", "valid")
+_FIRST = (
+    "label",
+    "boxes",
+    "classes",
+    "valid",
+)  # in the order of earlier versions, whose checkpoints are known again
+_BESIDE = ("image", "ignored", "area", "size")  # not learned from
 _TOLERANCE = 1.0  # grey levels: what decoders of other versions make of the same file differs by less
 
 
 def is_moved(there: str, here: str) -> bool:
     """Whether two values of data.name are one kind of data in two folders, such as folder:/a and folder:/b."""
-    folders = folder_of(there), folder_of(here)
-    return all(folders) and there != here and there.partition(":")[0] == here.partition(":")[0]
+    pairs = list(itertools.zip_longest(parse(there), parse(here)))
+    same_kinds = all(one and other and one.kind == other.kind for one, other in pairs)
+    return there != here and same_kinds and all(one.path or one.name == other.name for one, other in pairs)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
     """As JSON: how many examples there are, the CRC-32 of the training targets, the mean of each of the first images."""
     crc = 0
-    for name in _TARGETS:
-        if name in dataset.train:
-            crc = zlib.crc32(np.ascontiguousarray(dataset.train[name]).tobytes(), crc)
+    for name in (*_FIRST, *sorted(set(dataset.train) - {*_FIRST, *_BESIDE})):
+        values = dataset.train.get(name)
+        if isinstance(values, np.ndarray):
+            crc = zlib.crc32(np.ascontiguousarray(values).tobytes(), crc)
     images = np.asarray(dataset.train["image"][:_LOOKED_AT])
     return {
         "train": len(dataset.train["image"]),

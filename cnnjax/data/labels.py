@@ -8,7 +8,8 @@ import numpy as np
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import sources
-from cnnjax.data.dataset import Dataset, Split, some
+from cnnjax.data.dataset import Dataset, some
+from cnnjax.data.examples import Columns
 
 _SYNSET = re.compile(r"n\d{8}")  # of WordNet, as the folders of ImageNet begin: n01440764_tench
 
@@ -26,7 +27,7 @@ def as_trained(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     return dataclasses.replace(dataset, train=train, test=test, validation=validation, classes=tuple(classes))
 
 
-def of_run(split: Split, data_name: str, names: Sequence[str], classes: Sequence[str]) -> Split:
+def of_run(split: Columns, data_name: str, names: Sequence[str], classes: Sequence[str]) -> Columns:
     """The split with labels that are indices into the `classes` of the run that was trained on this data.
 
     Raises ConfigError, with the classes that appeared or are gone, if they are others by now; and if they come in
@@ -45,8 +46,8 @@ def of_run(split: Split, data_name: str, names: Sequence[str], classes: Sequence
 
 
 def renumber(
-    split: Split, data_name: str, names: Sequence[str], classes: Sequence[str], data_dir: str | None
-) -> Split:
+    split: Columns, data_name: str, names: Sequence[str], classes: Sequence[str], data_dir: str | None
+) -> Columns:
     """The split with labels that are indices into `classes` instead of `names`.
 
     Raises ConfigError for boxes of other classes, and as `find` does.
@@ -62,7 +63,7 @@ def renumber(
     def synsets() -> Sequence[str]:
         return sources.class_names(Data(name="imagenet2012"), data_dir, len(classes))
 
-    return split | {"label": find(names, classes, synsets)[split["label"]]}
+    return Columns.of(split).renumbered(classes, find(names, classes, synsets))
 
 
 def find(names: Sequence[str], classes: Sequence[str], synsets: Callable[[], Sequence[str]]) -> np.ndarray:

@@ -10,6 +10,9 @@ from cnnjax.data.formats.annotations import Annotations, padded
 from cnnjax.detection.boxes import box_from_letterbox, box_to_letterbox, letterbox
 from cnnjax.detection.results import Detections, Truth
 
+# Targets that are places in an image: pairs of x and y, and the entries of which one has to say that a place is there.
+PLACES = {"boxes": ("valid", "ignored"), "points": ("visible",)}
+
 
 def load_detection(
     annotations: Annotations, frame: tuple[int, int], max_boxes: int = 0
@@ -37,16 +40,25 @@ def load_detection(
 
 
 def framed(targets: Mapping[str, np.ndarray], frame: tuple[int, int]) -> dict[str, np.ndarray]:
-    """What `annotations.padded` returns, with boxes in pixels of the letterboxed frame (height, width).
+    """Targets of images of these sizes, such as `annotations.padded` returns, in pixels of the letterboxed frame.
 
-    boxes are float32 then, and so is area, which stays in pixels of the image.
+    What PLACES names moves, as far as it is there to be moved, and is zero elsewhere; area stays in pixels of the
+    image. Both are float32 then.
+
+    Args:
+      frame: height and width.
     """
-    boxes = np.zeros(targets["boxes"].shape, np.float32)
-    real = targets["valid"] | targets["ignored"]
-    for i, (height, width) in enumerate(targets["size"].tolist()):
-        geometry = letterbox(height, width, frame)
-        boxes[i][real[i]] = box_to_letterbox(targets["boxes"][i][real[i]], geometry)
-    return {**targets, "boxes": boxes, "area": targets["area"].astype(np.float32)}
+    moved = {name: np.zeros(targets[name].shape, np.float32) for name in PLACES if name in targets}
+    for name, places in moved.items():
+        real = np.any([targets[flag] for flag in PLACES[name] if flag in targets], axis=0)
+        for i, (height, width) in enumerate(targets["size"].tolist()):
+            geometry = letterbox(height, width, frame)
+            here = targets[name][i][real[i]]
+            corners = here.reshape(len(here), here.shape[-1] // 2, 2)  # two of a box; a point is its own
+            both = np.concatenate([corners, corners], axis=-1)
+            places[i][real[i]] = box_to_letterbox(both, geometry)[..., :2].reshape(here.shape)
+    area = {"area": targets["area"].astype(np.float32)} if "area" in targets else {}
+    return {**targets, **moved, **area}
 
 
 def truths_in_originals(targets: Mapping[str, np.ndarray], frame: tuple[int, int]) -> list[Truth]:

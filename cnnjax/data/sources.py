@@ -1,93 +1,169 @@
-"""From `data.name` to a Dataset in memory: embedded sets, folders of images, tensorflow-datasets."""
+"""From `data.name` to what it names: SOURCES, a row for each kind of data, and tensorflow-datasets for all other names."""
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import images
-from cnnjax.data.dataset import Dataset, Split, first, hold_out
-from cnnjax.data.formats import archives, folders, records
+from cnnjax.data.dataset import About, Dataset, concat, first, hold_out, mixed
+from cnnjax.data.examples import Columns
+from cnnjax.data.formats import coco, folders, layouts, packed, records, voc, yolo
+from cnnjax.data.formats.records import RawDataset
 from cnnjax.data.synthetic import embedded
 from cnnjax.data.tfds import builder as tfds_builder
-from cnnjax.data.tfds import download as tfds_download
-from cnnjax.data.tfds import read as prepared
+from cnnjax.data.tfds import source as tfds_source
 
-OWN_NAMES = (
-    "digits",
-    "synthetic",
-    "folder:PATH",
-    "shapes",
-    "digit_scenes",
-    "voc:PATH",
-    "coco:PATH",
-    "yolo:PATH",
-    "records:PATH",
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A kind of data. Its functions take the options of the data and their place: the PATH of a name KIND:PATH, else
+    the folder of tensorflow-datasets."""
+
+    read: Callable[[Data, Path], Dataset]  # limited and resized as the options say
+    about: Callable[[Data, Path], About] = lambda data, place: About()  # without reading
+    # The encoded images, for mode=prepare; None for what is in no files.
+    files: Callable[[Data, Path], AbstractContextManager[RawDataset]] | None = None
+    # The evaluated split and its classes alone, of so many channels and, if nothing of the data was trained on,
+    # everything; gives None, or is None, where that saves nothing.
+    evaluated: Callable[[Data, Path, int, bool], tuple[Mapping[str, Any], tuple[str, ...]] | None] | None = (
+        None
+    )
+    takes: str = (
+        ""  # what follows the colon of its names: nothing, "folder", or "path", of which `read` tells itself
+    )
+    streams: bool = False  # whether data.stream may leave the images on disk
+
+
+def annotated(kind: Sequence[layouts.Layout]) -> Source:
+    """A format of images with boxes, by how tools lay it out."""
+    return Source(
+        functools.partial(layouts.read, kind), files=functools.partial(layouts.files, kind), takes="folder"
+    )
+
+
+def _scenes(kind: str) -> Source:
+    def read(data: Data, place: Path) -> Dataset:
+        from cnnjax.data.synthetic import drawn  # imports jax, which other sources do without
+
+        return drawn.read(kind, data, place)
+
+    return Source(read, lambda data, place: About((64, 64, 3)))
+
+
+def _with_builder(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a builder of tensorflow-datasets, as one of data.name."""
+
+    def call(data: Data, place: Path, *more: Any) -> Any:
+        return function(tfds_builder.builder(data.name, place, own_names()), data, place, *more)
+
+    return call
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source(embedded.read_digits, lambda data, place: embedded.DIGITS),
+    "synthetic": Source(embedded.read_synthetic, lambda data, place: embedded.SYNTHETIC),
+    "folder": Source(folders.read, files=packed.files, evaluated=folders.read_evaluated, takes="folder"),
+    "shapes": _scenes("shapes"),
+    "digit_scenes": _scenes("digits"),
+    "voc": annotated(voc.LAYOUTS),
+    "coco": annotated(coco.LAYOUTS),
+    "yolo": annotated(yolo.LAYOUTS),
+    "records": Source(records.read, takes="path", streams=True),
+}
+TFDS = Source(
+    _with_builder(tfds_source.read),
+    _with_builder(tfds_source.about),
+    _with_builder(tfds_source.files),
+    _with_builder(tfds_source.read_evaluated),
 )
-SCENES = ("shapes", "digit_scenes")
-LAYOUTS = ("voc", "coco", "yolo")
-MNIST_LIKE = ("mnist", "fashion_mnist", "kmnist")
-CIFAR = ("cifar10", "cifar100")
+
+
+class Named(NamedTuple):
+    """What a data.name, or a part of it, means."""
+
+    name: str
+    kind: str  # key of SOURCES; "" for a name of tensorflow-datasets
+    source: Source
+    path: Path | None  # of a name KIND:PATH
+
+    def place(self, data_dir: str | None) -> Path:
+        """What the functions of the source take as place."""
+        return self.path or tfds_builder.data_folder(data_dir)
+
+
+def parse(name: str) -> list[Named]:
+    """What data.name means: names that "+" joins, each a row of SOURCES, with :PATH if it takes one, or a name of
+    tensorflow-datasets.
+
+    In a PATH there may be a "+", too: it begins another name only if a row of SOURCES follows.
+    """
+    found: list[Named] = []
+    for piece in name.split("+"):
+        one = _parse_one(piece)
+        if found and found[-1].path and not one.kind:
+            one = _parse_one(f"{found.pop().name}+{piece}")
+        found.append(one)
+    return found
+
+
+def _parse_one(name: str) -> Named:
+    kind, _, path = name.partition(":")
+    source = SOURCES.get(kind)
+    if source is None or bool(source.takes) != bool(path) or (not source.takes and name != kind):
+        return Named(name, "", TFDS, None)
+    return Named(name, kind, source, Path(path).expanduser() if path else None)
+
+
+def own_names() -> tuple[str, ...]:
+    """The names, or their patterns, that are not of tensorflow-datasets."""
+    return tuple(f"{kind}:PATH" if source.takes else kind for kind, source in SOURCES.items())
 
 
 def is_path(name: str) -> bool:
     """Whether `data.name` names files of the user's own, whose classes may change from one run to the next."""
-    return name.partition(":")[0] in (*LAYOUTS, "folder", "records")
-
-
-def folder_of(name: str) -> Path | None:
-    """The file or folder that a name such as folder:PATH or records:PATH means; None of names that mean none."""
-    path = name.partition(":")[2]
-    return Path(path).expanduser() if path and is_path(name) else None
+    return any(named.path for named in parse(name))
 
 
 def check_folder(name: str) -> None:
-    """Raises ConfigError if `name` means a folder and it is not there; of records: their reader tells it first."""
-    folder = folder_of(name)
-    if folder is not None and not name.startswith("records:") and not folder.is_dir():
-        raise ConfigError(f"data.name={name!r}: {folder} is not a folder")
+    """Raises ConfigError if `name` means a folder and it is not there."""
+    for named in parse(name):
+        if named.source.takes == "folder" and named.path and not named.path.is_dir():
+            raise ConfigError(f"data.name={name!r}: {named.path} is not a folder")
 
 
 def load(data: Data, data_dir: str | None = None) -> Dataset:
     """Reads the data that `data` names, resized, limited and split as it says.
 
-    Names: digits, synthetic, folder:PATH, records:PATH (which may be streamed), those of detection sources, or a
-    name of tensorflow-datasets (with /config or :version if
-    need be). Of the latter, what is prepared as array_record in `data_dir` is read from there; the archives
-    of MNIST, Fashion-MNIST, KMNIST, EMNIST, CIFAR-10 and CIFAR-100 are found or downloaded; all others must
-    be prepared first. The order is: the first `data.limit` of each split, resizing, then `data.validation`
-    held out of what training examples there are.
+    Names are those of SOURCES, or of tensorflow-datasets (with /config or :version if need be), or several joined by
+    "+", which are trained and evaluated on together, their classes joined by name (dataset.concat). Of the second, what is
+    prepared as array_record in `data_dir` is read from there; the archives of MNIST, Fashion-MNIST, KMNIST, EMNIST,
+    CIFAR-10 and CIFAR-100 are found or downloaded; all others must be prepared first. The order is: the first
+    `data.limit` of each split, resizing, then `data.validation` held out of what training examples there are.
 
     Args:
       data_dir: None means $TFDS_DATA_DIR, or ~/tensorflow_datasets.
     Raises:
       ConfigError: unknown name, missing or damaged data, no network, images that do not fit together.
     """
-    if data.name.startswith("records:") and len(data.name) > len("records:"):
-        dataset = records.read(Path(data.name.removeprefix("records:")).expanduser(), data)
-    elif data.stream:
-        raise ConfigError(
-            f"data.stream reads what --mode=prepare wrote, data.name=records:PATH, not {data.name!r}"
-        )
-    elif data.name == "digits":
-        dataset = _arrays(embedded.digits(), data)
-    elif data.name == "synthetic":
-        dataset = first(embedded.synthetic(data.image_size), data.limit)
-    elif data.name in SCENES or (data.name.partition(":")[0] in LAYOUTS and data.name.partition(":")[2]):
-        from cnnjax.data import detection_sources  # imports jax, which other sources do without
-
-        read = detection_sources.read_scenes if data.name in SCENES else detection_sources.read_annotated
-        dataset = read(data)
-    elif data.name.startswith("folder:") and len(data.name) > len("folder:"):
-        dataset = folders.read(Path(data.name.removeprefix("folder:")).expanduser(), data)
-    else:
-        dataset = _tfds(data, tfds_builder.data_folder(data_dir))
+    parts = parse(data.name)
+    for named in parts:
+        if data.stream and not named.source.streams:
+            raise ConfigError(
+                f"data.stream reads what --mode=prepare wrote, data.name=records:PATH, not {named.name!r}"
+            )
+    read = [one.source.read(dataclasses.replace(data, name=one.name), one.place(data_dir)) for one in parts]
+    dataset = read[0] if len(read) == 1 else first(concat(data.name, read), data.limit)
     return hold_out(dataset, data.validation) if data.validation else dataset
 
 
 def load_evaluated(
     data: Data, data_dir: str | None, channels: int, everything: bool
-) -> tuple[Split, tuple[str, ...]]:
+) -> tuple[Columns, tuple[str, ...]]:
     """The split that `load` gives for evaluation and the names of its classes; other splits are read only if need be.
 
     Args:
@@ -97,28 +173,25 @@ def load_evaluated(
     """
     if everything:
         data = dataclasses.replace(data, validation=0.0)
-    if not data.validation:
-        if data.name.startswith("folder:") and len(data.name) > len("folder:"):
-            folder = Path(data.name.removeprefix("folder:")).expanduser()
-            return folders.read_evaluated(folder, data, channels, everything)
-        if data.name not in OWN_NAMES and not is_path(data.name):
-            folder = tfds_builder.data_folder(data_dir)
-            builder = tfds_builder.builder(data.name, folder, OWN_NAMES)
-            if builder.name != "emnist" and prepared.is_prepared(builder):
-                found = prepared.read_evaluated(builder, data, folder)
-                if found:
-                    return found
+    parts = parse(data.name)
+    if len(parts) > 1 and not data.validation:
+        named_alone = [dataclasses.replace(data, name=one.name) for one in parts]
+        found = [load_evaluated(one, data_dir, channels, everything)[0] for one in named_alone]
+        split = mixed(data.name, found)
+        return split.take(np.arange(min(len(split), data.limit or len(split)))), split.classes
+    named = parts[0]
+    if named.source.evaluated and not data.validation:
+        alone = named.source.evaluated(data, named.place(data_dir), channels, everything)
+        if alone:
+            return Columns(*alone), alone[1]
     dataset = load(data, data_dir)
     return dataset.test, dataset.classes
 
 
 def class_names(data: Data, data_dir: str | None, count: int) -> tuple[str, ...]:
     """The names of the classes that `data` would have, without reading it; numbers where they are not known."""
-    if data.name not in ("digits", "synthetic", *SCENES) and ":" not in data.name:
-        names = getattr(_features(data, data_dir).get("label"), "names", None) or ()
-        if len(names) == count:
-            return tuple(names)
-    return tuple(map(str, range(count)))
+    names = _about(data, data_dir).classes
+    return names if len(names) == count else tuple(map(str, range(count)))
 
 
 def image_shape(data: Data, data_dir: str | None) -> tuple[int, int, int]:
@@ -126,68 +199,18 @@ def image_shape(data: Data, data_dir: str | None) -> tuple[int, int, int]:
 
     Raises ConfigError where only the data could tell.
     """
-    native: Any = {
-        "digits": (8, 8, 1),
-        "synthetic": (32, 32, 3),
-        "shapes": (64, 64, 3),
-        "digit_scenes": (64, 64, 3),
-    }.get(data.name, (0, 0, 3))
-    if native[0] == 0 and ":" not in data.name:
-        native = getattr(_features(data, data_dir).get("image"), "shape", None) or native
+    native = _about(data, data_dir).shape
     height = data.image_size or native[0]
     width = (data.image_width or data.image_size) or native[1]
     if not height or not width:
         raise ConfigError(f"the images of {data.name} have no size in common: give --data.image_size")
-    return height, width, native[2] or 3
+    return height, width, native[2]
 
 
-def _features(data: Data, data_dir: str | None) -> dict[str, Any]:
-    """What tensorflow-datasets says of the entries of its dataset; {} where that is no dictionary."""
-    builder = tfds_builder.builder(data.name, tfds_builder.data_folder(data_dir), OWN_NAMES)
-    features = builder.info.features
-    return dict(features.items()) if hasattr(features, "items") else {}
-
-
-def _tfds(data: Data, data_dir: Path) -> Dataset:
-    builder = tfds_builder.builder(data.name, data_dir, OWN_NAMES)
-    if prepared.is_prepared(builder):
-        dataset = prepared.read(builder, data, data_dir)
-    elif builder.name in (*MNIST_LIKE, "emnist", *CIFAR):
-        dataset = _arrays(_published(builder, data.name, data_dir), data)
-    else:
-        raise ConfigError(tfds_builder.not_prepared(data.name, data_dir, builder))
-    return _upright(dataset) if builder.name == "emnist" else dataset
-
-
-def _published(builder: Any, name: str, data_dir: Path) -> Dataset:
-    """The dataset from the archives of its authors."""
-    paths = tfds_download.fetch(builder, data_dir)
-    classes = tuple(builder.info.features["label"].names)
-    note = f"{builder.info.full_name}, its authors' archives"
-    if builder.name in MNIST_LIKE:
-        train, test = archives.read_mnist(paths)
-        return Dataset(name, train, test, classes, note)
-    (path,) = paths.values()
-    if builder.name == "emnist":
-        config = builder.builder_config
-        train, test = archives.read_emnist(path, config.name, config.train_examples, config.test_examples)
-    else:
-        train, test, classes = archives.read_cifar(path)
-    return Dataset(name, train, test, classes, note)
-
-
-def _arrays(dataset: Dataset, data: Data) -> Dataset:
-    """Limits, then resizes images that are in memory already."""
-    dataset = first(dataset, data.limit)
-    train, test = (
-        split | {"image": images.resize_all(split["image"], data)} for split in (dataset.train, dataset.test)
-    )
-    return dataclasses.replace(dataset, train=train, test=test)
-
-
-def _upright(dataset: Dataset) -> Dataset:
-    """EMNIST's files, and tensorflow-datasets after them, hold every image mirrored along its diagonal."""
-    train, test = (
-        split | {"image": split["image"].swapaxes(1, 2).copy()} for split in (dataset.train, dataset.test)
-    )
-    return dataclasses.replace(dataset, train=train, test=test)
+def _about(data: Data, data_dir: str | None) -> About:
+    found = [
+        one.source.about(dataclasses.replace(data, name=one.name), one.place(data_dir))
+        for one in parse(data.name)
+    ]
+    known = all(one.classes for one in found)
+    return About(found[0].shape, tuple(dict.fromkeys(name for one in found if known for name in one.classes)))

@@ -1,19 +1,28 @@
-"""Splitting examples in two so that both parts have the same mix of classes."""
+"""Which examples are for training and which for evaluation: names of splits, and splitting in two with a mix of classes alike."""
 
 import numpy as np
 
-# What tools call the splits, in lower case and without a year.
-_ROLES = {
+TEST_SHARE = 0.2  # of all examples, where there is no test split
+_ORDER_SEED = 0
+
+# What tools and people call the splits, in lower case and without a year.
+NAMES = {
     "train": ("train", "training", "trainval"),
-    "val": ("val", "valid", "validation", "eval", "dev"),
+    "val": ("val", "valid", "validation", "eval", "evaluation", "dev"),
     "test": ("test", "testing"),
 }
+EVALUATED = (*NAMES["test"], *NAMES["val"])  # in this order: a test split comes first
 
 
 def role(name: str) -> str:
     """Which split "train", "val" or "test" a name such as "Training", "valid" or "val2017" means; "" if none."""
     word = name.lower().rstrip("0123456789").rstrip("-_ ")
-    return next((found for found, names in _ROLES.items() if word in names), "")
+    return next((found for found, names in NAMES.items() if word in names), "")
+
+
+def order(count: int) -> np.ndarray:
+    """The fixed shuffled order in which examples are taken that lie class by class, or source by source."""
+    return np.random.Generator(np.random.Philox(_ORDER_SEED)).permutation(count)
 
 
 def stratified_split(labels: np.ndarray, num_held: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from absl import flags
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import batches, images
 from cnnjax.runtime import hush
+from cnnjax.runtime.signals import ENDING
 
 _AHEAD = 2  # batches that each worker, or this process without workers, holds ready
 
@@ -65,11 +67,56 @@ class StreamedImages:
             array[row] = self._read(int(index))
         return array if dtype is None else array.astype(dtype)
 
-    def copy(self) -> "StreamedImages":
-        return self
+    def with_channels(self, channels: int) -> "StreamedImages":
+        """The same images, decoded as grey (1) or colour (3)."""
+        shape = (*self.shape[1:-1], channels)
+        return StreamedImages(self._encoded, self._index, self._data, shape, self._name)
 
     def _read(self, index: int) -> np.ndarray:
         return read_one(self._encoded, index, self._data, self.shape[1:], self._name)
+
+
+class Joined:
+    """Several columns, one after the other, of which one at least is decoded when it is asked for.
+
+    It takes the keys that StreamedImages does, in the same way.
+
+    Args:
+      parts: arrays or StreamedImages [n, ...] of the same shape but for n.
+      index: which of their examples, counted over all parts, and in what order; None: all.
+    """
+
+    def __init__(self, parts: Sequence[Any], index: np.ndarray | None = None):
+        self._parts, self._ends = parts, np.cumsum([len(part) for part in parts])
+        self._index = np.arange(self._ends[-1]) if index is None else index
+        self.dtype, self.ndim = parts[0].dtype, parts[0].ndim
+        self.shape = (len(self._index), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, int | np.integer):
+            return Joined(self._parts, self._index[key])
+        row = int(self._index[key])
+        which = int(np.searchsorted(self._ends, row, side="right"))
+        return self._parts[which][row - int(self._ends[which]) + len(self._parts[which])]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = np.empty(self.shape, self.dtype)
+        for row in range(len(self)):
+            array[row] = self[row]
+        return array if dtype is None else array.astype(dtype)
+
+    def with_channels(self, channels: int) -> "Joined":
+        return Joined([coloured(part, channels) for part in self._parts], self._index)
+
+
+def coloured(images: Any, channels: int) -> Any:
+    """Images [N, H, W, C] with 3 channels, as they are if C is 3 already or `channels` is 1."""
+    if images.shape[-1] == channels:
+        return images
+    return images.repeat(channels, -1) if isinstance(images, np.ndarray) else images.with_channels(channels)
 
 
 def read_one(encoded: Encoded, index: int, data: Data, shape: tuple[int, ...], name: str) -> np.ndarray:
@@ -126,12 +173,14 @@ class EvaluationRows:
         return np.minimum(k * self.batch_size + self.rows, self.num_examples - 1).astype(np.int32)
 
 
-def read_ahead(
-    source: StreamedImages | np.ndarray, rows: TrainRows | EvaluationRows, workers: int
-) -> Generator[np.ndarray, None, None]:
-    """The images of each element of `rows`, in order; the same whatever the number of workers.
+Rows = TrainRows | EvaluationRows
+
+
+def read_ahead(source: Any, rows: Rows, workers: int) -> Generator[Any, None, None]:
+    """source[rows[0]], source[rows[1]], ..., decoded; the same whatever the number of workers.
 
     Args:
+      source: a column, such as StreamedImages, whose batches are arrays; or Examples, whose batches are dictionaries.
       workers: processes that read and decode; 0: threads of this one. Each holds up to four batches.
     """
     import grain
@@ -142,6 +191,7 @@ def read_ahead(
     if workers:
         if not flags.FLAGS.is_parsed():  # outside of an absl program; Grain has flags of its own
             flags.FLAGS.mark_as_parsed()
+        _start_tracker()
         processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_AHEAD)
         dataset = dataset.mp_prefetch(processes, worker_init_fn=_begin_worker)
     iterator = iter(dataset)
@@ -152,22 +202,30 @@ def read_ahead(
 
 
 class _Batches:
-    """What Grain draws from: element k is the k-th batch of images."""
+    """What Grain draws from: element k is the k-th batch."""
 
-    def __init__(self, source: StreamedImages | np.ndarray, rows: TrainRows | EvaluationRows):
+    def __init__(self, source: Any, rows: Rows):
         self._source, self._rows = source, rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, k: Any) -> np.ndarray:
-        return np.asarray(self._source[self._rows[int(k)]])
+    def __getitem__(self, k: Any) -> Any:
+        batch = self._source[self._rows[int(k)]]
+        return batch if isinstance(batch, dict) else np.asarray(batch)
+
+
+def _start_tracker() -> None:
+    """Starts Python's watcher over shared memory deaf to USR1 and USR2 too; a scheduler signals every process."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    resource_tracker.ensure_running()  # a child inherits what is blocked
+    signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def _begin_worker(number: int, count: int) -> None:
     """A worker leaves signals to its parent, which has a checkpoint to save, and ends when that one is killed."""
     hush.hush_libraries()
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in ENDING:
         signal.signal(name, signal.SIG_IGN)
     parent = os.getppid()
 

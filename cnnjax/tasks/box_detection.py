@@ -29,6 +29,7 @@ class BoxDetection(Task):
     and "valid" [N, M]."""
 
     targets: ClassVar[tuple[str, ...]] = ("boxes", "classes", "valid")
+    options: ClassVar[tuple[str, ...]] = ("detection",)
     headline: ClassVar[str] = "ap50"
     classes: tuple[str, ...]
     settings: config.Detection

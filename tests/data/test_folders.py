@@ -213,7 +213,7 @@ def test_real_photographs(shared, tmp_path):
         folder = tmp_path / ("even" if index % 2 == 0 else "odd")
         folder.mkdir(exist_ok=True)
         (folder / path.name).symlink_to(path)
-    dataset = folders.read(tmp_path, Data(name="folder:p", image_size=64, resize="crop", resize_short=72))
+    dataset = folders.read(Data(name="folder:p", image_size=64, resize="crop", resize_short=72), tmp_path)
     assert dataset.train["image"].shape == (10, 64, 64, 3)
     assert 80 < dataset.train["image"].mean() < 160
 

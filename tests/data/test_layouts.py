@@ -9,7 +9,10 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data.detection_sources import read_splits
+from cnnjax.data.formats import coco as coco_format
+from cnnjax.data.formats import voc as voc_format
+from cnnjax.data.formats import yolo as yolo_format
+from cnnjax.data.formats.layouts import read_splits
 from cnnjax.data.splits import role
 
 CLASSES = ("dog", "cat")  # not in the order of the alphabet
@@ -176,7 +179,8 @@ def numbers_of(annotations):
 
 
 def read(kind, folder, **changes):
-    return read_splits(Data(name=f"{kind}:{folder}", **changes))
+    layouts = {"voc": voc_format, "coco": coco_format, "yolo": yolo_format}[kind].LAYOUTS
+    return read_splits(layouts, Data(name=f"{kind}:{folder}", **changes), folder)
 
 
 @pytest.mark.parametrize(("kind", "make"), [(kind, make) for kind, many in SPLIT.items() for make in many])

@@ -1,6 +1,7 @@
 """Prepared data sets: the same examples as their sources, in memory or streamed, whole or refused."""
 
 import io
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data.batches import train_indices
-from cnnjax.data.formats import folders
+from cnnjax.data.formats import folders, records
 from cnnjax.data.formats.prepare import prepare
 from cnnjax.data.sources import load
 from cnnjax.data.stream import EvaluationRows, TrainRows, read_ahead
@@ -184,3 +185,58 @@ def test_reading_ahead_starts_at_any_step(prepared, workers):
 
 def test_order_is_that_of_folders():
     assert sorted(folders.order(10)) == list(range(10))
+
+
+def test_landmarks_follow_their_images_into_the_frame(tmp_path):
+    """Points of images of two sizes, in memory and streamed; by hand, in a frame of 20 x 40."""
+    sizes = np.array([[10, 20], [40, 20]], np.int32)  # doubled; halved, with 15 pixels on each side
+    points = np.array([[[1, 2], [19, 9], [5, 5]], [[2, 4], [0, 0], [20, 40]]], np.float32)
+    visible = np.array([[True, True, False], [True, False, True]])
+    wanted = [[[2, 4], [38, 18], [0, 0]], [[16, 2], [0, 0], [25, 20]]]
+    content = []
+    for height, width in sizes:
+        file = io.BytesIO()
+        Image.new("RGB", (int(width), int(height)), (200, 10, 10)).save(file, "PNG")
+        content.append(file.getvalue())
+
+    def raw():
+        targets = {"points": points, "visible": visible, "size": sizes}
+        return records.Raw(list(zip("ab", content, strict=True)), targets, 2)
+
+    records.write(tmp_path / "set", (), {"train": raw(), "test": raw()}, "landmarks")
+    for stream in (False, True):
+        found = load(Data(name=f"records:{tmp_path / 'set'}", image_size=20, image_width=40, stream=stream))
+        batch = found.train[np.array([1, 0])]
+        np.testing.assert_allclose(batch["points"], wanted[::-1], rtol=1e-6)
+        np.testing.assert_array_equal(batch["visible"], visible[::-1])
+        assert batch["image"].shape == (2, 20, 40, 3) and found.classes == ()
+    limited = load(Data(name=f"records:{tmp_path / 'set'}", image_size=20, limit=1))
+    assert len(limited.train) == len(limited.test) == 1 and "first 1 examples of each split" in limited.note
+
+
+def test_a_set_of_an_earlier_version_is_read(tmp_path):
+    """Its kind was "boxes" for all that boxes come with."""
+    targets = {
+        "boxes": np.array([[[1.0, 2, 3, 4]]]),
+        "classes": np.zeros((1, 1), np.int32),
+        "valid": np.ones((1, 1), bool),
+        "ignored": np.zeros((1, 1), bool),
+        "area": np.full((1, 1), 4.0),
+        "size": np.array([[8, 8]], np.int32),
+    }
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    raw = {name: records.Raw([("a", file.getvalue())], targets, 1) for name in ("train", "test")}
+    records.write(tmp_path / "set", ("a",), raw, "")
+    path = tmp_path / "set" / "dataset.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"kind": "boxes"}))
+    found = load(Data(name=f"records:{tmp_path / 'set'}", image_size=16))
+    assert found.train["boxes"].tolist() == [[[2, 4, 6, 8]]]
+
+
+def test_what_a_prepared_set_cannot_hold_is_refused(tmp_path):
+    raw = records.Raw([("a", picture(0))], {"label": np.zeros(1, np.int32), "depth": np.zeros(1)}, 1)
+    with pytest.raises(ConfigError, match="depth: no target that a prepared data set can hold"):
+        records.write(tmp_path / "set", ("a",), {"train": raw, "test": raw}, "")
+    assert not list(tmp_path.iterdir())

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from cnnjax.data.splits import stratified_split
+from cnnjax.data.formats.folders import Inside, split_folders
+from cnnjax.data.splits import EVALUATED, NAMES, role, stratified_split
 
 
 def test_parts_are_disjoint_complete_and_in_order():
@@ -43,3 +44,11 @@ def test_only_the_seed_decides():
     first, again, other = (stratified_split(labels, 40, seed)[1] for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+def test_folders_and_annotations_know_the_same_names_of_splits():
+    for name in (*NAMES["train"], *EVALUATED):
+        assert name in NAMES[role(name.upper())] and role(f"{name}2017") == role(name)
+    assert [role(name) for name in EVALUATED] == ["test"] * 2 + ["val"] * 6
+    inside = {"Trainval": Inside(frozenset("ab"), False), "Evaluation": Inside(frozenset("ab"), False)}
+    assert split_folders(inside, "here") == ("Trainval", "Evaluation")

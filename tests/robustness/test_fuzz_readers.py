@@ -18,10 +18,11 @@ from PIL import Image
 from cnnjax import config
 from cnnjax.config import ConfigError, Data, Experiment
 from cnnjax.data import images
-from cnnjax.data.detection_sources import read_splits
-from cnnjax.data.formats import prepare
+from cnnjax.data.formats import packed
+from cnnjax.data.formats import yolo as yolo_format
 from cnnjax.data.formats.annotations import Annotations
 from cnnjax.data.formats.coco import read_coco
+from cnnjax.data.formats.layouts import read_splits
 from cnnjax.data.formats.voc import read_voc
 from cnnjax.data.formats.yolo import read_yolo
 from cnnjax.weights.files import read_tensors
@@ -123,18 +124,18 @@ def data_yaml(content, folder):
     ):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(text)
-    for split in read_splits(Data(name=f"yolo:{folder}")).splits.values():
+    for split in read_splits(yolo_format.LAYOUTS, Data(name=f"yolo:{folder}"), folder).splits.values():
         annotated(split)
 
 
 def archive(name):
     def read(content, folder):
         (folder / name).write_bytes(content)
-        with prepare._archive(folder / name) as (names, read_member):
-            train, test, classes = prepare._split_names(names, name)
+        with packed._archive(folder / name) as (names, read_member):
+            train, test, classes = packed._split_names(names, name)
             assert len(classes) > 1
             for files in (train, test):
-                for _, found in prepare._labelled(files, read_member, "").files:
+                for _, found in packed._labelled(files, read_member, "").files:
                     assert isinstance(found, bytes)
         assert [path.name for path in folder.iterdir()] == [name]
 
@@ -187,16 +188,23 @@ def fuzz(name, examples, tmp_path):
     reader(seeds[0], tmp_path)  # imports what it needs
     outcomes = {"read": 0, "refused": 0}
 
-    @settings(max_examples=examples, **COMMON)
-    @given(mutated(seeds))
-    def check(content):
+    def tried(content):
         began = time.process_time()
         try:
             reader(content, tmp_path)
-            outcomes["read"] += 1
+            outcome = "read"
         except ConfigError:
-            outcomes["refused"] += 1
-        assert time.process_time() - began < SLOWEST
+            outcome = "refused"
+        return outcome, time.process_time() - began
+
+    @settings(max_examples=examples, **COMMON)
+    @given(mutated(seeds))
+    def check(content):
+        outcome, spent = tried(content)
+        outcomes[outcome] += 1
+        if spent > SLOWEST:  # other threads of this process, such as those of tests before, count too
+            _, spent = tried(content)
+        assert spent < SLOWEST
 
     check()
     assert min(outcomes.values()) > 0, outcomes  # neither were all mutations harmless nor all fatal

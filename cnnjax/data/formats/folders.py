@@ -10,14 +10,9 @@ import numpy as np
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import images
-from cnnjax.data.dataset import Dataset, Split, some
-from cnnjax.data.splits import stratified_split
-
-# Names of folders that are splits, in any case. Of the evaluated ones the first that exists is taken.
-TRAINING = ("train", "training")
-EVALUATED = ("test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev")
-_TEST_SHARE = 0.2  # of all images, where there is none
-_ORDER_SEED = 0
+from cnnjax.data.dataset import Dataset, some
+from cnnjax.data.examples import Columns
+from cnnjax.data.splits import EVALUATED, NAMES, TEST_SHARE, order, stratified_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +30,10 @@ class Inside(NamedTuple):
     images: bool  # whether images lie directly in it
 
 
-def read(folder: Path, data: Data) -> Dataset:
+def read(data: Data, folder: Path) -> Dataset:
     """Images of `folder`/train/CLASS and `folder`/test/CLASS, or of `folder`/CLASS.
 
-    Splits may have any of the names TRAINING and EVALUATED, in any case. Without a test folder a fixed stratified
+    Splits may have any of the names splits.NAMES, in any case, of the evaluated ones the first of EVALUATED. Without a test folder a fixed stratified
     fifth of the images is the test split. Files are taken in one fixed shuffled order, so that `data.limit` meets
     all classes. Class names are the folders' names in alphabetical order; images may lie in folders below theirs;
     hidden files and those that do not end like images are passed over. Images stay grey only if all of them are.
@@ -56,8 +51,8 @@ def read(folder: Path, data: Data) -> Dataset:
 
 
 def read_evaluated(
-    folder: Path, data: Data, channels: int, everything: bool
-) -> tuple[Split, tuple[str, ...]]:
+    data: Data, folder: Path, channels: int, everything: bool
+) -> tuple[Columns, tuple[str, ...]]:
     """The test split of `read` and its classes, without decoding the rest.
 
     With `everything` no training split is assumed: where there is no test folder, all images are taken, and the
@@ -111,7 +106,7 @@ def list_splits(folder: Path, name: str) -> tuple[Files, Files, tuple[str, ...],
 def hold_out(files: Files, name: str) -> tuple[Files, Files]:
     """All but a stratified fifth of the files, and that fifth: the test split where there is none."""
     try:
-        kept, held = stratified_split(files.labels, max(1, round(_TEST_SHARE * len(files.labels))))
+        kept, held = stratified_split(files.labels, max(1, round(TEST_SHARE * len(files.labels))))
     except ValueError as error:
         raise ConfigError(f"data.name={name!r}: {error}") from error
     return take(files, kept), take(files, held)
@@ -127,8 +122,8 @@ def split_folders(inside: Mapping[str, Inside], title: str) -> tuple[str, str]:
     Raises:
       ConfigError: several folders are one split, or all are called like splits and none is for training.
     """
-    training = _called(TRAINING, [name for name in inside if inside[name].folders])
-    if not training and inside and len(_called([*TRAINING, *EVALUATED], inside)) == len(inside):
+    training = _called(NAMES["train"], [name for name in inside if inside[name].folders])
+    if not training and inside and len(_called([*NAMES["train"], *EVALUATED], inside)) == len(inside):
         raise ConfigError(
             f"{title}: {', '.join(inside)} are named like splits, not classes, and none is called train and holds "
             "folders of images, one per class"
@@ -217,14 +212,10 @@ def take(files: Files, index: np.ndarray) -> Files:
     return Files([files.paths[i] for i in index], files.labels[index])
 
 
-def order(count: int) -> np.ndarray:
-    """The fixed shuffled order in which files are taken."""
-    return np.random.Generator(np.random.Philox(_ORDER_SEED)).permutation(count)
-
-
-def _read(files: Files, data: Data, channels: int, name: str) -> Split:
+def _read(files: Files, data: Data, channels: int, name: str) -> Columns:
     def read_one(index: int) -> np.ndarray:
         path = files.paths[index]
         return images.decode(path, str(path), data, channels)
 
-    return {"image": images.stack(read_one, len(files.paths), f"reading {name}"), "label": files.labels}
+    pixels = images.stack(read_one, len(files.paths), f"reading {name}")
+    return Columns({"image": pixels, "label": files.labels})

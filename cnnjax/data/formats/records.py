@@ -1,10 +1,9 @@
 """A prepared data set: a folder of array_record files of images as they were, and what is known of them beside.
 
-  dataset.json              format, kind ("label" or "boxes"), classes, channels, which split thresholds are chosen on
-                            (or ""), and per split its files, the number of images and the CRC-32 of its targets
-  train.npz                 label int32 [N]; or boxes float64 [N, M, 4] xyxy pixels of the original image, classes
-                            int32, valid and ignored bool, area float64 [N, M], and size int32 [N, 2]: what
-                            annotations.padded returns
+  dataset.json              format, kind (the names of the targets), classes, channels, which split thresholds are chosen
+                            on (or ""), and per split its files, the number of images and the CRC-32 of its targets
+  train.npz                 targets as examples.ENTRIES has them, such as label int32 [N]. With size among them, places are
+                            in pixels of the images as they were: of boxes, what annotations.padded returns
   train-00000.array_record  one record per image: its file (JPEG, PNG, ...), byte for byte
 
 Targets are small and stay in memory; images are read one at a time, so a set may be larger than memory.
@@ -18,20 +17,29 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import images
-from cnnjax.data.dataset import Dataset, Split, first
+from cnnjax.data.dataset import Dataset, join
+from cnnjax.data.examples import ENTRIES, Columns
+from cnnjax.data.splits import order as fixed_order
 from cnnjax.data.stream import StreamedImages, read_one
 
 FORMAT = 2
 SHARD_BYTES = 2**28
 _ABOUT = "dataset.json"
-_TARGETS = {"label": ("label",), "boxes": ("boxes", "classes", "valid", "ignored", "area", "size")}
+_BOXES = (
+    "boxes",
+    "classes",
+    "valid",
+    "ignored",
+    "area",
+    "size",
+)  # what the kind "boxes" of earlier versions means
 _CHUNK = 64  # images that are checked at a time
 
 
@@ -44,14 +52,25 @@ class Raw:
     count: int
 
 
+class RawDataset(NamedTuple):
+    """A data set to prepare; `validation` names the split on which thresholds are chosen, or is ""."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, Raw]
+    note: str
+    validation: str = ""
+
+
 def write(
     folder: Path, classes: tuple[str, ...], splits: dict[str, Raw], note: str, validation: str = ""
 ) -> dict[str, int]:
     """Writes a prepared data set; every image is decoded once to be sure of it. Returns images per split.
 
     Nothing is left behind if it fails. Raises ConfigError if the folder exists, an image is damaged, or is not of
-    the size that its annotation says.
+    the size that its annotation says, or if a target is not one of examples.ENTRIES.
     """
+    if unknown := {name for raw in splits.values() for name in raw.targets} - set(ENTRIES):
+        raise ConfigError(f"{', '.join(sorted(unknown))}: no target that a prepared data set can hold")
     if folder.exists():
         raise ConfigError(f"{folder} exists already: prepare into a new folder with --output=DIR")
     partial = folder.with_name(f".{folder.name}.partial")
@@ -68,8 +87,8 @@ def write(
                 np.savez(file, **raw.targets)  # type: ignore[arg-type]
             sums = zlib.crc32((partial / f"{name}.npz").read_bytes())
             about["splits"][name] = {"count": raw.count, "files": files, "targets_crc32": sums}
-            about["kind"] = "boxes" if "boxes" in raw.targets else "label"
-        about["channels"] = 1 if all_grey and about["kind"] == "label" else 3
+            about["kind"] = ",".join(raw.targets)
+        about["channels"] = 1 if all_grey and not _framed(about) else 3
         (partial / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         partial.rename(folder)
     finally:
@@ -155,17 +174,16 @@ class RecordFiles:
             return self._source[index]
 
 
-def read(folder: Path, data: Data) -> Dataset:
+def read(data: Data, folder: Path) -> Dataset:
     """What `write` wrote: decoded into memory, or with data.stream as StreamedImages.
 
-    Images with one label each come in the same fixed shuffled order as from the folder they were prepared from,
-    resized as `data` says; images with boxes are letterboxed.
+    Images whose targets tell their sizes are letterboxed, and their targets with them. Others come in the same fixed
+    shuffled order as from the folder they were prepared from, resized as `data` says.
 
     Raises ConfigError if the folder holds no prepared data set, or a damaged one.
     """
     about = _about(folder)
-    kind, channels = about["kind"], about["channels"]
-    if kind == "boxes":
+    if _framed(about):
         from cnnjax.data.letterbox import framed  # imports jax
 
         if not data.image_size:
@@ -174,9 +192,9 @@ def read(folder: Path, data: Data) -> Dataset:
             )
         data = dataclasses.replace(data, resize="letterbox")
 
-    def split(name: str) -> Split:
+    def split(name: str) -> Columns:
         entry = about["splits"][name]
-        targets = _targets(folder, name, kind, entry)
+        targets = _targets(folder, name, about)
         try:
             encoded = RecordFiles([folder / file for file in entry["files"]])
             count = len(encoded)
@@ -184,28 +202,43 @@ def read(folder: Path, data: Data) -> Dataset:
             raise ConfigError(f"{folder}: the records of {name} cannot be read: {error}") from error
         if count != entry["count"] or any(len(values) != count for values in targets.values()):
             raise ConfigError(f"{folder}: {count:,} records of {name}, {_ABOUT} says {entry['count']:,}")
-        order = _order(count)[: data.limit or None] if kind == "label" else np.arange(count)
+        order = (np.arange(count) if _framed(about) else fixed_order(count))[: data.limit or None]
+        targets = {key: values[order] for key, values in targets.items()}
         where = f"{name} in {folder}"
-        if kind == "boxes":
+        if _framed(about):
             shape = (data.image_size, data.image_width or data.image_size, 3)
-            targets = framed(targets, shape[:2])
+            try:
+                targets = framed(targets, shape[:2])
+            except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
+                raise ConfigError(f"{folder}: damaged: the targets of {name}: {error}") from error
         elif data.image_size:
-            shape = (data.image_size, data.image_size, channels)
+            shape = (data.image_size, data.image_size, about["channels"])
         else:
-            shape = images.decode(encoded[int(order[0])], where, data, channels).shape
+            shape = images.decode(encoded[int(order[0])], where, data, about["channels"]).shape
         pixels: Any = StreamedImages(encoded, order, data, shape, where)
         if not data.stream:
             pixels = images.stack(_reader(encoded, order, data, shape, where), len(order), f"reading {name}")
-        return {"image": pixels, **{key: values[order] for key, values in targets.items()}}
+        return Columns({"image": pixels, **targets})
 
     splits = {name: split(name) for name in about["splits"]}
     validation = splits.get(about["validation"])
     classes = tuple(about["classes"])
+    limited = data.limit and data.limit < max(entry["count"] for entry in about["splits"].values())
+    note = join(about["note"], f"first {data.limit:,} examples of each split" if limited else "")
     try:
-        dataset = Dataset(data.name, splits["train"], splits["test"], classes, about["note"], validation)
+        return Dataset(data.name, splits["train"], splits["test"], classes, note, validation)
     except ValueError as error:
         raise ConfigError(f"{folder}: damaged: {error}") from error
-    return first(dataset, data.limit) if kind == "boxes" else dataset
+
+
+def _kind(about: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the targets."""
+    return _BOXES if about["kind"] == "boxes" else tuple(about["kind"].split(","))
+
+
+def _framed(about: dict[str, Any]) -> bool:
+    """Whether images have sizes of their own, and targets are in pixels of these."""
+    return "size" in _kind(about)
 
 
 def _reader(
@@ -223,7 +256,7 @@ def _about(folder: Path) -> dict[str, Any]:
         if about["format"] != FORMAT:
             raise ConfigError(f"{path}: format {about['format']}, this version reads {FORMAT}")
         splits = list(about["splits"].values())
-        kinds = about["kind"] in ("label", "boxes") and about["channels"] in (1, 3)
+        kinds = set(_kind(about)) <= set(ENTRIES) and about["channels"] in (1, 3)
         texts = [about["note"], *about["classes"], *(name for split in splits for name in split["files"])]
         names = all(
             split["files"] and all(Path(file).name == file for file in split["files"]) for split in splits
@@ -239,18 +272,12 @@ def _about(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: damaged: {error}") from error
 
 
-def _targets(folder: Path, name: str, kind: str, entry: dict[str, Any]) -> dict[str, np.ndarray]:
+def _targets(folder: Path, name: str, about: dict[str, Any]) -> dict[str, np.ndarray]:
     path = folder / f"{name}.npz"
     try:
-        if zlib.crc32(path.read_bytes()) != entry["targets_crc32"]:
+        if zlib.crc32(path.read_bytes()) != about["splits"][name]["targets_crc32"]:
             raise ValueError("it does not match its checksum")
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in _TARGETS[kind]}
+            return {key: arrays[key] for key in _kind(about)}
     except Exception as error:  # zipfile, zlib and numpy each have their own
         raise ConfigError(f"{path}: damaged: {error}") from error
-
-
-def _order(count: int) -> np.ndarray:
-    from cnnjax.data.formats.folders import order
-
-    return order(count)

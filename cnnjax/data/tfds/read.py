@@ -9,13 +9,14 @@ from absl import logging
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import cache, images
 from cnnjax.data.dataset import Dataset, Split, hold_out, join
+from cnnjax.data.examples import Columns
 from cnnjax.data.formats.annotations import Problem, tell_problems
+from cnnjax.data.splits import TEST_SHARE
 from cnnjax.data.tfds import boxes as prepared_boxes
 from cnnjax.data.tfds.boxes import Boxes, boxes_of
 from cnnjax.data.tfds.builder import quiet
 
 _EVALUATED = ("test", "validation")  # the first of these that is there and has labels
-_TEST_SHARE = 0.2  # of the training split, where there is neither
 _LOOKED_AT = 100  # images, of which one at least has boxes if a split is annotated
 _SMALL_FILE = 16 * 1024  # bytes
 
@@ -38,18 +39,19 @@ def read(builder: Any, data: Data, data_dir: Path) -> Dataset:
         sizes and no data.image_size.
     """
     info, boxes = builder.info, boxes_of(builder.info)
-    splits, evaluated = _read_splits(builder, data, data_dir, boxes)
-    train, test = splits["train"], splits[evaluated or "train"]
+    read_splits, evaluated = _read_splits(builder, data, data_dir, boxes)
     note = f"{info.full_name} as prepared in {info.data_dir}"
     if evaluated and evaluated != "test":
         note = join(note, f"evaluated on its {evaluated} split")
     if data.limit:
         note = join(note, f"first {data.limit:,} examples of each split")
-    note = join(note, _tell_problems(splits))
+    note = join(note, _tell_problems(read_splits))
+    splits = {name: Columns(split) for name, split in read_splits.items()}
+    train, test = splits["train"], splits[evaluated or "train"]
     classes = boxes.classes if boxes else tuple(info.features["label"].names)
     validation = test if evaluated == "validation" else splits.get("validation")
     dataset = Dataset(data.name, train, test, classes, note, validation)
-    return dataset if evaluated else hold_out(dataset, _TEST_SHARE)
+    return dataset if evaluated else hold_out(dataset, TEST_SHARE)
 
 
 def read_evaluated(builder: Any, data: Data, data_dir: Path) -> tuple[Split, tuple[str, ...]] | None:

@@ -1,40 +1,33 @@
-"""Datasets of images with boxes: synthetic scenes, and folders in the layouts of Pascal VOC, COCO and YOLO.
+"""Folders of images with boxes as tools lay them out, such as those of Pascal VOC, COCO and YOLO.
 
-LAYOUTS holds how tools lay these out: functions that return how to read the splits of a folder, or nothing if it is
-not laid out so. The first that returns something is taken.
+A format is a tuple of layouts: functions that return how to read the splits of a folder, or nothing if it is not laid
+out so. The first that returns something is taken.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data.dataset import Dataset, Split, first, join
-from cnnjax.data.formats import coco, folders, voc, yolo
+from cnnjax.data.dataset import Dataset, first, join
+from cnnjax.data.examples import Columns
+from cnnjax.data.formats import folders
 from cnnjax.data.formats.annotations import (
     Annotations,
     Readers,
     describe_lost,
     keep_classes,
     leave_out_missing,
+    padded,
     tell_problems,
 )
-from cnnjax.data.letterbox import load_detection
+from cnnjax.data.formats.records import Raw, RawDataset
 from cnnjax.data.splits import role
-from cnnjax.data.synthetic import scenes
 
-KINDS = {"shapes": "shapes", "digit_scenes": "digits"}
-NUM_SCENES = {"train": 4000, "test": 1000}
-NUM_SINGLE = {"train": 16_000, "test": 1000}  # a scene with one object says less
-SEEDS = {"train": 0, "test": 1}
-LAYOUTS: dict[str, tuple[Callable[[Path], Readers], ...]] = {
-    "voc": voc.LAYOUTS,
-    "coco": coco.LAYOUTS,
-    "yolo": yolo.LAYOUTS,
-}
+Layout = Callable[[Path], Readers]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,44 +39,22 @@ class Found:
     note: str
 
 
-def read_scenes(data: Data) -> Dataset:
-    """Synthetic scenes with up to data.objects objects, 64 pixels wide unless data.image_size says otherwise."""
-    kind = KINDS[data.name]
+def read(layouts: Sequence[Layout], data: Data, folder: Path) -> Dataset:
+    """A folder in one of the layouts, letterboxed into data.image_size x (data.image_width or image_size).
 
-    def split(name: str) -> dict[str, np.ndarray]:
-        available = (NUM_SINGLE if data.objects == 1 else NUM_SCENES)[name]
-        count = min(available, data.limit or available)
-        # One object may be large, several need room beside each other.
-        scale = (0.25, 0.7) if data.objects == 1 else (0.2, 0.45)
-        drawn = scenes.grid_scenes(
-            jax.random.key(SEEDS[name]),
-            count,
-            data.image_size or 64,
-            data.objects,
-            kind,
-            name,
-            scale,
-            data.masks,
-        )
-        return {key: np.asarray(value) for key, value in drawn.items()}
-
-    return Dataset(data.name, split("train"), split("test"), scenes.KINDS[kind], "synthetic scenes")
-
-
-def read_annotated(data: Data) -> Dataset:
-    """voc:PATH, coco:PATH or yolo:PATH, letterboxed into data.image_size x (data.image_width or image_size).
-
-    What LAYOUTS knows is read as it is. Mistakes in annotations are logged; the note of the dataset counts them.
+    Mistakes in annotations are logged; the note of the dataset counts them. Raises ConfigError as `read_splits` does.
     """
+    from cnnjax.data.letterbox import load_detection  # imports jax, which other sources do without
+
     if not data.image_size:
         raise ConfigError(
             f"data.name={data.name!r} needs --data.image_size, the height of the frame in pixels"
         )
     size = (data.image_size, data.image_width or data.image_size)
-    found = read_splits(data)
-    room = max(len(truth.boxes) for split in found.splits.values() for truth in split.truths)
-    splits: dict[str, Split] = {
-        name: load_detection(annotations, size, room) for name, annotations in found.splits.items()
+    found = read_splits(layouts, data, folder)
+    splits = {
+        name: Columns(load_detection(annotations, size, _room(found)))
+        for name, annotations in found.splits.items()
     }
     dataset = Dataset(
         data.name,
@@ -96,18 +67,42 @@ def read_annotated(data: Data) -> Dataset:
     return first(dataset, data.limit)
 
 
-def read_splits(data: Data) -> Found:
+@contextlib.contextmanager
+def files(layouts: Sequence[Layout], data: Data, folder: Path) -> Iterator[RawDataset]:
+    """The same images as they are in their files, for mode=prepare."""
+    found = read_splits(layouts, data, folder)
+    splits = {name: _raw(annotations, _room(found)) for name, annotations in found.splits.items()}
+    note = join(f"prepared from {folder}", found.note)
+    yield RawDataset(found.splits["train"].classes, splits, note, found.validation)
+
+
+def _raw(annotations: Annotations, room: int) -> Raw:
+    def contents() -> Iterator[tuple[str, bytes]]:
+        for image in annotations.images:
+            path = annotations.folder / image.path
+            try:
+                yield str(path), path.read_bytes()
+            except OSError as error:
+                raise ConfigError(f"{path}: {error.strerror}") from error
+
+    return Raw(contents(), padded(annotations.images, room), len(annotations.images))
+
+
+def _room(found: Found) -> int:
+    """As many objects as the fullest image of any split has."""
+    return max(len(truth.boxes) for split in found.splits.values() for truth in split.truths)
+
+
+def read_splits(layouts: Sequence[Layout], data: Data, folder: Path) -> Found:
     """The annotations of the splits. data.split names the one to evaluate, else it is test, else val; without these a
     seeded random fifth of the images is held out (folders.hold_out). Mistakes in annotations are logged.
 
     Raises ConfigError for a folder without annotations in a known layout, without a training split or the wanted
     one, and for splits with different classes or without an image that can be used.
     """
-    layout, _, path = data.name.partition(":")
-    folder = Path(path).expanduser()
     if not folder.is_dir():
         raise ConfigError(f"data.name={data.name!r}: no folder {folder}")
-    readers = _readers(layout, folder)
+    readers = _readers(layouts, data.name, folder)
     names = _names(readers, data.split, folder)
     read = {name: leave_out_missing(readers[name]()) for name in dict.fromkeys(names.values())}
     for split in read.values():
@@ -133,13 +128,14 @@ def read_splits(data: Data) -> Found:
     return Found(splits, validation, note)
 
 
-def _readers(layout: str, folder: Path) -> Readers:
+def _readers(layouts: Sequence[Layout], name: str, folder: Path) -> Readers:
     """How to read each split of a folder."""
-    for found in LAYOUTS[layout]:
+    for found in layouts:
         if readers := found(folder):
             return readers
-    known = " ".join(found.__doc__ or "" for found in LAYOUTS[layout])
-    raise ConfigError(f"{folder}: no {layout} annotations in a layout that is known. {known}")
+    known = " ".join(found.__doc__ or "" for found in layouts)
+    kind = name.partition(":")[0]
+    raise ConfigError(f"{folder}: no {kind} annotations in a layout that is known. {known}")
 
 
 def _names(readers: Readers, wanted: str, folder: Path) -> dict[str, str]:
