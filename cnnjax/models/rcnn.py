@@ -26,8 +26,6 @@ from cnnjax.ops.roi import roi_align_levels, roi_levels
 
 SAMPLING = 2  # bilinear values along each side of a bin
 BOX_BINS, MASK_BINS = 7, 14  # along each side of what the heads see of a box
-
-
 _normal = nn.initializers.normal
 
 
@@ -216,9 +214,8 @@ class RCNN(nn.Module):
 
     def _boxes(self, pyramid: "_Pyramid", boxes: Array) -> tuple[Array, Array]:
         """Logits [N, R, outputs] and deltas [N, R, outputs, 4] of boxes [N, R, 4]."""
-        logits, deltas = BoxHead(self.num_outputs, self.hidden, self.dtype, name="box_head")(
-            pyramid(boxes, 7)
-        )
+        head = BoxHead(self.num_outputs, self.hidden, self.dtype, name="box_head")
+        logits, deltas = head(pyramid(boxes, BOX_BINS))
         return _by_image(logits, boxes), _by_image(deltas, boxes)
 
     def _masks(self, pyramid: "_Pyramid", boxes: Array) -> Array | None:
