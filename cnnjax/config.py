@@ -202,23 +202,26 @@ class Detection:
         needs={"task": ("grid_detection",)},
     )
     boxes: int = option(
-        1, "yolov1: boxes that each cell predicts", above=0, needs={"detection.form": ("yolov1",)}
+        1,
+        "yolov1: boxes that each cell predicts",
+        above=0,
+        needs={"task": ("grid_detection",), "detection.form": ("yolov1",)},
     )
     num_anchors: int = option(
         5,
         "anchors: how many shapes k-means finds in the training boxes",
         above=0,
-        needs={"detection.form": ("anchors",)},
+        needs={"task": ("grid_detection",), "detection.form": ("anchors",)},
     )
     anchors: tuple[float, ...] = option(
         (),
         "anchors: width, height, width, ... in pixels; empty: k-means",
-        needs={"detection.form": ("anchors",)},
+        needs={"task": ("grid_detection",), "detection.form": ("anchors",)},
     )
     focal_gamma: float = option(
         0.0,
         "anchors: above 0, focal loss of presence with this gamma (Lin et al. 2017); 2 in the paper",
-        needs={"detection.form": ("anchors",)},
+        needs={"task": ("grid_detection",), "detection.form": ("anchors",)},
     )
     similar: tuple[str, ...] = option(
         (), "groups of classes that are alike, for the analysis of errors, such as cat/dog,car/bus/truck"
@@ -292,7 +295,7 @@ class Optimizer:
         "adamw", "Muon: update rule of everything but convolution kernels", ("adamw", "sgd"), needs=MUON
     )
     muon_rest_momentum: float = option(0.9, "Muon: momentum, or b1, of that rule", below=1, needs=MUON)
-    freeze: tuple[str, ...] = option(
+    frozen: tuple[str, ...] = option(
         (), "starts of paths of parameters that stay as they are, such as trunk/model/conv1"
     )
     clip_norm: float = option(0.0, "clip gradients to this global norm; 0 is off")

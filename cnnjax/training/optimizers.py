@@ -98,8 +98,8 @@ def make_optimizer(optimizer: config.Optimizer, total_steps: int) -> optax.Gradi
         parts.append(optax.masked(rate, of_whitening))
     if o.name == "muon" and o.muon_normalize:
         parts.append(normalize_kernels())
-    if o.freeze:  # last: what has no gradient would decay all the same
-        parts.append(optax.masked(optax.set_to_zero(), functools.partial(frozen, o.freeze)))
+    if o.frozen:  # last: what has no gradient would decay all the same
+        parts.append(optax.masked(optax.set_to_zero(), functools.partial(frozen, o.frozen)))
     transform = optax.chain(*parts)
     if o.accumulate > 1:
         transform = optax.MultiSteps(transform, every_k_schedule=o.accumulate).gradient_transformation()
@@ -130,7 +130,7 @@ def frozen(starts: Sequence[str], params: Params) -> Params:
     paths = ["/".join(part.key for part in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for start in starts:
         if not any(path.startswith(start) for path in paths):
-            raise config.ConfigError(f"optimizer.freeze: no parameter's path begins with {start!r}")
+            raise config.ConfigError(f"optimizer.frozen: no parameter's path begins with {start!r}")
     return jax.tree_util.tree_unflatten(
         jax.tree_util.tree_structure(params), [path.startswith(tuple(starts)) for path in paths]
     )

@@ -94,7 +94,7 @@ CASES = [
     Case("grid_model_for_two_stages", f"{TWO_STAGE} --data.image_size=64 --model.name=grid8", "model.name='grid8' has no two stages; maskrcnn_small has", coco()),
     Case("two_stages_for_a_grid", f"{DETECT} --data.name=coco:in --data.image_size=64 --model.name=maskrcnn_small", "model.name='maskrcnn_small' has no grid as output", coco()),
     Case("frames_that_do_not_divide", f"{TWO_STAGE} --data.image_size=60", "images of 60x60 do not divide into maps of 8x8", coco()),
-    Case("frozen_parameters_that_are_not_there", f"{TWO_STAGE} --data.image_size=64 --optimizer.freeze=backbone", "optimizer.freeze: no parameter's path begins with 'backbone'", coco()),
+    Case("frozen_parameters_that_are_not_there", f"{TWO_STAGE} --data.image_size=64 --optimizer.frozen=backbone", "optimizer.frozen: no parameter's path begins with 'backbone'", coco()),
     trained("grid_model_for_a_classifier", "--model.name=grid_net", "grid"),
     Case("folder_of_no_classes", f"{TRAIN} --data.name=folder:plain", "has no folders of images, one per class", lambda f: (f / "plain").mkdir()),
     Case("evaluate_without_workdir", "--mode=evaluate", "mode=evaluate needs --workdir"),

@@ -115,7 +115,7 @@ def test_weight_decay_leaves_biases_and_norms_alone():
 
 
 def test_frozen_parameters_neither_learn_nor_decay():
-    config = Optimizer(name="adamw", learning_rate=0.1, weight_decay=0.5, freeze=("trunk/conv1", "trunk/b"))
+    config = Optimizer(name="adamw", learning_rate=0.1, weight_decay=0.5, frozen=("trunk/conv1", "trunk/b"))
     params = {"trunk": {"conv1": {"kernel": jnp.ones((2, 3))}, "conv2": {"kernel": jnp.ones((2, 3))}}}
     params["trunk"]["b"] = {"scale": jnp.ones(2)}
     transform = optimizers.make_optimizer(config, 10)
@@ -125,7 +125,7 @@ def test_frozen_parameters_neither_learn_nor_decay():
         for name, (leaf,) in ((name, jax.tree.leaves(tree)) for name, tree in updates["trunk"].items())
     }
     assert changed == {"conv1": False, "conv2": True, "b": False}
-    other = optimizers.make_optimizer(Optimizer(freeze=("trunk/conv3",)), 10)
+    other = optimizers.make_optimizer(Optimizer(frozen=("trunk/conv3",)), 10)
     with pytest.raises(ConfigError, match="no parameter's path begins with 'trunk/conv3'"):
         other.init(params)
 
