@@ -20,14 +20,12 @@ from cnnjax.detection.level_anchors import LevelAnchors
 from cnnjax.detection.two_stage import Detections, Proposals, Training, Truths, TwoStage
 from cnnjax.models.fpn import FPN
 from cnnjax.models.grid import GridNet
-from cnnjax.models.layers import Trunk, conv, flatten, frozen_batch_norm, he_init
+from cnnjax.models.layers import Trunk, conv, flatten, frozen_batch_norm, he_init, stage
 from cnnjax.models.resnet import RESNET50, ResNet
 from cnnjax.ops.roi import roi_align_levels, roi_levels
 
 SAMPLING = 2  # bilinear values along each side of a bin
 BOX_BINS, MASK_BINS = 7, 14  # along each side of what the heads see of a box
-
-
 _normal = nn.initializers.normal
 
 
@@ -118,7 +116,8 @@ class RCNN(nn.Module):
 
     `num_outputs`: classes and, as number 0, the background. `trunk` makes a model of the zoo, whose `stages`, finest
     first, carry the pyramid; there is a size of anchors for each level. Without `mask_convs` or `keypoint_convs` there
-    is no such head. `canonical_size`: see `roi_levels`.
+    is no such head. `canonical_size`: see `roi_levels`. Stages beside those of the trunk: level1, ..., objectness1, ...
+    of each level; logits, masks and keypoints of each region.
     """
 
     trunk: Callable[..., nn.Module]
@@ -156,8 +155,10 @@ class RCNN(nn.Module):
         maps = [found[name] for name in self.stages]
         _check_frame(frame, maps)
         levels = FPN(self.features, self.pooled_level, self.dtype, name="fpn")(maps)
+        levels = [stage(self, f"level{i}", level) for i, level in enumerate(levels, start=1)]
         rpn = RegionProposals(len(self.anchors.ratios), self.features, self.dtype, name="rpn")
         objectness, deltas = rpn(levels)
+        objectness = [stage(self, f"objectness{i}", of) for i, of in enumerate(objectness, start=1)]
         anchors = self.anchors([(level.shape[1], level.shape[2]) for level in levels], frame)
 
         def propose(logits: list[Array], moved: list[Array], size: Array) -> Proposals:
@@ -216,24 +217,23 @@ class RCNN(nn.Module):
 
     def _boxes(self, pyramid: "_Pyramid", boxes: Array) -> tuple[Array, Array]:
         """Logits [N, R, outputs] and deltas [N, R, outputs, 4] of boxes [N, R, 4]."""
-        logits, deltas = BoxHead(self.num_outputs, self.hidden, self.dtype, name="box_head")(
-            pyramid(boxes, 7)
-        )
-        return _by_image(logits, boxes), _by_image(deltas, boxes)
+        head = BoxHead(self.num_outputs, self.hidden, self.dtype, name="box_head")
+        logits, deltas = head(pyramid(boxes, BOX_BINS))
+        return stage(self, "logits", _by_image(logits, boxes)), _by_image(deltas, boxes)
 
     def _masks(self, pyramid: "_Pyramid", boxes: Array) -> Array | None:
         """Logits [N, R, 28, 28, outputs] within boxes [N, R, 4]."""
         if not self.mask_convs:
             return None
         head = MaskHead(self.num_outputs, self.mask_convs, self.dtype, name="mask_head")
-        return _by_image(head(pyramid(boxes, MASK_BINS)), boxes)
+        return stage(self, "masks", _by_image(head(pyramid(boxes, MASK_BINS)), boxes))
 
     def _keypoints(self, pyramid: "_Pyramid", boxes: Array) -> Array | None:
         """Logits [N, R, 56, 56, points] within boxes [N, R, 4]."""
         if not self.keypoint_convs:
             return None
         head = KeypointHead(self.keypoints, self.keypoint_convs, self.dtype, name="keypoint_head")
-        return _by_image(head(pyramid(boxes, MASK_BINS)), boxes)
+        return stage(self, "keypoints", _by_image(head(pyramid(boxes, MASK_BINS)), boxes))
 
 
 class _Pyramid(NamedTuple):

@@ -26,7 +26,8 @@ def frames(model: Model, heights: Sequence[int], image_shape: tuple[int, ...]) -
         """The size of an output's cells in pixels, if it has any, and the shapes of the weights."""
         image = jax.ShapeDtypeStruct((1, *frame, channels), jnp.float32)
         output, variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), image)
-        cells = output.shape[1:3] if len(output.shape) == 4 else ()
+        shape = getattr(output, "shape", ())  # a model may return more than one array
+        cells = shape[1:3] if len(shape) == 4 else ()
         return tuple(side / number for side, number in zip(frame, cells, strict=False)), variables
 
     cell, weights = trace((height, width))

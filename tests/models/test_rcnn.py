@@ -295,3 +295,12 @@ def test_bfloat16_layers_leave_boxes_and_losses_in_float32():
     )
     floats = {leaf.dtype for leaf in jax.tree.leaves(shapes) if jnp.issubdtype(leaf.dtype, jnp.floating)}
     assert floats == {jnp.dtype("float32")}
+
+
+def test_stages_of_trunk_pyramid_and_heads_have_names():
+    _, state = jax.eval_shape(lambda v, x: MODEL.apply(v, x, mutable=["stages"]), small_variables(), IMAGES)
+    shapes = {name: of.shape for name, of in state["stages"].items() if name != "trunk"}
+    rows = {"level1": (16, 24), "level2": (8, 12), "level3": (4, 6)}
+    expected = {name: (2, *size, 64) for name, size in rows.items()}
+    expected |= {f"objectness{i}": (2, 3 * rows[f"level{i}"][0] * rows[f"level{i}"][1]) for i in (1, 2, 3)}
+    assert shapes == expected | {"logits": (2, 100, 4), "masks": (2, 100, 28, 28, 4)}
