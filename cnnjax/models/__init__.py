@@ -28,6 +28,7 @@ from cnnjax.models.classic import (
 from cnnjax.models.connectivity import OneHiddenLayer
 from cnnjax.models.densenet import DenseNet, cifar_densenet
 from cnnjax.models.dropconnect import DropConnectCNN, DropConnectLocal, DropConnectMLP
+from cnnjax.models.face_landmarks import FaceLandmarks
 from cnnjax.models.googlenet import GoogLeNet
 from cnnjax.models.grid import GridNet, Localizer, SlidingWindow, YoloV1
 from cnnjax.models.layers import Trunk, batch_norm
@@ -124,6 +125,9 @@ MODELS: dict[str, Callable[..., Model]] = {
     "localizer": Localizer,
     "grid32": partial(GridNet, widths=(16, 32, 64, 128, 256), blocks=(0, 1, 2, 2, 1)),
     "yolov1": YoloV1,
+    # 68 points of a face, with the weights of face-api.js
+    "face_landmarks68": FaceLandmarks,
+    "face_landmarks68_tiny": partial(FaceLandmarks, features=(32, 64, 128), convs=3, window=14),
     # Pre-activation ResNets and wide ResNets
     "preact_resnet18": partial(PreActResNet, stage_sizes=resnet.RESNET18),
     "preact_resnet34": partial(PreActResNet, stage_sizes=resnet.RESNET34),

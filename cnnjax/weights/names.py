@@ -13,6 +13,7 @@ import flax.linen as nn
 
 from cnnjax.models.alexnet import AlexNetOneTower
 from cnnjax.models.densenet import DenseNet
+from cnnjax.models.face_landmarks import FaceLandmarks
 from cnnjax.models.googlenet import GoogLeNet
 from cnnjax.models.resnet import ResNet
 from cnnjax.models.resnet_cifar import CifarResNet
@@ -67,7 +68,9 @@ def caffe_names(model: nn.Module, layers: Iterable[str]) -> Names | None:
 
 
 def tensorflow_names(model: nn.Module, layers: Iterable[str]) -> Names | None:
-    """Names of constants in Google's frozen graph inception5h, without the "_w" or "_b" at their end."""
+    """Names without the ".w" or ".b": of constants in Google's frozen graph inception5h, and of face-api.js."""
+    if isinstance(model, FaceLandmarks):
+        return {layer: layer.replace("_conv", "/conv") for layer in layers} | {"output": "fc"}
     if not isinstance(model, GoogLeNet) or not model.same_padding:
         return None
     return {layer: _inception5h(layer) for layer in layers}
