@@ -33,6 +33,7 @@ from cnnjax.models.googlenet import GoogLeNet
 from cnnjax.models.grid import GridNet, Localizer, SlidingWindow, YoloV1
 from cnnjax.models.layers import Trunk, batch_norm
 from cnnjax.models.mcdnn import Column
+from cnnjax.models.mtcnn import ONet, PNet, RNet
 from cnnjax.models.preact_resnet import PreActResNet, cifar_preact_resnet
 from cnnjax.models.resnet import BasicBlock, Bottleneck, ResNet
 from cnnjax.models.resnet_cifar import CifarResNet
@@ -128,6 +129,10 @@ MODELS: dict[str, Callable[..., Model]] = {
     # 68 points of a face, with the weights of face-api.js
     "face_landmarks68": FaceLandmarks,
     "face_landmarks68_tiny": partial(FaceLandmarks, features=(32, 64, 128), convs=3, window=14),
+    # The three networks of MT-CNN
+    "mtcnn_pnet": PNet,
+    "mtcnn_rnet": RNet,
+    "mtcnn_onet": ONet,
     # Pre-activation ResNets and wide ResNets
     "preact_resnet18": partial(PreActResNet, stage_sizes=resnet.RESNET18),
     "preact_resnet34": partial(PreActResNet, stage_sizes=resnet.RESNET34),

@@ -31,7 +31,7 @@ Grid = tuple[int, int]
 
 # What a file calls the leaves of a layer. Keras calls the bias of a normalization beta.
 LEAVES = {
-    TORCH: {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"},
+    TORCH: {"kernel": "weight", "scale": "weight", "alpha": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"},
     KERAS: {"kernel": "kernel", "scale": "gamma", "bias": "bias", "mean": "moving_mean", "var": "moving_variance"},
     CAFFE: {"kernel": "w", "bias": "b"},
     TENSORFLOW: {"kernel": "w", "bias": "b"},

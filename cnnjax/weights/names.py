@@ -15,6 +15,7 @@ from cnnjax.models.alexnet import AlexNetOneTower
 from cnnjax.models.densenet import DenseNet
 from cnnjax.models.face_landmarks import FaceLandmarks
 from cnnjax.models.googlenet import GoogLeNet
+from cnnjax.models.mtcnn import ONet, PNet, RNet
 from cnnjax.models.resnet import ResNet
 from cnnjax.models.resnet_cifar import CifarResNet
 from cnnjax.models.senet import SENet
@@ -34,6 +35,8 @@ def torch_names(model: nn.Module, layers: Iterable[str]) -> Names | None:
         return _vgg(model)
     if isinstance(model, SqueezeNet):
         return _squeezenet(model)
+    if isinstance(model, PNet | RNet | ONet):
+        return {layer: layer for layer in layers}  # of facenet-pytorch
     rename: Callable[[str], str]
     if isinstance(model, GoogLeNet) and model.norm:
         rename = _googlenet

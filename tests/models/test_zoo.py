@@ -150,7 +150,7 @@ LONG_TO_TRACE = {"densenet264", "densenet100_12", "densenet_bc250_24", "densenet
 TESTED_ELSEWHERE = {
     "softmax_regression", "mlp", "local", "lenet5", "two_stage", "toy_cnn", "worked_example", "mnist_cnn",
     "sliding_window", "airbench_laptop", "airbench94", "airbench95", "airbench96",
-    "grid8", "grid16", "grid32", "localizer", "yolov1",
+    "grid8", "grid16", "grid32", "localizer", "yolov1", "mtcnn_pnet", "mtcnn_rnet", "mtcnn_onet",
 }  # fmt: skip
 
 # The smallest images that pass through: small enough for gradients on any machine.
