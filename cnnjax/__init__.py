@@ -1,3 +1,161 @@
-"""cnnjax: convolutional networks in JAX."""
+"""Convolutional networks in JAX: what `python launch.py` does, from Python and without flags.
+
+>>> import cnnjax as cj
+>>> run = cj.train(cj.experiments.digits_lenet(), "runs/digits")  # doctest: +SKIP
+>>> run.metrics["accuracy"]  # doctest: +SKIP
+0.992
+
+Importing this package changes nothing in the process, and none of its parts is imported before it is used.
+"""
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cnnjax.config import Augment as Augment
+    from cnnjax.config import Classification as Classification
+    from cnnjax.config import ConfigError as ConfigError
+    from cnnjax.config import Data as Data
+    from cnnjax.config import Detection as Detection
+    from cnnjax.config import Evaluate as Evaluate
+    from cnnjax.config import Experiment as Experiment
+    from cnnjax.config import Localization as Localization
+    from cnnjax.config import Model as Model
+    from cnnjax.config import Optimizer as Optimizer
+    from cnnjax.config import Train as Train
+    from cnnjax.config import replace as replace
+    from cnnjax.data.dataset import Dataset as Dataset
+    from cnnjax.models import create_model as create_model
+    from cnnjax.network import Committee as Committee
+    from cnnjax.network import Network as Network
+    from cnnjax.network import Preprocessing as Preprocessing
+    from cnnjax.runs.run import Run as Run
+    from cnnjax.tasks import Judgement as Judgement
+    from cnnjax.tasks import Result as Result
+    from cnnjax.tasks import Task as Task
+
+# Where each name is; imported when it is first used.
+_NAMES = {
+    **dict.fromkeys(
+        (
+            "Augment",
+            "Classification",
+            "ConfigError",
+            "Data",
+            "Detection",
+            "Evaluate",
+            "Experiment",
+            "Localization",
+            "Model",
+            "Optimizer",
+            "Train",
+            "replace",
+        ),
+        "config",
+    ),
+    "Dataset": "data.dataset",
+    "create_model": "models",
+    **dict.fromkeys(("Committee", "Network", "Preprocessing"), "network"),
+    "Run": "runs.run",
+    **dict.fromkeys(("Judgement", "Result", "Task"), "tasks"),
+}
+__all__ = ["experiments", "load_run", "train", *_NAMES]  # noqa: PLE0604 (they are strings)
+
+
+def train(
+    experiment: "Experiment",
+    workdir: str | os.PathLike | None = None,
+    *,
+    data: "Dataset | None" = None,
+    model: Any = None,
+    task: "Task | None" = None,
+    data_dir: str | None = None,
+) -> "Run":
+    """Trains, or goes on with what is in `workdir`; returns the run at its last checkpoint.
+
+    Args:
+      experiment: all settings; `replace` changes them: `cj.replace(experiment, {"train.epochs": 5})`.
+      workdir: folder of the run. Default: runs/<name of the experiment>.
+      data, model, task: used in place of those that the experiment names: a Dataset, a linen module with the call
+        `model(images, train)` and as many outputs as the task takes, and a Task. To go on with such a run, or to
+        load it, give them again.
+      data_dir: where datasets are. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    Raises:
+      ConfigError: with one line, for what cannot be meant, and where the run in `workdir` is another one.
+
+    >>> import cnnjax as cj
+    >>> quick = {"model.name": "softmax_regression", "train.epochs": 1.0, "data.image_size": 0}
+    >>> experiment = cj.replace(cj.experiments.digits_lenet(), quick)
+    >>> run = cj.train(experiment, "runs/doctest")  # doctest: +ELLIPSIS
+    step ...
+    >>> sorted(run.metrics), run.step
+    (['accuracy', 'loss', 'top5'], 22)
+    >>> run.evaluate().mean == run.metrics
+    True
+    """
+    _configure()
+    from pathlib import Path
+
+    from cnnjax.config import check
+    from cnnjax.runs.plan import Given
+    from cnnjax.runs.run import restore
+    from cnnjax.runs.train import train_run
+    from cnnjax.runs.workdir import Workdir
+
+    folder = Workdir(workdir or Path("runs") / experiment.name)
+    given = Given(data, model, task)
+    train_run(check(experiment), folder, data_dir, "cnnjax.train", given)
+    return restore(folder, given=given)
+
+
+def load_run(
+    workdir: str | os.PathLike,
+    checkpoint: str = "last",
+    *,
+    data: "Dataset | None" = None,
+    model: Any = None,
+    task: "Task | None" = None,
+) -> "Run":
+    """A trained run: `checkpoint` is last, best or the number of a step.
+
+    data, model, task: what the run was trained with, where `train` was given it. Without its data a run can predict,
+    but not be evaluated.
+
+    >>> import cnnjax as cj, numpy as np
+    >>> run = cj.load_run("runs/doctest")
+    >>> run.network.image_shape
+    (8, 8, 1)
+    >>> (result,) = run.predict([np.zeros((8, 8, 1), np.uint8)])
+    >>> list(result.to_json())
+    ['class', 'top']
+    """
+    _configure()
+    from cnnjax.runs.plan import Given
+    from cnnjax.runs.run import restore
+    from cnnjax.runs.workdir import Workdir
+
+    return restore(Workdir(workdir), checkpoint, given=Given(data, model, task))
+
+
+def _configure() -> None:
+    from cnnjax.runtime import platform
+
+    platform.configure_late()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"cnnjax.{_NAMES[name]}"), name)
+    if name == "experiments":
+        try:
+            return importlib.import_module("cnnjax.experiments")  # as it is installed
+        except ModuleNotFoundError:
+            return importlib.import_module("experiments")  # a checkout, where they stand beside the package
+    raise AttributeError(f"module 'cnnjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -20,19 +20,43 @@ class ConfigError(ValueError):
     status = 1  # of a program that ends with it
 
 
+ON = ()  # of `needs`: any value but none, zero or false
+OWN = "own:"  # begins names of what a Python program gives itself: data, a model, a task
+
+
 class Stopped(ConfigError):
     """A run that was asked to end and has saved its state: there is more to do."""
 
     status = 75  # EX_TEMPFAIL of sysexits.h, at which schedulers can put a job into their queue again
 
 
+Needs = Mapping[str, tuple[Any, ...]]
+
+
 def option(
     default: Any, help: str, choices: tuple[str, ...] = (), above: float = -math.inf,
-    most: float = math.inf, below: float = math.inf,
+    most: float = math.inf, below: float = math.inf, needs: Needs | None = None,
 ) -> Any:  # fmt: skip
-    """A field with its help text: what `--helpshort` shows. Numbers must lie `above`, `below`, or be at most `most`."""
-    limits = {"choices": choices, "above": above, "most": most, "below": below}
+    """A field with its help text: what `--helpshort` shows. Numbers must lie `above`, `below`, or be at most `most`.
+
+    `needs`: where the field has an effect. By the name of another field, the values that this must have; ON for any
+    but none, zero or false. "targets" are those that the task learns, "data" the kind of the data (`data_kind`).
+    """
+    limits = {"choices": choices, "above": above, "most": most, "below": below, "needs": needs or {}}
     return dataclasses.field(default=default, metadata={"help": help, **limits})
+
+
+LAID_OUT = ("voc", "coco", "yolo")
+ANNOTATED = (*LAID_OUT, "tensorflow-datasets")
+WHITENED = ("airbench_laptop", "airbench94", "airbench95", "airbench96")
+MUON = {"optimizer.name": ("muon",)}
+
+
+def data_kind(name: str) -> str:
+    """The kind of data that a data.name is of: what stands before the colon, or the name; else tensorflow-datasets."""
+    kind, colon, _ = name.partition(":")
+    own = ("digits", "synthetic", "shapes", "digit_scenes")
+    return kind if colon or name in own else "tensorflow-datasets"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +71,28 @@ class Data:
         "stretch",
         "how to reach image_size: stretch; resize the short side and crop the centre; or fit in and pad with grey, which data with boxes always does",
         ("stretch", "crop", "letterbox"),
+        needs={"targets": ("label",)},
     )
-    resize_short: int = option(0, "with resize=crop: the short side before the crop; 0 means image_size")
-    image_width: int = option(0, "with boxes: width of the frame, where it is not image_size too")
-    objects: int = option(4, "shapes and digit_scenes: most objects in an image")
-    keep: tuple[str, ...] = option((), "voc, coco, yolo: read objects of these classes only; empty: of all")
+    resize_short: int = option(
+        0,
+        "with resize=crop: the short side before the crop; 0 means image_size",
+        needs={"data.resize": ("crop",)},
+    )
+    image_width: int = option(
+        0,
+        "with boxes: width of the frame, where it is not image_size too",
+        needs={"targets": ("boxes",), "data": (*ANNOTATED, "records")},
+    )
+    objects: int = option(
+        4, "shapes and digit_scenes: most objects in an image", needs={"data": ("shapes", "digit_scenes")}
+    )
+    keep: tuple[str, ...] = option(
+        (), "voc, coco, yolo: read objects of these classes only; empty: of all", needs={"data": LAID_OUT}
+    )
     split: str = option(
         "",
         "with boxes: the split that is evaluated; empty: test, else val, else a fixed fifth of the training split",
+        needs={"targets": ("boxes",), "data": ANNOTATED},
     )
     channel_order: str = option("rgb", "order of colour channels that the model expects", ("rgb", "bgr"))
     mean: tuple[float, ...] = option(
@@ -72,7 +110,9 @@ class Data:
     limit: int = option(0, "use only the first so many examples of each split; 0 uses all")
     stream: bool = option(False, "records:PATH: read images from disk batch by batch, not all into memory")
     workers: int = option(
-        2, "stream: processes that read and decode ahead of training; 0: threads of this one"
+        2,
+        "stream: processes that read and decode ahead of training; 0: threads of this one",
+        needs={"data.stream": ON},
     )
 
 
@@ -81,7 +121,7 @@ class Augment:
     """Random changes of training examples, in the order of the fields. Zero, or false, is off."""
 
     crop: int = option(0, "pad by so many pixels, then crop at random to the old size")
-    crop_fill: str = option("zero", "what the padding holds", ("zero", "reflect"))
+    crop_fill: str = option("zero", "what the padding holds", ("zero", "reflect"), needs={"augment.crop": ON})
     flip: str = option(
         "none",
         "horizontal flip: random, or alternating from epoch to epoch",
@@ -95,16 +135,16 @@ class Augment:
         0.0,
         "elastic distortion (Simard et al. 2003): factor alpha, 34 in the paper; 0.16 * alpha / sigma pixels",
     )
-    elastic_sigma: float = option(4.0, "elastic distortion: smoothness in pixels (sigma)")
+    elastic_sigma: float = option(
+        4.0, "elastic distortion: smoothness in pixels (sigma)", needs={"augment.elastic": ON}
+    )
     brightness: float = option(0.0, "add up to this share of the full range")
     contrast: float = option(0.0, "change the contrast by a factor from 1 - contrast to 1 + contrast")
-    flip_vertical: bool = option(False, "with boxes: flip top and bottom at random")
-    random_crop: float = option(
-        0.0, "with boxes: enlarge a random window of at least 1 - random_crop of the area"
-    )
-    hue: float = option(0.0, "with boxes: turn the hue by up to this share of the circle")
-    saturation: float = option(0.0, "with boxes: change the saturation by a factor of up to 1 + saturation")
-    exposure: float = option(0.0, "with boxes: change the exposure by a factor of up to 1 + exposure")
+    flip_vertical: bool = option(False, "flip top and bottom at random")
+    random_crop: float = option(0.0, "enlarge a random window of at least 1 - random_crop of the area")
+    hue: float = option(0.0, "turn the hue by up to this share of the circle")
+    saturation: float = option(0.0, "change the saturation by a factor of up to 1 + saturation")
+    exposure: float = option(0.0, "change the exposure by a factor of up to 1 + exposure")
     mosaic: bool = option(False, "with boxes: four images side by side (Bochkovskiy et al. 2020)")
     cutout: int = option(0, "side in pixels of one square set to the mean (DeVries & Taylor 2017)")
     mixup: float = option(
@@ -148,11 +188,24 @@ class Detection:
         "what a cell's numbers mean and how they are trained: the lecture's with loss A or B, YOLOv1's, or with anchors",
         ("squared", "logistic", "yolov1", "anchors"),
     )
-    boxes: int = option(1, "yolov1: boxes that each cell predicts", above=0)
-    num_anchors: int = option(5, "anchors: how many shapes k-means finds in the training boxes", above=0)
-    anchors: tuple[float, ...] = option((), "anchors: width, height, width, ... in pixels; empty: k-means")
+    boxes: int = option(
+        1, "yolov1: boxes that each cell predicts", above=0, needs={"detection.form": ("yolov1",)}
+    )
+    num_anchors: int = option(
+        5,
+        "anchors: how many shapes k-means finds in the training boxes",
+        above=0,
+        needs={"detection.form": ("anchors",)},
+    )
+    anchors: tuple[float, ...] = option(
+        (),
+        "anchors: width, height, width, ... in pixels; empty: k-means",
+        needs={"detection.form": ("anchors",)},
+    )
     focal_gamma: float = option(
-        0.0, "anchors: above 0, focal loss of presence with this gamma (Lin et al. 2017); 2 in the paper"
+        0.0,
+        "anchors: above 0, focal loss of presence with this gamma (Lin et al. 2017); 2 in the paper",
+        needs={"detection.form": ("anchors",)},
     )
     similar: tuple[str, ...] = option(
         (), "groups of classes that are alike, for the analysis of errors, such as cat/dog,car/bus/truck"
@@ -174,7 +227,11 @@ class Optimizer:
     name: str = option("adamw", "update rule", ("sgd", "adam", "adamw", "muon"))
     learning_rate: float = option(1e-3, "at its peak")
     bias_learning_rate: float = option(0.0, "of biases and norms, at its peak; 0: learning_rate")
-    whitening: float = option(0.0, "share of the run in which a whitening layer's bias learns; 0: as others")
+    whitening: float = option(
+        0.0,
+        "airbench: share of the run in which the whitening layer's bias learns; 0: as others",
+        needs={"model.name": WHITENED},
+    )
     dense_learning_rate: float = option(0.0, "of dense kernels, at its peak; 0: learning_rate")
     schedule: str = option(
         "cosine",
@@ -185,28 +242,43 @@ class Optimizer:
         0.0,
         "share of the run over which the rate rises to its peak (linearly; one_cycle: along a cosine)",
     )
-    initial: float = option(0.0, "share of the peak rate at the start of the warm-up")
-    boundaries: tuple[float, ...] = option(
-        (), "piecewise: shares of the run after which the rate is multiplied by decay"
+    initial: float = option(
+        0.0, "share of the peak rate at the start of the warm-up", needs={"optimizer.warmup": ON}
     )
-    decay: float = option(0.1, "piecewise: factor at each boundary")
+    boundaries: tuple[float, ...] = option(
+        (),
+        "piecewise: shares of the run after which the rate is multiplied by decay",
+        needs={"optimizer.schedule": ("piecewise",)},
+    )
+    decay: float = option(
+        0.1, "piecewise: factor at each boundary", needs={"optimizer.schedule": ("piecewise",)}
+    )
     final: float = option(
-        0.0, "share of the peak rate that is left at the end (cosine, linear, one_cycle, triangular)"
+        0.0,
+        "share of the peak rate that is left at the end (cosine, linear, one_cycle, triangular)",
+        needs={"optimizer.schedule": ("cosine", "linear", "one_cycle", "triangular")},
     )
     momentum: float = option(0.9, "SGD and Muon: momentum; Adam: b1", below=1)
-    b2: float = option(0.999, "Adam: decay of the second moment", below=1)
-    nesterov: bool = option(False, "SGD and Muon: Nesterov momentum")
+    b2: float = option(
+        0.999,
+        "Adam: decay of the second moment",
+        below=1,
+        needs={"optimizer.name": ("adam", "adamw", "muon")},
+    )
+    nesterov: bool = option(
+        False, "SGD and Muon: Nesterov momentum", needs={"optimizer.name": ("sgd", "muon")}
+    )
     weight_decay: float = option(
         0.0, "of weights only, not biases or norms; decoupled for adamw and muon, L2 for sgd and adam"
     )
-    muon_steps: int = option(5, "Muon: Newton-Schulz iterations")
+    muon_steps: int = option(5, "Muon: Newton-Schulz iterations", needs=MUON)
     muon_normalize: bool = option(
-        False, "Muon: scale each convolution to norm sqrt(filters) before each update (airbench)"
+        False, "Muon: scale each convolution to norm sqrt(filters) before each update (airbench)", needs=MUON
     )
     muon_rest: str = option(
-        "adamw", "Muon: update rule of everything but convolution kernels", ("adamw", "sgd")
+        "adamw", "Muon: update rule of everything but convolution kernels", ("adamw", "sgd"), needs=MUON
     )
-    muon_rest_momentum: float = option(0.9, "Muon: momentum, or b1, of that rule", below=1)
+    muon_rest_momentum: float = option(0.9, "Muon: momentum, or b1, of that rule", below=1, needs=MUON)
     clip_norm: float = option(0.0, "clip gradients to this global norm; 0 is off")
     ema: float = option(
         0.0, "decay of an exponential moving average of the weights, used in evaluation; 0 is off", below=1
@@ -246,6 +318,7 @@ class Train:
         10,
         "skip: updates in a row, roll_back: times to one checkpoint, after which the run stops all the same",
         above=0,
+        needs={"train.on_nan": ("skip", "roll_back")},
     )
     debug_nans: bool = option(
         False, "name the layer in which the first value that is not finite appeared; waits for every step"

@@ -1,6 +1,5 @@
 """What each mode of the launcher does. Reads the flags that launch.py defines."""
 
-import difflib
 import shlex
 import sys
 import types
@@ -52,23 +51,24 @@ def only_changes(*allowed: str) -> dict[str, Any]:
 
 def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment:
     """The experiment of the flags: the named one, else that of the workdir, else the default, then the changes."""
-    from experiments import EXPERIMENTS
+    from cnnjax import experiments
 
     if FLAGS.experiment is None and workdir is not None and workdir.has_run():
         experiment = workdir.read_config()
     else:
         name = default if FLAGS.experiment is None else FLAGS.experiment
-        if name not in EXPERIMENTS:
-            close = difflib.get_close_matches(name, EXPERIMENTS, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else "--list shows all"
-            raise ConfigError(f"unknown experiment {name!r}: {hint}")
-        experiment = EXPERIMENTS[name]()
+        experiment = experiments.named(name)
     changes = flag_changes()
     lengths = ("train.epochs", "train.steps", "train.examples")
     if any(name in changes for name in lengths):
         # A length given in one unit replaces the one that the experiment gives in another.
         changes = {"train.epochs": 0.0, "train.steps": 0, "train.examples": 0} | changes
-    return config.check(config.replace(experiment, changes))
+    experiment = config.check(config.replace(experiment, changes))
+    if FLAGS.mode not in ("import", "prepare"):  # weights bring what is missing; what is prepared has no task
+        from cnnjax.runs.refusals import refuse_without_effect
+
+        refuse_without_effect(experiment, flag_changes())
+    return experiment
 
 
 def optional_workdir() -> Any:
@@ -96,7 +96,7 @@ def command_line() -> str:
 
 
 def print_table(evaluation: Any) -> None:
-    from cnnjax.runs.run import format_metric
+    from cnnjax.runs.logs import format_metric
 
     table = evaluation.table
     print(f"{'metric':<12}" + "".join(f"{column:>12}" for column in table))
@@ -117,9 +117,9 @@ def print_names() -> None:
             print(f"{name}: {', '.join(members)}")
         print_table_of(BENCHMARKS)
     else:
-        from experiments import EXPERIMENTS
+        from cnnjax import experiments
 
-        print_table_of(EXPERIMENTS)
+        print_table_of(experiments.EXPERIMENTS)
 
 
 def print_table_of(functions: Mapping[str, Callable[..., Any]]) -> None:
@@ -131,13 +131,13 @@ def print_table_of(functions: Mapping[str, Callable[..., Any]]) -> None:
 
 
 def mode_train() -> None:
-    from cnnjax.runs import run
+    from cnnjax.runs import train
     from cnnjax.runs.workdir import Workdir
 
     workdir = optional_workdir()
     experiment = chosen_experiment(workdir)
     workdir = workdir or Workdir(Path("runs") / experiment.name)
-    evaluation = run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+    evaluation = train.train_run(experiment, workdir, FLAGS.data_dir, command_line())
     print_table(evaluation)
     print(f"report: {workdir.path / 'report.html'}\npictures: {workdir.plots}")
 
@@ -146,7 +146,8 @@ def mode_evaluate() -> None:
     from cnnjax.runs import run
 
     workdir = existing_workdir()
-    print_table(run.evaluate_run(workdir, FLAGS.data_dir, FLAGS.checkpoint, flag_changes()))
+    evaluation = run.restore(workdir, FLAGS.checkpoint).evaluate(flag_changes(), FLAGS.data_dir)
+    print_table(evaluation)
 
 
 def mode_predict() -> None:
@@ -202,7 +203,7 @@ def mode_layers() -> None:
 def mode_visualize() -> None:
     """Looks at the run in --workdir; for a named experiment that has none yet, imports --weights or trains first."""
     from cnnjax.inspect import look
-    from cnnjax.runs import run
+    from cnnjax.runs import train
     from cnnjax.runs.workdir import Workdir
 
     if FLAGS.experiment is None:
@@ -216,7 +217,7 @@ def mode_visualize() -> None:
         options = experiment.visualize
         workdir = optional_workdir() or Workdir(Path("runs") / experiment.name)
         if options.train:
-            run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+            train.train_run(experiment, workdir, FLAGS.data_dir, command_line())
         elif not workdir.has_run():
             if not FLAGS.weights:
                 raise ConfigError(
@@ -233,14 +234,14 @@ def mode_visualize() -> None:
 def mode_slide() -> None:
     """Slides the classifier in --workdir over a large canvas; without one, trains digits_sliding first."""
     from cnnjax.inspect import look
-    from cnnjax.runs import run
+    from cnnjax.runs import run, train
     from cnnjax.runs.workdir import Workdir
 
     workdir = optional_workdir()
     if workdir is None:
         experiment = chosen_experiment(None, default="digits_sliding")
         workdir = Workdir(Path("runs") / experiment.name)
-        run.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+        train.train_run(experiment, workdir, FLAGS.data_dir, command_line())
     else:
         only_changes()
         without("experiment", "--workdir, whose run is shown")

@@ -1,9 +1,15 @@
-"""Named experiments: one explicit table. Each function's docstring opens with what it is and the command."""
+"""Named experiments: one explicit table. Each function's docstring opens with what it is and the command.
 
+`experiments.mnist_lenet()` is the Experiment of that name. Imports are relative: where cnnjax is installed, this is
+the package cnnjax.experiments.
+"""
+
+import difflib
 from collections.abc import Callable
 
-from cnnjax.config import Experiment
-from experiments import cifar10, detection, digits, imagenet, mnist, visualize
+from cnnjax.config import ConfigError, Experiment
+
+from . import cifar10, detection, digits, imagenet, mnist, visualize
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     function.__name__: function
@@ -28,3 +34,18 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         visualize.visualize_squeezenet,
     )
 }
+
+
+def named(name: str) -> Experiment:
+    """The experiment of a name. Raises ConfigError, with the nearest names, if there is none."""
+    if name not in EXPERIMENTS:
+        close = difflib.get_close_matches(name, EXPERIMENTS, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "--list shows all"
+        raise ConfigError(f"unknown experiment {name!r}: {hint}")
+    return EXPERIMENTS[name]()
+
+
+def __getattr__(name: str) -> Callable[[], Experiment]:
+    if name not in EXPERIMENTS:
+        raise AttributeError(f"there is no experiment {name!r}")
+    return EXPERIMENTS[name]

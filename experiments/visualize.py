@@ -3,8 +3,9 @@
 import dataclasses
 
 from cnnjax.config import Data, Experiment, Model, Train, Visualize
-from experiments.cifar10 import cifar10_resnet56
-from experiments.digits import digits_lenet
+
+from .cifar10 import cifar10_resnet56
+from .digits import digits_lenet
 
 
 def visualize_digits() -> Experiment:

@@ -6,7 +6,7 @@ from typing import Any
 from cnnjax.benchmarks.records import make_record
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.dataset import join
-from cnnjax.runs.run import train_run
+from cnnjax.runs.train import train_run
 from cnnjax.runs.workdir import Workdir
 
 

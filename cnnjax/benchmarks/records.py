@@ -16,7 +16,9 @@ from cnnjax.runs.workdir import write_atomically
 from cnnjax.runtime import platform
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORDS = ROOT / "results.jsonl"
+RECORDS = (
+    ROOT if (ROOT / "launch.py").exists() else Path()
+) / "results.jsonl"  # of a checkout, or right here
 
 _HEAD = """# Results
 

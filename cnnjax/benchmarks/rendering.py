@@ -12,7 +12,7 @@ import optax
 from cnnjax.benchmarks.options import Measured, Options, missing, version
 from cnnjax.benchmarks.timing import comparison, interleave, without_compilation_cache
 from cnnjax.models import create_model
-from cnnjax.visualization.network import Network
+from cnnjax.network import Network, Preprocessing
 from cnnjax.visualization.render import render_each
 
 # What is rendered: title, layer, how many of its channels at a time.
@@ -72,4 +72,4 @@ def squeezenet(size: int) -> Network:
         deviation = np.sqrt(2 / np.prod(leaf.shape[:-1])) if len(leaf.shape) == 4 else 0.0  # He et al. 2015
         return jnp.asarray(deviation * generator.standard_normal(leaf.shape), jnp.float32)
 
-    return Network(model, jax.tree.map(draw, abstract), shape, (0.5,), (0.25,))
+    return Network(model, jax.tree.map(draw, abstract), shape, Preprocessing((0.5,), (0.25,)))

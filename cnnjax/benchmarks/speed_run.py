@@ -61,10 +61,10 @@ class SpeedRun:
 
 def cifar10_94(options: Options) -> list[Measured]:
     """Time to 94 % on CIFAR-10, mean of --benchmark.seeds, against airbench94_muon and hiverge's speed run."""
-    from experiments.cifar10 import cifar10_airbench
+    from cnnjax import experiments
 
     return [
-        time_to(cifar10_airbench(), 0.94, options),
+        time_to(experiments.cifar10_airbench(), 0.94, options),
         peer_script("airbench94_muon", options.airbench, "--benchmark.airbench=PATH/airbench94_muon.py"),
         peer_script("hiverge", options.hiverge, "--benchmark.hiverge=PATH/cifar10_speedrun.py"),
     ]
@@ -72,9 +72,9 @@ def cifar10_94(options: Options) -> list[Measured]:
 
 def mnist_99(options: Options) -> list[Measured]:
     """Time to 99 % on MNIST, mean of --benchmark.seeds."""
-    from experiments.mnist import mnist_speedrun
+    from cnnjax import experiments
 
-    return [time_to(mnist_speedrun(), 0.99, options)]
+    return [time_to(experiments.mnist_speedrun(), 0.99, options)]
 
 
 def time_to(

@@ -12,12 +12,12 @@ from jax import Array
 from cnnjax import config
 from cnnjax.benchmarks.timing import compiled
 from cnnjax.benchmarks.workload import LEARNING_RATE, MOMENTUM, Workload
-from cnnjax.config import Augment, Data
+from cnnjax.config import Augment
 from cnnjax.models import create_model
+from cnnjax.network import Preprocessing
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch
 from cnnjax.tasks.classification import Classification
-from cnnjax.training.evaluate import network_outputs
 from cnnjax.training.optimizers import make_optimizer
 from cnnjax.training.step import Recipe, TrainState, compile_init, compile_steps
 
@@ -43,7 +43,6 @@ class Steps:
         self, work: Workload, dtype: str = "float32", augment: Augment | None = None, num_steps: int = 1
     ):
         channels = work.shape[-1]
-        data = Data(name="synthetic", mean=(0.5,) * channels, std=(0.25,) * channels)
         sgd = config.Optimizer(
             name="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM, schedule="constant"
         )
@@ -53,7 +52,7 @@ class Steps:
             task=task,
             optimizer=make_optimizer(sgd, 1000),
             augment=augment or Augment(),
-            data=data,
+            preprocessing=Preprocessing((0.5,) * channels, (0.25,) * channels),
         )
         mesh = sharding.make_mesh(work.batch_size)
         target = "target" if work.dense_targets else "label"
@@ -90,7 +89,8 @@ class Steps:
     @functools.cached_property
     def _infer(self) -> Any:
         def outputs(variables: Any, images: Array, index: Array) -> Array:
-            return network_outputs(self.recipe, jax.tree.map(lambda a: a[0], variables), images[index])
+            first = jax.tree.map(lambda a: a[0], variables)
+            return self.recipe.network(first, images.shape[1:]).outputs(images[index])
 
         return self._compiled(
             "infer", jax.jit(outputs), self._state.variables, self.arrays["image"], self._index

@@ -6,9 +6,10 @@ Colours are left in the order R, G, B; `data.channel_order` is applied where the
 import contextlib
 import io
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
+from typing import Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -120,7 +121,18 @@ def decode(source: str | Path | bytes, name: str, data: Data, channels: int) -> 
     return array if array.ndim == 3 else array[..., None]
 
 
-def fit(image: Image.Image, data: Data) -> Image.Image:
+class Framing(Protocol):
+    """How an image is brought to a frame: config.Data, or the part of it that a trained network remembers."""
+
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def resize(self) -> str: ...
+    @property
+    def resize_short(self) -> int: ...
+
+
+def fit(image: Image.Image, data: Framing) -> Image.Image:
     """Resizes to a square of `data.image_size`, bilinear with antialiasing; 0 leaves the image as it is.
 
     resize="stretch" ignores the aspect ratio. resize="crop" is the ImageNet protocol: the short side
@@ -142,7 +154,7 @@ def fit(image: Image.Image, data: Data) -> Image.Image:
     return scaled.crop((left, top, left + size, top + size))
 
 
-def resize(image: np.ndarray, data: Data, shape: tuple[int, ...]) -> np.ndarray:
+def resize(image: np.ndarray, data: Framing, shape: Sequence[int]) -> np.ndarray:
     """uint8 [H, W, C] brought to the frame [height, width, C] of a network, as `data.resize` says."""
     if data.resize == "letterbox":
         return letterbox_image(image, (shape[0], shape[1]))

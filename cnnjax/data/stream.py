@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Generator
+from multiprocessing import resource_tracker
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from absl import flags
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import batches, images
 from cnnjax.runtime import hush
+from cnnjax.runtime.signals import ENDING
 
 _AHEAD = 2  # batches that each worker, or this process without workers, holds ready
 
@@ -142,6 +144,7 @@ def read_ahead(
     if workers:
         if not flags.FLAGS.is_parsed():  # outside of an absl program; Grain has flags of its own
             flags.FLAGS.mark_as_parsed()
+        _start_tracker()
         processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_AHEAD)
         dataset = dataset.mp_prefetch(processes, worker_init_fn=_begin_worker)
     iterator = iter(dataset)
@@ -164,10 +167,17 @@ class _Batches:
         return np.asarray(self._source[self._rows[int(k)]])
 
 
+def _start_tracker() -> None:
+    """Starts Python's watcher over shared memory deaf to USR1 and USR2 too; a scheduler signals every process."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    resource_tracker.ensure_running()  # a child inherits what is blocked
+    signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
 def _begin_worker(number: int, count: int) -> None:
     """A worker leaves signals to its parent, which has a checkpoint to save, and ends when that one is killed."""
     hush.hush_libraries()
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in ENDING:
         signal.signal(name, signal.SIG_IGN)
     parent = os.getppid()
 

@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 from PIL import Image
 
-from cnnjax.weights.convert import Preprocessing
+from cnnjax.network import Preprocessing
 
 SIDE = 1.5  # of the crop, as a share of the longer side of the box of the 68 points
 
@@ -36,7 +36,7 @@ def crop_faces(image: np.ndarray, boxes: np.ndarray, size: int) -> tuple[np.ndar
 
 
 def place_points(
-    apply: Callable[[np.ndarray], Array],
+    apply: Callable[[Array], Array],
     prepare: Preprocessing,
     image: np.ndarray,
     boxes: np.ndarray,

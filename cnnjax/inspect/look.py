@@ -11,18 +11,19 @@ import numpy as np
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment, Visualize
 from cnnjax.data import batches, sources
-from cnnjax.data.images import read_image, resize
+from cnnjax.data.images import read_image
 from cnnjax.drawing import figures
 from cnnjax.inspect import slide, summary
 from cnnjax.models import create_model
+from cnnjax.network import Network
 from cnnjax.predict.predict import find_images
 from cnnjax.runs.checkpoint import CheckpointStore
-from cnnjax.runs.report import network_of
-from cnnjax.runs.run import Restored, restore, with_classes_of_run, with_statistics
+from cnnjax.runs.plan import with_classes_of_run, with_statistics
+from cnnjax.runs.run import Run, restore
 from cnnjax.runs.workdir import Workdir
 from cnnjax.training.step import AUGMENT, augmented, make_recipe, stream
+from cnnjax.visualization.addresses import LOGITS, activations
 from cnnjax.visualization.batches import map_batches
-from cnnjax.visualization.network import LOGITS, Network, activations
 from cnnjax.visualization.subject import Labelled, Subject
 from cnnjax.visualization.visualize import visualize
 
@@ -76,14 +77,9 @@ def preview(experiment: Experiment, data_dir: str | None, path: str) -> None:
     _save(grid.figure, path)
 
 
-def network(run: Restored) -> Network:
-    """The first seed of a trained classifier, for visualization."""
-    return network_of(run.recipe, run.state.variables, run.image_shape, run.classes)
-
-
-def list_layers(run: Restored) -> str:
+def list_layers(run: Run) -> str:
     """Names and shapes of all stages, a line each."""
-    layers = network(run).layers()
+    layers = run.first.layers()
     width = max(map(len, layers))
     return "\n".join(f"{name:<{width}}  {'x'.join(map(str, shape))}" for name, shape in layers.items())
 
@@ -107,7 +103,7 @@ def make_gallery(
     training = None
     if inputs:
         images = np.stack([_read(run, path) for path in find_images(inputs)])
-        logits = map_batches(lambda batch: activations(network(run), batch, LOGITS), images)
+        logits = map_batches(lambda batch: activations(run.first, batch, LOGITS), images)
         labels = np.argmax(logits, axis=-1).astype(np.int32)
     else:
         try:
@@ -120,13 +116,15 @@ def make_gallery(
         training = Labelled(dataset.train["image"], dataset.train["label"])
     history = functools.partial(_history, workdir, _EVOLVED)
     guide = _read(run, find_images([options.guide])[0]) if options.guide else None
-    subject = Subject(network(run), images, labels, options, command, training, history, guide)
+    subject = Subject(run.first, images, labels, options, command, training, history, guide)
     return len(visualize(subject, folder, print))
 
 
-def _read(run: Restored, path: Path) -> np.ndarray:
+def _read(run: Run, path: Path) -> np.ndarray:
     """An image file as the network of a run takes it, uint8 [H, W, C]."""
-    return resize(read_image(path, config.Data(), run.image_shape[-1]), run.recipe.data, run.image_shape)
+    return run.recipe.preprocessing.frame(
+        read_image(path, config.Data(), run.image_shape[-1]), run.image_shape
+    )
 
 
 def _history(workdir: Workdir, count: int) -> list[tuple[int, Network]]:
@@ -134,10 +132,10 @@ def _history(workdir: Workdir, count: int) -> list[tuple[int, Network]]:
     with CheckpointStore(workdir.checkpoints) as store:
         steps = sorted(store.steps())
     chosen = {steps[i] for i in np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int)}
-    return [(step, network(restore(workdir, str(step)))) for step in sorted(chosen)]
+    return [(step, restore(workdir, str(step)).first) for step in sorted(chosen)]
 
 
-def slide_over_canvas(run: Restored, data_dir: str | None, folder: Path) -> slide.Slide:
+def slide_over_canvas(run: Run, data_dir: str | None, folder: Path) -> slide.Slide:
     """Slides a trained classifier over a canvas of images of its evaluated split (see slide.py)."""
     if run.experiment.task != "classification":
         raise ConfigError(f"mode=slide needs a classifier; this run's task is {run.experiment.task}")

@@ -14,9 +14,8 @@ from jax import Array
 from cnnjax.drawing import figures
 from cnnjax.inspect.summary import compiled_costs
 from cnnjax.ops.dense import to_dense
-from cnnjax.runs.run import Restored
+from cnnjax.runs.run import Run
 from cnnjax.runs.workdir import write_atomically
-from cnnjax.training.step import normalize
 
 _PLACES = 5  # the canvas has so many places for an image along each side
 _REPEATS = 5
@@ -43,7 +42,7 @@ class Slide:
         )
 
 
-def slide(run: Restored, images: np.ndarray, folder: Path) -> Slide:
+def slide(run: Run, images: np.ndarray, folder: Path) -> Slide:
     """Slides the first seed of a classifier's run over a canvas of these images; writes slide.txt and slide.png.
 
     Both ways run once before they are timed, and are given all of their windows at once.
@@ -54,7 +53,7 @@ def slide(run: Restored, images: np.ndarray, folder: Path) -> Slide:
     height, width, channels = run.image_shape
     dense, dense_variables, windows = to_dense(model, variables, (height, width, channels))
     canvas = draw_canvas(images, seed=run.experiment.train.seed)
-    pixels = normalize(jnp.asarray(canvas[None], jnp.float32), run.recipe.data)
+    pixels = run.recipe.preprocessing(canvas[None])
 
     def once(image: Array) -> Array:
         return dense.apply(dense_variables, image)[0]

@@ -6,24 +6,18 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cnnjax.augment.examples import VIEWS, before_views
 from cnnjax.config import ConfigError, Data
-from cnnjax.data.batches import evaluation_indices
-from cnnjax.data.images import list_files, read_image, resize
+from cnnjax.data.images import list_files, read_image
 from cnnjax.drawing import figures
 from cnnjax.drawing.results import draw
-from cnnjax.runs.run import Restored
+from cnnjax.runs.run import Run
 from cnnjax.runs.workdir import write_atomically
-from cnnjax.runtime import sharding
 from cnnjax.tasks.result import Result, to_coco
-from cnnjax.training.evaluate import spoken_for
 
 _BATCH = 64
 _SHOWN = 100  # images on the contact sheet
@@ -62,7 +56,7 @@ def _names(text: str) -> Iterator[str]:
         parts = parts[end:]
 
 
-def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:
+def predict_files(run: Run, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:
     """Writes `output`/predictions.json and contact_sheet.png for images of any size; of detections also coco.json.
 
     Of the images no more are held at full size than threads read at once. Returns how many were predicted and one
@@ -101,17 +95,19 @@ def predict_files(run: Restored, paths: Sequence[Path], output: Path) -> tuple[i
 Found = tuple[np.ndarray | None, Result] | ConfigError
 
 
-def predictions(run: Restored, paths: Sequence[Path]) -> Iterator[tuple[Path, Found]]:
+def predictions(run: Run, paths: Sequence[Path]) -> Iterator[tuple[Path, Found]]:
     """Of every file, in order, a small copy of the image (of the first 100; else None) and what the network says of it;
     or the error where it cannot be read. Reads one batch ahead of the network, in threads."""
-    data = before_views(run.experiment.evaluate.augment, run.recipe.data)
-    predict = Predict(run)
+    predictor = run.predictor()
 
     def read(number: int) -> tuple[np.ndarray, tuple[int, ...], np.ndarray | None] | ConfigError:
         try:
             original = read_image(paths[number], Data(), channels=run.image_shape[-1])
-            image = resize(original, data, run.image_shape)
-            return image, original.shape, thumbnail(original) if number < _SHOWN else None
+            return (
+                predictor.framed(original),
+                original.shape,
+                thumbnail(original) if number < _SHOWN else None,
+            )
         except ConfigError as error:
             return error
 
@@ -125,12 +121,13 @@ def predictions(run: Restored, paths: Sequence[Path]) -> Iterator[tuple[Path, Fo
             opened = [future.result() for future in ahead]
             ahead = [pool.submit(read, number) for number in following]
             whole = [one for one in opened if not isinstance(one, ConfigError)]
-            rows = iter(predict(np.stack([image for image, _, _ in whole])) if whole else ())
+            stacked = [image for image, _, _ in whole]
+            rows = iter(predictor.predictions(np.stack(stacked)) if whole else ())
             for number, one in zip(chunk, opened, strict=True):
                 if isinstance(one, ConfigError):
                     yield paths[number], one
                 else:
-                    yield paths[number], (one[2], run.recipe.task.result(next(rows), one[1]))
+                    yield paths[number], (one[2], predictor.result(next(rows), one[1]))
             bar.update(len(chunk))
 
 
@@ -140,29 +137,3 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     array = np.asarray(small)
     return array if array.ndim == 3 else array[..., None]
-
-
-class Predict:
-    """The compiled network of a run, on all devices: uint8 images [N, H, W, C] -> one prediction for each."""
-
-    def __init__(self, run: Restored):
-        views = run.experiment.evaluate.augment
-        self._mesh = sharding.evaluation_mesh()
-        self._variables = jax.device_put(run.state.variables, sharding.replicated(self._mesh))
-        self._batch = _BATCH // VIEWS[views]
-
-        @jax.jit
-        def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-            return run.recipe.task.predict(spoken_for(run.recipe, variables, images, views))
-
-        self._predict = predict
-
-    def __call__(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
-        wanted = min(self._batch, len(images))
-        size = -(-wanted // self._mesh.size) * self._mesh.size
-        rows: list[dict[str, np.ndarray]] = []
-        for index, mask in evaluation_indices(len(images), size):
-            batch = jax.device_put(images[index], sharding.sharded(self._mesh, 0))
-            found = jax.device_get(self._predict(self._variables, batch))
-            rows += [{name: values[i] for name, values in found.items()} for i in np.flatnonzero(mask)]
-        return rows

@@ -10,17 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, export
 
-from cnnjax.augment.examples import before_views
+from cnnjax.augment.views import before_views
 from cnnjax.data import images
-from cnnjax.runs.run import Restored
+from cnnjax.runs.run import Run
 from cnnjax.runs.workdir import write_atomically
 from cnnjax.runtime import platform
-from cnnjax.training.evaluate import spoken_for
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export_run(run: Restored, path: Path) -> dict[str, Any]:
+def export_run(run: Run, path: Path) -> dict[str, Any]:
     """Writes `path`, StableHLO for all PLATFORMS and any batch size, and beside it a JSON file that describes it.
 
     The function in it takes uint8 images [batch, H, W, C] (RGB, in the size of the training images) and returns
@@ -35,7 +34,12 @@ def export_run(run: Restored, path: Path) -> dict[str, Any]:
     shape = _input_shape(run)
     (batch,) = export.symbolic_shape("batch")
     pixels = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
-    exported = export.export(jax.jit(predictor(run)), platforms=PLATFORMS)(pixels)
+    network, views = jax.tree.map(np.asarray, run.network), run.experiment.evaluate.augment
+
+    def predict(images: Array) -> dict[str, Array]:
+        return run.recipe.task.predict(jax.tree.map(jnp.asarray, network).outputs(images, views))
+
+    exported = export.export(jax.jit(predict), platforms=PLATFORMS)(pixels)
     content = exported.serialize()
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     description = {
@@ -51,7 +55,7 @@ def export_run(run: Restored, path: Path) -> dict[str, Any]:
             "channels": "grey, ITU-R 601 luma" if shape[-1] == 1 else "RGB",
             "values": "0 to 255",
         },
-        "resize": run.recipe.data.resize,
+        "resize": run.recipe.preprocessing.resize,
         "preprocessing": _preprocessing(run, shape),
         "outputs": {name: {"shape": _shape(out), "dtype": str(out.dtype)} for name, out in outputs.items()},
         "platforms": list(exported.platforms),
@@ -64,27 +68,16 @@ def export_run(run: Restored, path: Path) -> dict[str, Any]:
     return description
 
 
-def predictor(run: Restored) -> Any:
-    """The pure function from uint8 images [N, H, W, C] to the task's predictions, with the weights as constants."""
-    variables = jax.tree.map(np.asarray, run.state.variables)
-
-    def predict(images: Array) -> dict[str, Array]:
-        weights, views = jax.tree.map(jnp.asarray, variables), run.experiment.evaluate.augment
-        return run.recipe.task.predict(spoken_for(run.recipe, weights, images, views))
-
-    return predict
-
-
-def _input_shape(run: Restored) -> tuple[int, ...]:
+def _input_shape(run: Run) -> tuple[int, ...]:
     """[H, W, C] of the images that are given to the network, or to the views that are taken of them."""
     views = run.experiment.evaluate.augment
-    side = before_views(views, run.recipe.data).image_size
+    side = before_views(views, run.recipe.preprocessing).image_size
     return (side, side, run.image_shape[-1]) if views == "ten_crop" else run.image_shape
 
 
-def _preprocessing(run: Restored, shape: tuple[int, ...]) -> dict[str, Any]:
+def _preprocessing(run: Run, shape: tuple[int, ...]) -> dict[str, Any]:
     """How an image file becomes the input, for somebody without this project. Normalization is in the exported file."""
-    data = before_views(run.experiment.evaluate.augment, run.recipe.data)
+    data = before_views(run.experiment.evaluate.augment, run.recipe.preprocessing)
     how = data.resize if data.image_size else "stretch"
     steps = ["turn by the EXIF orientation", "lay transparency over white"]
     steps.append("convert to grey (ITU-R 601 luma)" if shape[-1] == 1 else "convert to RGB")

@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cnnjax.training.evaluate import Evaluation
+
 
 class MetricsLog:
     """Appends one JSON object per line, flushed; times are the only values that differ between equal runs."""
@@ -73,3 +75,20 @@ class Progress:
         began, first = self._started
         left = (now - began) / max(1, step - first) * (self._bar.total - step)
         self.say(f"step {step:,} of {self._bar.total:,}  {text}  about {left:.0f} s left")
+
+
+def describe_metrics(evaluation: Evaluation) -> str:
+    """One line: each metric, followed by its other columns where there are several seeds."""
+    table = evaluation.table
+    parts = []
+    for name in evaluation.mean:
+        others = [f"{column} {format_metric(name, table[column][name])}" for column in list(table)[1:]]
+        text = f"{name} {format_metric(name, evaluation.mean[name])}"
+        parts.append(f"{text} ({', '.join(others)})" if others else text)
+    return "  ".join(parts)
+
+
+def format_metric(name: str, value: float) -> str:
+    """Shares in percent; losses and numbers of collisions, means over the images, as they are."""
+    share = "loss" not in name and name != "collisions" and 0 <= value <= 1
+    return f"{100 * value:.2f} %" if share else f"{value:.4f}"

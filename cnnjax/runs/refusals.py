@@ -1,27 +1,70 @@
 """What is told before a run begins or goes on: names that mean nothing, other settings, data that are not its own."""
 
+import dataclasses
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cnnjax import config
-from cnnjax.config import RESUMABLE, ConfigError, Experiment
+from cnnjax.augment.augment import check
+from cnnjax.config import OWN, RESUMABLE, ConfigError, Experiment
 from cnnjax.data import identity
 from cnnjax.data.sources import check_folder
 from cnnjax.models import create_model
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import processes
-from cnnjax.tasks import task_class
+from cnnjax.tasks import TASKS, task_class
 
+_ALWAYS_SO = ("data.resize", "letterbox")  # of images with boxes, whatever is said
 log = logging.getLogger(__name__)
 
 
 def check_names(experiment: Experiment) -> None:
-    """Raises ConfigError if the task, the model or the folder of the data is not there."""
-    task_class(experiment.task)
-    create_model(experiment.model.name, options=experiment.model.options)
+    """Raises ConfigError if the task, the model or the folder of the data is not there, and if examples of this task
+    cannot be augmented so."""
+    if not experiment.task.startswith(OWN):
+        check(experiment.augment, task_class(experiment.task).targets)
+    if not experiment.model.name.startswith(OWN):
+        create_model(experiment.model.name, options=experiment.model.options)
     check_folder(experiment.data.name)
+
+
+def refuse_without_effect(experiment: Experiment, said: Collection[str]) -> None:
+    """Raises ConfigError for the first of the fields `said`, such as "data.keep", that would change nothing.
+
+    A field that is left at, or set back to, what it is by itself asks for nothing, and is none of these.
+    """
+    defaults = {name: value for name, _, value in config.fields(Experiment())}
+    for name, field, value in config.fields(experiment):
+        if name not in said or value == defaults[name] or (name, value) == _ALWAYS_SO:
+            continue
+        for what, allowed in _needs(name, field).items():
+            have = _values(experiment, what)
+            if not allowed and not any(have):
+                raise ConfigError(f"--{name} has no effect without {what}")
+            if allowed and not {*allowed} & {*have}:
+                shown, only = (", ".join(map(str, values)) for values in (have, allowed))
+                raise ConfigError(f"--{name} has no effect with {what}={shown}: it is for {what}={only}")
+
+
+def _needs(name: str, field: dataclasses.Field) -> config.Needs:
+    """What must hold for a field to have an effect: of the task, whose class says which sections it reads and which
+    targets it learns, and what the field says itself."""
+    needs = dict(field.metadata["needs"]) if "needs" in field.metadata else {}
+    readers = [task for task, of in TASKS.items() if name.partition(".")[0] in of.options]
+    if targets := needs.pop("targets", ()):
+        readers = [task for task, of in TASKS.items() if {*targets} & {*of.targets}]
+    return {"task": tuple(readers), **needs} if readers else needs
+
+
+def _values(experiment: Experiment, what: str) -> tuple[Any, ...]:
+    """The value, or values, of a field, or the kind of the data."""
+    if what == "data":
+        return (config.data_kind(experiment.data.name),)
+    value = functools.reduce(getattr, what.split("."), experiment)
+    return value if isinstance(value, tuple) else (value,)
 
 
 def refuse_other_data(store: CheckpointStore, experiment: Experiment, here: Mapping[str, Any]) -> None:

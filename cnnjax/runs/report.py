@@ -13,12 +13,12 @@ from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.dataset import Dataset
 from cnnjax.drawing.figures import Picture, image_grid, learning_curves, save
+from cnnjax.network import Network
 from cnnjax.runs.workdir import Workdir, write_atomically
 from cnnjax.runtime import platform
 from cnnjax.training.evaluate import Evaluation
 from cnnjax.training.step import Recipe
 from cnnjax.visualization import filters as filter_pictures
-from cnnjax.visualization.network import Network
 
 
 def write(
@@ -38,7 +38,8 @@ def write(
     pictures = [learning_curves(workdir.read_metrics(), recipe.task.headline)]
     pictures += recipe.task.pictures(evaluation.predictions, dataset.test)
     image = dataset.test["image"][0]
-    pictures += _filters_and_maps(network_of(recipe, variables, image.shape, dataset.classes), image)
+    first = jax.tree.map(lambda a: a[0], variables)
+    pictures += _filters_and_maps(recipe.network(first, image.shape, dataset.classes), image)
     pages = []
     for picture in pictures:
         path = workdir.plots / f"{picture.name}.png"
@@ -46,18 +47,6 @@ def write(
         pages.append(_section(picture, path))
     write_atomically(
         workdir.path / "report.html", _page(experiment, dataset, evaluation, command, judged, pages)
-    )
-
-
-def network_of(
-    recipe: Recipe, variables: Any, image_shape: tuple[int, ...], classes: tuple[str, ...]
-) -> Network:
-    """The first seed of trained networks, as visualization looks at it."""
-    height, width, channels = image_shape
-    first = jax.tree.map(lambda a: a[0], variables)
-    data = recipe.data
-    return Network(
-        recipe.model, first, (height, width, channels), data.mean, data.std, data.channel_order, classes
     )
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.runs.checkpoint import CheckpointStore
-from cnnjax.runs.run import Restored
+from cnnjax.runs.run import Run
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import platform
 from cnnjax.training.step import init_state, make_recipe
@@ -81,10 +81,9 @@ def import_weights(
     return experiment
 
 
-def export_weights(run: Restored, path: str | os.PathLike) -> None:
+def export_weights(run: Run, path: str | os.PathLike) -> None:
     """Writes the first seed's weights as safetensors with torchvision's names; ConfigError if it has none."""
-    variables = jax.tree.map(lambda a: a[0], run.state.variables)
-    save_torchvision(path, run.experiment.model.name, variables)
+    save_torchvision(path, run.experiment.model.name, run.first.variables)
 
 
 def read_classes(path: str | os.PathLike) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from cnnjax.config import ConfigError, Experiment
 class Workdir:
     """Paths and small files of a run. Raises ConfigError where the folder cannot be used."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | os.PathLike):
         config.check_local("workdir", str(path))
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"

@@ -1,6 +1,7 @@
 """What must be set before JAX starts: the CPU flag that matters, the compilation cache, several processes."""
 
 import importlib.metadata
+import logging
 import os
 import sys
 from pathlib import Path
@@ -9,19 +10,48 @@ from pathlib import Path
 # flag aborts the process, so it is given only to the versions that are known to have it.
 _CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 _CPU_FLAG_SINCE, _CPU_FLAG_BEFORE = (0, 10), (0, 13)
+# Everything is kept in the compilation cache.
+_CACHE = {"jax_persistent_cache_min_compile_time_secs": 0, "jax_persistent_cache_min_entry_size_bytes": -1}
+log = logging.getLogger(__name__)
 
 
 def configure() -> None:
     """Sets the environment of this process. Call before the first `import jax`; a user's own settings win."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "ynn_fusion_type" not in flags and _CPU_FLAG_SINCE <= _jaxlib_version() < _CPU_FLAG_BEFORE:
-        os.environ["XLA_FLAGS"] = f"{flags} {_CPU_FLAG}".strip()
+    if _lacks_cpu_flag():
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_CPU_FLAG}".strip()
     if _can_be_written(cache_dir() / "xla"):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "xla"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    for name, value in _CACHE.items():
+        os.environ.setdefault(name.upper(), str(value))
     # XLA's own chatter; errors still show.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def configure_late() -> None:
+    """The same in a program of somebody else, which has imported JAX already and may have computed with it.
+
+    XLA reads its flags when JAX first looks for devices; after that the CPU flag comes too late, which is logged once.
+    """
+    import jax
+    from jax._src import xla_bridge  # nothing public says whether devices were looked for
+
+    late = _lacks_cpu_flag() and xla_bridge.backends_are_initialized()
+    if late and jax.default_backend() == "cpu":
+        log.warning(
+            "JAX has computed before: convolutions on this CPU will be up to 10 times slower than they could be. Call "
+            "cnnjax before JAX, or set XLA_FLAGS=%s",
+            _CPU_FLAG,
+        )
+    before = dict(os.environ)
+    configure()
+    for name in ("jax_compilation_cache_dir", *_CACHE):  # JAX has read the environment when it was imported
+        if (value := os.environ.get(name.upper())) and name.upper() not in before:
+            jax.config.update(name, _CACHE.get(name, value))
+
+
+def _lacks_cpu_flag() -> bool:
+    known = _CPU_FLAG_SINCE <= _jaxlib_version() < _CPU_FLAG_BEFORE
+    return known and "ynn_fusion_type" not in os.environ.get("XLA_FLAGS", "")
 
 
 def ask_for_huge_pages() -> None:

@@ -35,6 +35,8 @@ _MESSAGE = re.compile(rb"^[IWEF]\d{4} ")  # begins a message of the runtime, whi
 _ALARM = re.compile(rb"^E\d{4} |^Traceback |^Exception in thread ")
 _ENDED, _LOST_ANOTHER = b"\0", b"\1"  # the last byte to the child that passes on stderr
 _several = False
+_SECONDS_BETWEEN_QUESTIONS = 1.0
+_MOST_CALLS = 100  # between two questions
 _relay_child = 0  # the child that passes on stderr, if there is one
 
 
@@ -128,14 +130,37 @@ def wait(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def any_process(flag: bool) -> bool:
-    """Whether the flag is true in any process; all must ask at the same point."""
-    if not _several:
-        return flag
+class Agreement:
+    """Asks all processes the same, about once a second: an answer waits for all work that is under way.
+
+    In between nobody asks. How many calls that are is told from the slowest process, so all come to the same number.
+    """
+
+    def __init__(self) -> None:
+        self._calls = self._left = 1
+        self._since = time.monotonic()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is true in any process, or False where it is not asked yet; all must call equally often."""
+        if not _several:
+            return flag
+        self._left -= 1
+        if self._left:
+            return False
+        flags, seconds = _gather(float(flag), (time.monotonic() - self._since) / self._calls)
+        fitting = _SECONDS_BETWEEN_QUESTIONS / max(*seconds, 1e-3)
+        self._calls = self._left = int(min(_MOST_CALLS, max(1.0, fitting)))
+        self._since = time.monotonic()
+        return max(flags) > 0
+
+
+def _gather(*values: float) -> list[list[float]]:
+    """Of each value those of all processes."""
     import numpy as np
     from jax.experimental import multihost_utils
 
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+    gathered = multihost_utils.process_allgather(np.asarray(values, np.float32))
+    return np.asarray(gathered).reshape(-1, len(values)).T.tolist()
 
 
 def is_loss_of_another(error: BaseException) -> bool:

@@ -28,6 +28,7 @@ class Classification(Task):
     """
 
     targets: ClassVar[tuple[str, ...]] = ("label",)
+    options: ClassVar[tuple[str, ...]] = ("classification", "visualize")
     headline: ClassVar[str] = "accuracy"
     classes: tuple[str, ...]
     label_smoothing: float = 0.0

@@ -35,6 +35,7 @@ class GridDetection(Task):
     """Outputs [N, rows, columns, D]. The batch holds "boxes" [N, M, 4] xyxy pixels, "classes", "valid" [N, M]."""
 
     targets: ClassVar[tuple[str, ...]] = ("boxes", "classes", "valid")
+    options: ClassVar[tuple[str, ...]] = ("detection",)
     headline: ClassVar[str] = "ap50"
     classes: tuple[str, ...]
     grid: Grid

@@ -25,6 +25,7 @@ class Localization(Task):
     valid box of an image is its object."""
 
     targets: ClassVar[tuple[str, ...]] = ("boxes", "classes", "valid")
+    options: ClassVar[tuple[str, ...]] = ("localization",)
     headline: ClassVar[str] = "iou"
     classes: tuple[str, ...]
     height: int

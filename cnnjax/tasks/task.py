@@ -51,11 +51,14 @@ class Judgement:
 class Task:
     """Pure functions of (outputs, batch); arrays have the examples of the batch as first axis.
 
-    A task derives from this class as a frozen dataclass, and says `targets`, `headline`, `num_outputs` and `loss`;
+    A task derives from this class as a frozen dataclass, and says `targets`, `headline`, `num_outputs`, `options` and `loss`;
     all else has a default.
     """
 
     targets: ClassVar[tuple[str, ...]]  # entries of a batch, beside "image", that it learns from
+    options: ClassVar[
+        tuple[str, ...]
+    ] = ()  # sections of an experiment, such as "detection", that only some tasks read
     headline: ClassVar[str] = "score"  # the metric that decides which checkpoint is best; higher is better
 
     @classmethod

@@ -12,12 +12,13 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from cnnjax.augment import examples as augment
+from cnnjax.augment.views import VIEWS
 from cnnjax.config import ConfigError
 from cnnjax.data import batches, stream
+from cnnjax.network import Network
 from cnnjax.runtime import sharding
-from cnnjax.tasks import Batch, Outputs, metrics
-from cnnjax.training.step import Apply, Recipe, for_each_seed
+from cnnjax.tasks import Batch, Outputs, Task, metrics
+from cnnjax.training.step import Recipe, for_each_seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,54 +52,27 @@ class Evaluation:
         return columns
 
 
-def network_outputs(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> Outputs:
-    """What the network says of uint8 images [N, H, W, C], averaged over test-time views; pure."""
-    weights, variants = zip(
-        *augment.test_views(views, images.astype(jnp.float32), recipe.data.image_size), strict=True
-    )
-    # One large batch: the compiler sees the network once. Examples stay on the devices that hold them.
-    stacked = jnp.stack(variants, axis=1)
-    images = stacked.reshape(-1, *stacked.shape[2:])
-    outputs = recipe.task.forward(Apply(recipe.model, variables, recipe.data), {"image": images})
-    if len(variants) == 1:
-        return outputs
-    of_views = jax.tree.map(
-        lambda a: jnp.moveaxis(a.reshape(*stacked.shape[:2], *a.shape[1:]), 1, 0), outputs
-    )
-    return recipe.task.average(of_views, jnp.asarray(weights, jnp.float32))
-
-
-def members(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> list[Outputs]:
+def members(network: Network, images: Array, views: str = "none") -> list[Outputs]:
     """The outputs [N, ...] of every seed and, if there are several, of their committee last; pure.
 
-    `variables` have a leading axis of seeds.
+    The network's variables have a leading axis of seeds.
     """
-    outputs = for_each_seed(lambda v: network_outputs(recipe, v, images, views), variables)
+    outputs = for_each_seed(lambda one: one.outputs(images, views), network)
     seeds = jax.tree.leaves(outputs)[0].shape[0]
     each = [jax.tree.map(lambda a, i=i: a[i], outputs) for i in range(seeds)]
-    if seeds > 1:
+    if seeds > 1 and network.task:
         with contextlib.suppress(ConfigError):  # outputs of this task cannot be averaged
-            each.append(recipe.task.average(outputs, jnp.full((seeds,), 1 / seeds, jnp.float32)))
+            each.append(network.task.average(outputs, jnp.full((seeds,), 1 / seeds, jnp.float32)))
     return each
 
 
-def spoken_for(recipe: Recipe, variables: Any, images: Array, views: str = "none") -> Outputs:
-    """The outputs [N, ...] that answer for all seeds: of their committee, else of the first one; pure."""
-    found = members(recipe, variables, images, views)
-    seeds = jax.tree.leaves(variables)[0].shape[0]
-    return found[-1] if len(found) > seeds else found[0]
-
-
 def evaluate_step(
-    recipe: Recipe, variables: Any, batch: Batch, views: str = "none"
+    task: Task, network: Network, batch: Batch, views: str = "none"
 ) -> list[tuple[metrics.Sums, dict[str, Array]]]:
     """Sums and predictions of every member for one batch of "image", targets and "mask"; pure."""
     return [
-        (
-            metrics.sums_and_counts(recipe.task.metrics(outputs, batch), batch["mask"]),
-            recipe.task.predict(outputs),
-        )
-        for outputs in members(recipe, variables, batch["image"], views)
+        (metrics.sums_and_counts(task.metrics(outputs, batch), batch["mask"]), task.predict(outputs))
+        for outputs in members(network, batch["image"], views)
     ]
 
 
@@ -115,7 +89,7 @@ class Evaluator:
     ):
         count = len(split["image"])
         # Views of an image count as images, and a batch divides evenly over the devices; what is too much is masked.
-        wanted = min(max(1, batch_size // augment.VIEWS[views]), count)
+        wanted = min(max(1, batch_size // VIEWS[views]), count)
         self.batch_size = -(-wanted // mesh.size) * mesh.size
         self.recipe = recipe
         self.split = split
@@ -129,7 +103,8 @@ class Evaluator:
         @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
         def step(variables: Any, arrays: Any, index: Array, mask: Array) -> Any:
             batch = arrays if self._streamed else {k: v[index] for k, v in arrays.items()}
-            return evaluate_step(recipe, variables, {**batch, "mask": mask}, views)
+            network = recipe.network(variables, split["image"].shape[1:])
+            return evaluate_step(recipe.task, network, {**batch, "mask": mask}, views)
 
         self._step = step
 
@@ -173,7 +148,7 @@ class Evaluator:
         rows = stream.EvaluationRows(
             len(self.split["image"]), self.batch_size, sharding.local_rows(self.mesh, self.batch_size)
         )
-        images = stream.read_ahead(self.split["image"], rows, self.recipe.data.workers)
+        images = stream.read_ahead(self.split["image"], rows, self.recipe.workers)
         with contextlib.closing(images):
             for number, local in enumerate(images):
                 mine = rows[number]

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,14 +19,6 @@ from cnnjax.data.stream import TrainRows, read_ahead
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch
 from cnnjax.training.step import Arrays, Metrics, Recipe, TrainState, batch_of, compile_steps
-
-
-def _of_seed(
-    seed: int, states: TrainState, arrays: Arrays, index: np.ndarray, epoch: np.ndarray, streamed: bool
-) -> tuple[TrainState, Batch]:
-    """What `train_step` was given for one seed by a call of one step."""
-    batch = batch_of(arrays, jnp.asarray(index[0, seed]), jnp.asarray(epoch[0, seed]), streamed)
-    return jax.tree.map(lambda a: a[seed], states), batch
 
 
 class Diverged(RuntimeError):
@@ -73,88 +65,159 @@ def train(
     With train.debug_nans each step is waited for, and the state before it kept.
     """
     settings = experiment.train
-    debug = settings.debug_nans
-    batch_size, count = experiment.data.batch_size, len(dataset.train["image"])
-    split_rows = sharding.sharded(mesh, 2)
-    # Compiled when first called, so once for each size.
-    steps = {
-        one: compile_steps(one, mesh, dataset.streamed, donate=not debug) for one in recipe.sized or (recipe,)
-    }
-    per_epoch = count / batch_size
-    eval_every = _interval(settings.evaluate_every, per_epoch, num_steps)
-    save_every = _interval(settings.checkpoint_every, per_epoch, num_steps)
-    on_cpu = sharding.on_cpu(mesh)
-    per_call = settings.steps_per_call or (1 if on_cpu else math.ceil(per_epoch))
-    if debug or dataset.streamed or recipe.sized:
-        per_call = 1
     if dataset.streamed and settings.seeds > 1:
         raise ConfigError("data.stream trains one seed at a time: set train.seeds=1")
-    window: list[Metrics] = []
-    pending: tuple[int, int, Metrics] | None = None
-    done = int(jax.device_get(state.step).reshape(-1)[0])
-    headline: float | None = None
+    pace = _Pace.of(experiment, recipe, dataset, mesh, num_steps)
     seeds = jax.device_get(state.seed).tolist()
-    feed = _feed(experiment, dataset, mesh, seeds, done, num_steps)
-    check = _Check(settings)
-
-    def settle() -> None:
-        """Reads the metrics of the call before, which blocks until it has run."""
-        nonlocal pending
-        if pending is not None:
-            end, taken, metrics = pending[0], pending[1], jax.device_get(pending[2])
-            metrics = {name: values[:taken] for name, values in metrics.items()}
-            pending = None
-            check(end, metrics)
-            window.append({name: values for name, values in metrics.items() if name != "finite"})
-            if end % settings.log_every < len(metrics["loss"]):
-                flush(end)
-
-    def flush(step: int) -> None:
-        if window:
-            callbacks.on_metrics(step, _means(window))
-            window.clear()
-
-    try:
+    done = int(jax.device_get(state.step).reshape(-1)[0])
+    calls = _Calls(experiment, recipe, dataset, mesh, pace, seeds)
+    meter = _Meter(settings, callbacks.on_metrics)
+    with contextlib.closing(_feed(experiment, dataset, mesh, seeds, done, num_steps)) as feed:
         while done < num_steps:
-            stop_at = min(
-                done + per_call, *(_next(done, every, num_steps) for every in (eval_every, save_every))
-            )
-            if on_cpu and stop_at < done + per_call:  # where only calls of one and of all steps are compiled
-                stop_at = done + 1
-            index, epoch = train_rows(seeds, done, stop_at, count, batch_size)
-            rows = (index, epoch) if on_cpu else (_padded(index, per_call), _padded(epoch, per_call))
-            taken = None if on_cpu else np.int32(len(index))
+            until = pace.until(done)
             before, arrays = state, next(feed)
-            followed = recipe.of_step(seeds[0], done)
-            state, metrics = steps[followed](state, arrays, *sharding.place(rows, split_rows), taken)
-            settle()
-            pending, done = (stop_at, len(index), metrics), stop_at
-            if debug:
-                try:
-                    settle()
-                except Diverged as error:
-                    error.before = (
-                        followed,
-                        *_of_seed(error.seed - settings.seed, before, arrays, index, epoch, dataset.streamed),
-                    )
-                    raise
+            state, metrics = calls(state, arrays, done, until)
+            meter.settle()  # the call before: the devices are busy with this one
+            meter.add(done, until, metrics)
+            if settings.debug_nans:
+                with calls.remembering(before, arrays, done):
+                    meter.settle()
             del before, arrays  # of a donated state nothing may be left
+            done = until
             stopping = callbacks.should_stop()
-            evaluating = done == num_steps or done % eval_every == 0
-            saving = done == num_steps or done % save_every == 0 or stopping
+            evaluating, saving = pace.evaluates(done), pace.saves(done) or stopping
             if evaluating or saving:
-                # Also the window of metrics ends here, so that a resumed run writes the same lines.
-                settle()
-                flush(done)
-            if evaluating:
-                headline = callbacks.on_evaluate(done, state)
+                meter.flush(done)  # so that a resumed run writes the same lines
+            headline = callbacks.on_evaluate(done, state) if evaluating else None
             if saving:
-                callbacks.on_checkpoint(done, state, headline if evaluating else None)
+                callbacks.on_checkpoint(done, state, headline)
             if stopping:
                 break
-    finally:
-        feed.close()
     return state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pace:
+    """How many steps each compiled call makes, and after which of them is evaluated and saved."""
+
+    num_steps: int
+    per_call: int
+    evaluate_every: int
+    checkpoint_every: int
+    on_cpu: bool
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, recipe: Recipe, dataset: Dataset, mesh: Mesh, num_steps: int
+    ) -> "_Pace":
+        settings, on_cpu = experiment.train, sharding.on_cpu(mesh)
+        per_epoch = len(dataset.train["image"]) / experiment.data.batch_size
+        per_call = settings.steps_per_call or (1 if on_cpu else math.ceil(per_epoch))
+        if settings.debug_nans or dataset.streamed or recipe.sized:
+            per_call = 1
+        evaluate_every = _interval(settings.evaluate_every, per_epoch, num_steps)
+        checkpoint_every = _interval(settings.checkpoint_every, per_epoch, num_steps)
+        return cls(num_steps, per_call, evaluate_every, checkpoint_every, on_cpu)
+
+    def until(self, done: int) -> int:
+        """Where the call ends that begins after `done` steps: at most at the next evaluation or checkpoint."""
+        events = (
+            _next(done, every, self.num_steps) for every in (self.evaluate_every, self.checkpoint_every)
+        )
+        until = min(done + self.per_call, *events)
+        # On a CPU calls of one and of all steps are compiled only; elsewhere one program serves every number.
+        return done + 1 if self.on_cpu and until < done + self.per_call else until
+
+    def evaluates(self, done: int) -> bool:
+        return done == self.num_steps or done % self.evaluate_every == 0
+
+    def saves(self, done: int) -> bool:
+        return done == self.num_steps or done % self.checkpoint_every == 0
+
+
+class _Calls:
+    """The compiled steps, each compiled when it is first called: one, or one for each of augment.sizes."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        recipe: Recipe,
+        dataset: Dataset,
+        mesh: Mesh,
+        pace: _Pace,
+        seeds: Sequence[int],
+    ):
+        self._recipe, self._pace, self._seeds, self._streamed = recipe, pace, seeds, dataset.streamed
+        self._count, self._batch_size = len(dataset.train["image"]), experiment.data.batch_size
+        self._first_seed = experiment.train.seed
+        self._place = sharding.sharded(mesh, 2)
+        donate = not experiment.train.debug_nans
+        self._steps = {
+            one: compile_steps(one, mesh, dataset.streamed, donate) for one in recipe.sized or (recipe,)
+        }
+
+    def __call__(
+        self, state: TrainState, arrays: Arrays, start: int, stop: int
+    ) -> tuple[TrainState, Metrics]:
+        """The steps from `start` to `stop`, dispatched: nothing here waits for their results."""
+        index, epoch = self._rows(start, stop)
+        taken = None
+        if not self._pace.on_cpu:
+            index, epoch = (_padded(rows, self._pace.per_call) for rows in (index, epoch))
+            taken = np.int32(stop - start)
+        steps = self._steps[self._recipe.of_step(self._seeds[0], start)]
+        return steps(state, arrays, *sharding.place((index, epoch), self._place), taken)
+
+    @contextlib.contextmanager
+    def remembering(self, state: TrainState, arrays: Arrays, start: int) -> Iterator[None]:
+        """Gives a Diverged that is raised inside what the call of one step at `start` was given for that seed."""
+        try:
+            yield
+        except Diverged as error:
+            seed = error.seed - self._first_seed
+            index, epoch = (jnp.asarray(rows[0, seed]) for rows in self._rows(start, start + 1))
+            batch = batch_of(arrays, index, epoch, self._streamed)
+            followed = self._recipe.of_step(self._seeds[0], start)
+            error.before = (followed, jax.tree.map(lambda a: a[seed], state), batch)
+            raise
+
+    def _rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        return train_rows(self._seeds, start, stop, self._count, self._batch_size)
+
+
+class _Meter:
+    """Reads the metrics of a call, which waits until it has run; checks them, and hands on means over many steps."""
+
+    def __init__(self, settings: config.Train, on_metrics: Callable[[int, dict[str, float]], None]):
+        self._check, self._every, self._on_metrics = _Check(settings), settings.log_every, on_metrics
+        self._window: list[Metrics] = []
+        self._pending: tuple[int, int, Metrics] | None = None
+
+    def add(self, start: int, stop: int, metrics: Metrics) -> None:
+        """Of a call that was dispatched: metrics [K, seeds], of which the first stop - start are of its steps."""
+        self._pending = start, stop, metrics
+
+    def settle(self) -> None:
+        """Raises Diverged if the call that was added last had a step that is not finite."""
+        if self._pending is None:
+            return
+        start, stop, found = self._pending
+        self._pending = None
+        metrics = {name: values[: stop - start] for name, values in jax.device_get(found).items()}
+        self._check(stop, metrics)
+        self._window.append({name: values for name, values in metrics.items() if name != "finite"})
+        if stop % self._every < len(metrics["loss"]):
+            self._hand_on(stop)
+
+    def flush(self, step: int) -> None:
+        """Settles, and hands on what is left."""
+        self.settle()
+        self._hand_on(step)
+
+    def _hand_on(self, step: int) -> None:
+        if self._window:
+            self._on_metrics(step, _means(self._window))
+            self._window.clear()
 
 
 def _feed(

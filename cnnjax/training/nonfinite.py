@@ -1,23 +1,21 @@
 """Where the first value that is not finite appeared in a training step."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from cnnjax.network import Apply, flatten
 from cnnjax.tasks import Batch
 from cnnjax.tasks.task import total_loss
 from cnnjax.training.step import (
     AUGMENT,
     DROPOUT,
     TASK,
-    Apply,
     Recipe,
     TrainState,
     augmented,
-    normalize,
     stream,
 )  # fmt: skip
 
@@ -70,7 +68,7 @@ def _places(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, Array]
 
     def forward(params: Any, perturbations: Any) -> tuple[Array, Any]:
         variables = {"params": params, **state.model_state, "perturbations": perturbations}
-        apply = _Watched(recipe.model, variables, recipe.data, True, dropout)
+        apply = _Watched(recipe.model, variables, recipe.preprocessing, True, dropout)
         losses = total_loss(recipe.task.loss(recipe.task.forward(apply, batch, key), batch))
         return jnp.mean(losses), (losses, apply.stages)
 
@@ -79,16 +77,16 @@ def _places(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, Array]
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     differentiate = jax.grad(forward, argnums=(0, 1), has_aux=True)
     (of_weights, of_stages), (losses, stages) = differentiate(state.params, zeros)
-    layers = _flat(stages)
-    gradients = _flat(of_stages)
+    layers = flatten(stages)
+    gradients = flatten(of_stages)
     return {
-        **{f"the weights {name}": a for name, a in _flat(state.params).items()},
-        **{f"the statistics {name}": a for name, a in _flat(state.model_state).items()},
-        "the images after augmentation": normalize(batch["image"], recipe.data),
+        **{f"the weights {name}": a for name, a in flatten(state.params).items()},
+        **{f"the statistics {name}": a for name, a in flatten(state.model_state).items()},
+        "the images after augmentation": recipe.preprocessing(batch["image"]),
         **{f"the layer {name}": a for name, a in layers.items()},
         "the losses": losses,
         **{f"the gradient of the layer {name}": gradients[name] for name in reversed(layers)},
-        **{f"the gradient of the weights {name}": a for name, a in _flat(of_weights).items()},
+        **{f"the gradient of the weights {name}": a for name, a in flatten(of_weights).items()},
     }
 
 
@@ -96,11 +94,3 @@ def _largest(a: Array) -> Array:
     """The largest absolute value of those that are finite."""
     a = a.astype(jnp.float32)
     return jnp.max(jnp.where(jnp.isfinite(a), jnp.abs(a), 0), initial=0)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Array]:
-    """{"block/name": array} in the order of the tree."""
-    flat: dict[str, Array] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat

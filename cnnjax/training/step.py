@@ -13,11 +13,13 @@ from jax import Array
 from jax.sharding import Mesh
 
 from cnnjax import config
-from cnnjax.augment import boxes as box_augment
-from cnnjax.augment import examples as augment
+from cnnjax.augment.augment import augment, resize
+from cnnjax.augment.draws import keys_of
 from cnnjax.config import Experiment
 from cnnjax.data import batches
+from cnnjax.data.images import PADDING
 from cnnjax.models import Model, create_model
+from cnnjax.network import Apply, Network, Preprocessing
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch, Task, make_task
 from cnnjax.tasks.metrics import sums_and_counts
@@ -56,7 +58,8 @@ class Recipe:
     task: Task
     optimizer: optax.GradientTransformation
     augment: config.Augment
-    data: config.Data  # with mean and std filled in
+    preprocessing: Preprocessing
+    workers: int = 0  # that read streamed images
     ema: float = 0.0
     lookahead: int = 0
     num_updates: int = 0
@@ -69,95 +72,58 @@ class Recipe:
     __hash__ = object.__hash__
     __eq__ = object.__eq__
 
+    def network(self, variables: Any, image_shape: tuple[int, ...], classes: tuple[str, ...] = ()) -> Network:
+        """What these variables make of the model, without what is only for training."""
+        height, width, channels = image_shape
+        shape = (height, width, channels)
+        return Network(self.model, variables, shape, self.preprocessing, classes, self.task)
+
     def of_step(self, seed: int, step: int) -> "Recipe":
         """What a training step follows: this, or the recipe of the size whose turn it is."""
         return self.sized[batches.train_size(seed, step, len(self.sized))] if self.sized else self
 
 
 def make_recipe(
-    experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...], num_steps: int
+    experiment: Experiment,
+    classes: tuple[str, ...],
+    image_shape: tuple[int, ...],
+    num_steps: int,
+    model: Model | None = None,
+    task: Task | None = None,
 ) -> Recipe:
     """Builds model, task and optimizer of an experiment whose data.mean and data.std are filled in.
 
+    A model or a task that is given is taken instead of the named one; the model as it is, with its outputs.
+
     Raises ConfigError if the model cannot take one of augment.sizes.
     """
-    task = make_task(experiment, classes, image_shape)
-    data = experiment.data
+    given = task
+
+    def of_size(shape: tuple[int, ...]) -> Task:
+        return given or make_task(experiment, classes, shape)
+
+    task = of_size(image_shape)
+    preprocessing = Preprocessing.of(experiment.data)
     if "boxes" in task.targets:  # such images are always read so, and must be predicted and exported alike
-        data = dataclasses.replace(data, resize="letterbox")
+        preprocessing = dataclasses.replace(preprocessing, resize="letterbox")
+    named = experiment.model
     recipe = Recipe(
-        model=create_model(
-            experiment.model.name, task.num_outputs, experiment.model.dtype, experiment.model.options
-        ),
+        model=model or create_model(named.name, task.num_outputs, named.dtype, named.options),
         task=task,
         optimizer=make_optimizer(experiment.optimizer, num_steps),
         augment=experiment.augment,
-        data=data,
+        preprocessing=preprocessing,
+        workers=experiment.data.workers,
         ema=experiment.optimizer.ema,
         lookahead=experiment.optimizer.lookahead,
         num_updates=max(1, num_steps // experiment.optimizer.accumulate),
         skip_nonfinite=experiment.train.on_nan == "skip",
     )
     sized = tuple(
-        dataclasses.replace(
-            recipe, frame=frame, task=make_task(experiment, classes, (*frame, image_shape[2]))
-        )
+        dataclasses.replace(recipe, frame=frame, task=of_size((*frame, image_shape[2])))
         for frame in sizes.frames(recipe.model, experiment.augment.sizes, image_shape)
     )
     return dataclasses.replace(recipe, sized=sized)
-
-
-def in_rgb(values: tuple[float, ...], data: config.Data) -> tuple[float, ...]:
-    """Numbers per channel in the order of data.channel_order, such as data.mean, in that of images, and back."""
-    return values[::-1] if data.channel_order == "bgr" else values
-
-
-def normalize(images: Array, data: config.Data) -> Array:
-    """Images [N, H, W, C] with values 0 to 255 as the network expects them, float32."""
-    x = images.astype(jnp.float32) / 255
-    if data.channel_order == "bgr":
-        x = x[..., ::-1]
-    mean, std = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (data.mean, data.std))
-    return (x - mean) / std
-
-
-class Apply:
-    """A model with its variables, for `Task.forward`: called with images [N, H, W, C], 0 to 255, it normalizes them.
-
-    What a call changes, such as running statistics, is in `changed` afterwards and what the next call begins from.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        variables: Mapping[str, Any],
-        data: config.Data,
-        train: bool = False,
-        key: Array | None = None,
-    ):
-        self.model = model
-        self.changed = {name: value for name, value in variables.items() if name != "params"}
-        self._mutable = list(self.changed) if train else []
-        self._params, self._data, self._train, self._key = variables["params"], data, train, key
-
-    def __call__(self, images: Array, **more: Any) -> Any:
-        return self._run(images, more, [])[0]
-
-    def with_stages(self, images: Array, **more: Any) -> tuple[Any, dict[str, Any]]:
-        outputs, changed = self._run(images, more, ["stages"])
-        return outputs, dict(changed.get("stages", {}))
-
-    def _run(self, images: Array, more: Mapping[str, Any], extra: list[str]) -> tuple[Any, Mapping[str, Any]]:
-        outputs, changed = self.model.apply(
-            {"params": self._params, **self.changed},
-            normalize(images, self._data),
-            train=self._train,
-            mutable=[*self._mutable, *extra],
-            rngs=None if self._key is None else {"dropout": self._key},
-            **more,
-        )
-        self.changed = {**self.changed, **{name: changed[name] for name in self._mutable if name in changed}}
-        return outputs, changed
 
 
 def init_state(
@@ -169,7 +135,7 @@ def init_state(
     """
     variables = recipe.model.init(stream(seed, INIT), jnp.zeros((1, *image_shape), jnp.float32))
     if images is not None and hasattr(recipe.model, "initialize_from"):
-        variables = recipe.model.initialize_from(variables, normalize(images, recipe.data))
+        variables = recipe.model.initialize_from(variables, recipe.preprocessing(images))
     params = variables.pop("params")
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -193,7 +159,9 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     task_key = jax.random.fold_in(stream(state.seed, TASK), state.step)
 
     def loss_fn(params: Any) -> tuple[Array, tuple[Any, Any, dict[str, Array]]]:
-        apply = Apply(recipe.model, {"params": params, **state.model_state}, recipe.data, True, dropout_key)
+        apply = Apply(
+            recipe.model, {"params": params, **state.model_state}, recipe.preprocessing, True, dropout_key
+        )
         outputs = recipe.task.forward(apply, batch, task_key)
         losses = recipe.task.loss(outputs, batch)
         parts = losses if isinstance(losses, Mapping) else {}
@@ -247,21 +215,12 @@ def augmented(recipe: Recipe, batch: Batch, root: Array) -> Batch:
 
     Last of all it is resized to the frame of the recipe, if that has one.
     """
-    index, epoch = batch["index"], batch["epoch"]
-    keys = augment.example_keys(root, epoch, index)
+    keys = keys_of(root, batch["epoch"], batch["index"])
     batch = {**batch, "image": batch["image"].astype(jnp.float32)}
-    if "boxes" in batch:
-        changed = box_augment.augment_boxes(recipe.augment, batch, keys)
-    else:
-        changed = augment.augment_examples(
-            recipe.augment,
-            batch,
-            keys,
-            augment.flip_keys(root, index),
-            epoch,
-            255 * jnp.asarray(in_rgb(recipe.data.mean, recipe.data), jnp.float32),
-        )
-    return box_augment.resize(changed, recipe.frame) if recipe.frame else changed
+    mean_pixel = 255 * jnp.asarray(recipe.preprocessing.in_rgb(recipe.preprocessing.mean), jnp.float32)
+    fill = PADDING if recipe.preprocessing.resize == "letterbox" else 0
+    changed = augment(recipe.augment, batch, keys, mean_pixel, fill)
+    return resize(changed, recipe.frame) if recipe.frame else changed
 
 
 def _averaged(

@@ -13,8 +13,9 @@ import numpy as np
 from jax import Array
 
 from cnnjax.config import ConfigError
+from cnnjax.network import Network
+from cnnjax.visualization.addresses import LOGITS, class_index, parse_address, with_relu
 from cnnjax.visualization.batches import map_batches, to_float
-from cnnjax.visualization.network import LOGITS, Network
 from cnnjax.visualization.relu_rules import guided
 
 
@@ -28,7 +29,7 @@ def guided_backprop(network: Network, images: Any, labels: Any) -> np.ndarray:
 
     Raises ConfigError if the model's ReLUs cannot be replaced: the result would be the plain gradient.
     """
-    return gradient(network.with_relu(guided), images, labels)
+    return gradient(with_relu(network, guided), images, labels)
 
 
 def integrated_gradients(
@@ -143,12 +144,12 @@ def _labels(network: Network, labels: Any) -> Array:
     """Int32 [N]; ConfigError for one that is no class of the network, of which XLA would take another."""
     numbers = np.atleast_1d(np.asarray(labels)).astype(np.int32)
     for label in numbers.tolist():
-        network.class_index(label)
+        class_index(network, label)
     return jnp.asarray(numbers)
 
 
 def _spatial(network: Network, layer: str) -> Network:
-    if len(network.layers()[network.address(layer).layer]) != 3:
+    if len(network.layers()[parse_address(network, layer).layer]) != 3:
         raise ConfigError(f"class activation maps need a layer with height and width, {layer} is a vector")
     return network
 

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from cnnjax.network import Network
+from cnnjax.visualization.addresses import parse_address, with_relu
 from cnnjax.visualization.batches import map_batches, to_float
-from cnnjax.visualization.network import Network
 from cnnjax.visualization.receptive_field import receptive_fields
 from cnnjax.visualization.relu_rules import deconv
 
@@ -48,7 +49,7 @@ def strongest_activations(
     images: [N, H, W, C], uint8 or floats in [0, 1].
     """
     for channel in channels:
-        network.address(f"{layer}:{channel}")
+        parse_address(network, f"{layer}:{channel}")
     chosen = jnp.asarray(channels, jnp.int32)
     values, places = map_batches(lambda batch: _strongest(network, layer, chosen, batch), images, batch_size)
     order = np.argsort(-values, axis=0, kind="stable")[:count].T
@@ -68,7 +69,7 @@ def project(
     indices = jnp.concatenate(
         [jnp.asarray(positions, jnp.int32), jnp.asarray(channels, jnp.int32)[:, None]], axis=1
     )
-    return np.asarray(_project(network.with_relu(deconv), to_float(images), layer, indices))
+    return np.asarray(_project(with_relu(network, deconv), to_float(images), layer, indices))
 
 
 def patches(pictures: Any, boxes: np.ndarray) -> np.ndarray:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from cnnjax.network import Network
+from cnnjax.visualization.addresses import activations, parse_address
 from cnnjax.visualization.batches import map_batches, to_float
-from cnnjax.visualization.network import Network, activations
 from cnnjax.visualization.objectives import Objective, guided, parse
 from cnnjax.visualization.parameterizations import natural
 
@@ -58,7 +59,7 @@ def guide(network: Network, image: Any, layer: str) -> Objective:
 
     Each position is drawn to the guide's feature that it matches best.
     """
-    features = activations(network, to_float(image)[None], network.address(layer).layer)
+    features = activations(network, to_float(image)[None], parse_address(network, layer).layer)
     return guided(layer, features.reshape(-1, features.shape[-1]))
 
 

@@ -21,8 +21,9 @@ from threadpoolctl import threadpool_limits
 
 from cnnjax.config import ConfigError
 from cnnjax.drawing.figures import names_as_they_are
+from cnnjax.network import Network
+from cnnjax.visualization.addresses import parse_address
 from cnnjax.visualization.batches import map_batches
-from cnnjax.visualization.network import Network
 from cnnjax.visualization.pictures import grid, plot, png, to_uint8
 
 SPRITE_SIDE = 8192  # the largest that TensorBoard reads
@@ -32,7 +33,7 @@ def features(
     network: Network, images: np.ndarray, layers: Sequence[str], batch_size: int = 64
 ) -> dict[str, np.ndarray]:
     """Vectors of layers, [N, F] each, of images [N, H, W, C]; of a layer with positions, the mean over them."""
-    names = tuple(network.address(layer).layer for layer in layers)
+    names = tuple(parse_address(network, layer).layer for layer in layers)
     return map_batches(lambda batch: _vectors(network, batch, names), images, batch_size)
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from cnnjax.network import Network
 from cnnjax.visualization.batches import to_float
-from cnnjax.visualization.network import Network
 
 
 def deletion_curve(

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.config import ConfigError
+from cnnjax.network import Network
+from cnnjax.visualization.addresses import activations, parse_address
 from cnnjax.visualization.batches import to_float
-from cnnjax.visualization.network import Network, activations
 
 # Bright on the left and dark on the right gives a large value.
 VERTICAL_EDGES = np.asarray([[1, 0, -1], [1, 0, -1], [1, 0, -1]], np.float32)
@@ -24,7 +25,7 @@ def first_filters(network: Network) -> np.ndarray:
     for _, kernel in jax.tree_util.tree_leaves_with_path(network.variables["params"]):
         if kernel.ndim == 4 and kernel.shape[2] == channels:
             filters = np.moveaxis(np.asarray(kernel, np.float32), -1, 0)
-            filters = filters[..., ::-1] if network.channel_order == "bgr" else filters
+            filters = filters[..., ::-1] if network.preprocessing.channel_order == "bgr" else filters
             largest = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
             return 0.5 + 0.5 * filters / np.maximum(largest, 1e-12)
     raise ConfigError(f"{type(network.model).__name__} has no convolution with {channels} input channels")
@@ -35,7 +36,7 @@ def feature_maps(network: Network, image: Any, layer: str, count: int = 32) -> n
 
     All share one scale, from the smallest to the largest value, so that silent channels look silent.
     """
-    shape = network.layers()[network.address(layer).layer]
+    shape = network.layers()[parse_address(network, layer).layer]
     if len(shape) != 3:
         raise ConfigError(f"{layer} is a vector, it has no maps")
     values = np.asarray(activations(network, to_float(image)[None], layer)[0, :, :, :count], np.float32)

@@ -18,8 +18,9 @@ import numpy as np
 from jax import Array
 
 from cnnjax.config import ConfigError
+from cnnjax.network import Network
+from cnnjax.visualization.addresses import class_index
 from cnnjax.visualization.batches import to_float
-from cnnjax.visualization.network import Network
 from cnnjax.visualization.parameterizations import natural
 from cnnjax.visualization.transforms import Transform, for_objects
 
@@ -76,7 +77,7 @@ def interrogate(
     """
     if delta not in DELTAS:
         raise ConfigError(f"delta={delta!r}: choose one of {', '.join(DELTAS)}")
-    target = network.class_index(label)
+    target = class_index(network, label)
     picture = to_float(image)[None]
     if picture.shape[1:] != network.image_shape:
         raise ConfigError(f"the image is {picture.shape[1:]}, the network takes {network.image_shape}")

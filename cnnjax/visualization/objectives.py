@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from cnnjax.config import ConfigError
-from cnnjax.visualization.network import IMAGE, LOGITS, PROBABILITY, Network, Stages
+from cnnjax.network import IMAGE, Network, Stages
+from cnnjax.visualization.addresses import LOGITS, PROBABILITY, parse_address
 
 Operand = Union["Objective", float, Array]
 
@@ -84,7 +85,7 @@ class Objective:
                 index = self.function in (_channel, _neuron, _class_logit, _class_probability)
                 position = self.operands[1] if self.function is _neuron else None
                 channel = f":{int(self.operands[0])}" if index else ""
-                network.address(f"{layer}{channel}" + ("@{},{}".format(*position) if position else ""))
+                parse_address(network, f"{layer}{channel}" + ("@{},{}".format(*position) if position else ""))
         return self
 
 
@@ -93,7 +94,7 @@ def parse(network: Network, address: str) -> Objective:
 
     Raises ConfigError for an address that the network does not have.
     """
-    parsed = network.address(address)
+    parsed = parse_address(network, address)
     if parsed.layer == PROBABILITY:
         assert parsed.channel is not None
         return class_probability(parsed.channel)

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from cnnjax.models.layers import avg_pool
-from cnnjax.visualization.network import Network
+from cnnjax.network import Network
 from cnnjax.visualization.relu_rules import is_relu, open_
 
 

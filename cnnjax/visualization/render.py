@@ -12,7 +12,8 @@ import optax
 from jax import Array
 
 from cnnjax.config import ConfigError
-from cnnjax.visualization.network import IMAGE, Network
+from cnnjax.network import IMAGE, Network
+from cnnjax.visualization.addresses import relus, replace_act
 from cnnjax.visualization.objectives import Objective, parse, stack
 from cnnjax.visualization.parameterizations import Fourier, Parameterization
 from cnnjax.visualization.relu_rules import redirected
@@ -92,7 +93,7 @@ def render_each(
         raise ConfigError(f"steps={tuple(steps)}: give one or more numbers of updates, 0 or more")
     parsed = [(parse(network, o) if isinstance(o, str) else o).check(network) for o in objectives]
     shown = parameterization or Fourier(network.image_shape)
-    replaced, missed = network.relus()
+    replaced, missed = relus(network)
     settings = _Options(transform, optimizer, max(steps), redirect and replaced > 0 and missed == 0)
     start_key, key = jax.random.split(key)
     if start is None:
@@ -185,7 +186,7 @@ def _step(
 ) -> _State:
     """One update of the picture of one objective."""
     if options.redirect:
-        network = network.replace_act(functools.partial(redirected, step=step))
+        network = replace_act(network, functools.partial(redirected, step=step))
 
     def loss(images: Array) -> Array:
         progress = step.astype(jnp.float32) / options.total

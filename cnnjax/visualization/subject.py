@@ -10,8 +10,9 @@ import numpy as np
 from jax import Array
 
 from cnnjax.config import ConfigError, Visualize
+from cnnjax.network import Network
+from cnnjax.visualization.addresses import LOGITS, PROBABILITY, parse_address
 from cnnjax.visualization.embeddings import features
-from cnnjax.visualization.network import LOGITS, PROBABILITY, Network
 from cnnjax.visualization.parameterizations import (
     Fourier,
     Maco,
@@ -93,7 +94,9 @@ class Subject:
         """Layers with positions: those asked for, or so many of all, from the first to the last."""
         layers = self.network.layers()
         if self.options.layer:
-            asked = dict.fromkeys(self.network.address(address).layer for address in self.options.layer)
+            asked = dict.fromkeys(
+                parse_address(self.network, address).layer for address in self.options.layer
+            )
             found = [name for name in asked if len(layers.get(name, ())) == 3]
             if not found:
                 raise ConfigError(f"{', '.join(asked)}: this needs a layer with height and width")
@@ -107,13 +110,15 @@ class Subject:
         """Layers before the logits: those asked for, or so many of all."""
         layers = self.network.layers()
         if self.options.layer:
-            asked = dict.fromkeys(self.network.address(address).layer for address in self.options.layer)
+            asked = dict.fromkeys(
+                parse_address(self.network, address).layer for address in self.options.layer
+            )
             return [name for name in asked if name not in (LOGITS, PROBABILITY)]
         return _spread([name for name in _main(layers) if name != LOGITS], count)
 
     def channels(self, layer: str) -> list[int]:
         """The channels of a layer that were asked for, or the first few."""
-        asked = [self.network.address(address) for address in self.options.layer]
+        asked = [parse_address(self.network, address) for address in self.options.layer]
         named = [a.channel for a in asked if a.layer == layer and a.channel is not None]
         total = self.network.layers()[layer][-1]
         return list(dict.fromkeys(named)) or list(range(min(self.options.channels, total)))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax.config import PAGE_NAMES, ConfigError
+from cnnjax.visualization.addresses import class_index, name_of_class, parse_address
 from cnnjax.visualization.embeddings import write_projector
 from cnnjax.visualization.pages import explanations as explanation_pages
 from cnnjax.visualization.pages import pictures as picture_pages
@@ -48,9 +49,9 @@ def visualize(
         if page not in PAGES:
             raise ConfigError(f"unknown page {page!r}: choose of {', '.join(PAGE_NAMES)}")
     for address in options.layer:
-        subject.network.address(address)
+        parse_address(subject.network, address)
     for label in (*options.classes, *([options.toward] if options.toward else [])):
-        subject.network.class_index(label)
+        class_index(subject.network, label)
     if len(subject.images) == 0:
         raise ConfigError("there are no images to look at")
     subject.canvas()
@@ -68,7 +69,7 @@ def visualize(
         if page == "embeddings":
             name = subject.embedding
             some = slice(options.embedded)
-            names = [subject.network.class_name(int(label)) for label in subject.labels[some]]
+            names = [name_of_class(subject.network, int(label)) for label in subject.labels[some]]
             arrays: dict[str, Any] = {"labels": subject.labels[some], **subject.vectors}
             np.savez_compressed(gallery.folder / "features.npz", **arrays)
             write_projector(gallery.folder / "projector", subject.vectors[name], subject.images[some], names)

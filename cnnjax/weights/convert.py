@@ -14,6 +14,7 @@ import numpy as np
 
 from cnnjax.config import ConfigError
 from cnnjax.models import MODELS, Model, create_model
+from cnnjax.network import Preprocessing
 from cnnjax.weights.files import CAFFE, KERAS, TENSORFLOW, TORCH, Tensors, convention, read_tensors
 from cnnjax.weights.names import (
     Names,
@@ -39,37 +40,20 @@ LEAVES = {
 KERAS_EPSILON = 1.001e-5  # of keras.applications' ResNets; the models here have 1e-5
 
 
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """How images must be prepared for published weights: as much a part of them as the numbers.
-
-    The short side is resized to `resize_short`, the central `image_size` square is cut out, and its values,
-    in [0, 1], become (value - mean) / std. `mean` and `std` are in the order of channels that the model sees.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    channel_order: str = "rgb"
-    image_size: int = 224
-    resize_short: int = 256
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 RGB images [N, H, W, 3], already of the right size, as float32 input of the model."""
-        x = images.astype(np.float32) / 255
-        if self.channel_order == "bgr":
-            x = x[..., ::-1]
-        return (x - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-
-
 UNIT = (1 / 255, 1 / 255, 1 / 255)  # the weights expect values from 0 to 255
-IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+CROP = Preprocessing(image_size=224, resize_short=256, resize="crop")  # of the central square
+IMAGENET = dataclasses.replace(CROP, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 # torchvision's GoogLeNet was trained in TensorFlow; its `transform_input` undoes ImageNet's mean and std.
-MINUS_ONE_TO_ONE = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-INCEPTION5H = Preprocessing(mean=(117 / 255, 117 / 255, 117 / 255), std=UNIT)
-KERAS_BGR = Preprocessing((103.939 / 255, 116.779 / 255, 123.68 / 255), UNIT, channel_order="bgr")
-CAFFE_BGR = Preprocessing((104 / 255, 117 / 255, 123 / 255), UNIT, channel_order="bgr", image_size=227)
+MINUS_ONE_TO_ONE = dataclasses.replace(CROP, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+INCEPTION5H = dataclasses.replace(CROP, mean=(117 / 255, 117 / 255, 117 / 255), std=UNIT)
+KERAS_BGR = dataclasses.replace(
+    CROP, mean=(103.939 / 255, 116.779 / 255, 123.68 / 255), std=UNIT, channel_order="bgr"
+)
+CAFFE_BGR = dataclasses.replace(
+    CROP, mean=(104 / 255, 117 / 255, 123 / 255), std=UNIT, channel_order="bgr", image_size=227
+)
 FACE_API = Preprocessing(
-    (122.782 / 255, 117.001 / 255, 104.298 / 255), (1.0, 1.0, 1.0), image_size=112, resize_short=112
+    mean=(122.782 / 255, 117.001 / 255, 104.298 / 255), std=(1.0, 1.0, 1.0), image_size=112
 )
 CIFAR = dataclasses.replace(IMAGENET, image_size=32, resize_short=32)
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from cnnjax.augment import examples as augment
+from cnnjax.augment import geometry, views
+from cnnjax.augment.augment import augment
+from cnnjax.augment.draws import keys_of
 from cnnjax.config import Augment, ConfigError, Data
 
 EVERYTHING = Augment(
@@ -25,9 +27,7 @@ def images(n: int = 6, height: int = 12, width: int = 10, seed: int = 0) -> jax.
 
 @functools.partial(jax.jit, static_argnums=0)
 def call(config: Augment, examples: dict, root, epoch, indices) -> dict:
-    keys = augment.example_keys(root, epoch, indices)
-    first = augment.flip_keys(root, indices)
-    return augment.augment_examples(config, examples, keys, first, epoch, MEAN)
+    return augment(config, examples, keys_of(root, epoch, indices), jnp.asarray(MEAN))
 
 
 def run(config: Augment, x, epoch=0, indices=None, seed: int = 0) -> dict:
@@ -38,8 +38,8 @@ def run(config: Augment, x, epoch=0, indices=None, seed: int = 0) -> dict:
 
 def test_off_passes_the_image_on():
     x = images()
-    keys = augment.example_keys(jax.random.key(0), 0, jnp.arange(6))
-    out = augment.augment_examples(Augment(), {"image": x, "name": 1}, keys, keys, 0, MEAN)
+    keys = keys_of(jax.random.key(0), 0, jnp.arange(6))
+    out = augment(Augment(), {"image": x, "name": 1}, keys, MEAN)
     assert out["image"] is x and out["name"] == 1 and set(out) == {"image", "name"}
 
 
@@ -71,7 +71,9 @@ def test_epochs_may_differ_within_a_batch():
 def test_crop_is_a_window_of_the_padded_image(fill, mode):
     offsets = [(dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)]
     x = images(len(offsets))
-    actual = augment.crop(x, jnp.array(offsets), fill)
+    matrix = geometry.translation(-jnp.array(offsets, jnp.float32)[:, ::-1])
+    motion = geometry.Motion(matrix, geometry.Form.SHIFT, (12, 10), reflect=fill == "reflect")
+    actual = motion.pixels(x)
     for image, result, (dy, dx) in zip(np.asarray(x), actual, offsets, strict=True):
         padded = np.pad(image, ((3, 3), (3, 3), (0, 0)), mode=mode)
         np.testing.assert_array_equal(result, padded[3 + dy : 15 + dy, 3 + dx : 13 + dx])
@@ -104,14 +106,12 @@ def test_alternating_flips_start_at_random_and_turn_every_epoch():
 
 
 def transformed(x, angle=0.0, scale=1.0, shear=0.0, shift=(0.0, 0.0)):
-    n, height, width, _ = x.shape
-    matrix = augment.affine_matrix(*(jnp.full((n,), v) for v in (angle, scale, shear)))
-    points = jnp.stack(
-        jnp.meshgrid(jnp.arange(float(height)), jnp.arange(float(width)), indexing="ij"), axis=-1
-    )
-    points = jnp.broadcast_to(points[None], (n, height, width, 2))
-    shift = jnp.broadcast_to(jnp.array(shift)[None], (n, 2))
-    return augment.sample(x, augment.affine_points(points, matrix, shift)), matrix[0]
+    """The moved images, and the matrix [2, 2] on (row, column)."""
+    n, *size, _ = x.shape
+    shift = jnp.broadcast_to(jnp.array(shift[::-1])[None], (n, 2))
+    matrix = geometry.affine(*(jnp.full((n,), v) for v in (angle, scale, shear)), shift, tuple(size))
+    motion = geometry.Motion(matrix, geometry.Form.FREE, tuple(size))
+    return motion.pixels(x), matrix[0, ::-1, 1::-1]
 
 
 def test_affine_by_hand():
@@ -156,7 +156,7 @@ def test_affine_matches_scipy(options):
 def test_sampling_matches_scipy():
     x = images(3, 7, 9)
     points = np.random.default_rng(1).uniform(-2, 10, (3, 4, 6, 2)).astype(np.float32)
-    actual = augment.sample(x, jnp.asarray(points))
+    actual = geometry.sample(x, jnp.asarray(points))
     for image, where, result in zip(np.asarray(x), points, actual, strict=True):
         for channel in range(3):
             expected = scipy.ndimage.map_coordinates(
@@ -171,7 +171,7 @@ def test_blur_matches_scipy(sigma):
     expected = [
         scipy.ndimage.gaussian_filter(f, (sigma, sigma, 0), mode="constant", truncate=4.0) for f in field
     ]
-    np.testing.assert_allclose(augment.gaussian_blur(jnp.asarray(field), sigma), expected, atol=1e-6)
+    np.testing.assert_allclose(geometry.gaussian_blur(jnp.asarray(field), sigma), expected, atol=1e-6)
 
 
 def test_elastic_moves_smoothly_and_by_what_alpha_says():
@@ -253,54 +253,54 @@ def test_mixup_excludes_cutmix():
 
 def test_views_by_hand():
     x = jnp.arange(1.0, 10.0).reshape(1, 3, 3, 1)
-    views = augment.test_views("flip_shift", x)
-    assert [weight for weight, _ in views] == [0.25, 0.125, 0.125, 0.25, 0.125, 0.125]
-    rows = [np.asarray(view[0, :, :, 0]).tolist() for _, view in views]
+    found = views.test_views("flip_shift", x)
+    assert [weight for weight, _ in found] == [0.25, 0.125, 0.125, 0.25, 0.125, 0.125]
+    rows = [np.asarray(view[0, :, :, 0]).tolist() for _, view in found]
     assert rows[0] == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     assert rows[1] == [[5, 4, 5], [2, 1, 2], [5, 4, 5]]
     assert rows[2] == [[5, 6, 5], [8, 9, 8], [5, 6, 5]]
     assert rows[3:] == [[row[::-1] for row in view] for view in rows[:3]]
-    assert [(w, v.tolist()) for w, v in augment.test_views("none", x)] == [(1.0, x.tolist())]
-    (w, same), (v, mirrored) = augment.test_views("flip", x)
+    assert [(w, v.tolist()) for w, v in views.test_views("none", x)] == [(1.0, x.tolist())]
+    (w, same), (v, mirrored) = views.test_views("flip", x)
     assert w == v == 0.5 and (same == x).all() and (mirrored == x[:, :, ::-1]).all()
     with pytest.raises(ConfigError, match="choose one"):
-        augment.test_views("many", x)
+        views.test_views("many", x)
 
 
 def test_ten_crops_by_hand():
     image = jnp.arange(12.0).reshape(1, 3, 4, 1)  # 0 1 2 3 / 4 5 6 7 / 8 9 10 11
-    views = augment.test_views("ten_crop", image, 2)
-    crops = [np.asarray(view).ravel().tolist() for _, view in views]
+    found = views.test_views("ten_crop", image, 2)
+    crops = [np.asarray(view).ravel().tolist() for _, view in found]
     assert crops[:4] == [[0, 1, 4, 5], [2, 3, 6, 7], [4, 5, 8, 9], [6, 7, 10, 11]]
     assert crops[4] == [1, 2, 5, 6]  # row 0: half a pixel goes to the even side
     assert crops[5:] == [[b, a, d, c] for a, b, c, d in crops[:5]]
-    assert [weight for weight, _ in views] == [0.1] * 10
+    assert [weight for weight, _ in found] == [0.1] * 10
     with pytest.raises(ConfigError, match="cannot crop 8x8 out of 3x4"):
-        augment.test_views("ten_crop", image, 8)
+        views.test_views("ten_crop", image, 8)
 
 
 def test_views_are_as_many_as_the_table_says():
     image = jnp.zeros((1, 4, 4, 1))
-    assert {mode: len(augment.test_views(mode, image, 3)) for mode in augment.VIEWS} == augment.VIEWS
+    assert {mode: len(views.test_views(mode, image, 3)) for mode in views.VIEWS} == views.VIEWS
 
 
 def test_images_for_ten_crops_are_read_larger():
     data = Data(image_size=224, resize="crop", resize_short=256)
-    larger = augment.before_views("ten_crop", data)
+    larger = views.before_views("ten_crop", data)
     assert (larger.image_size, larger.resize_short) == (256, 256)
-    assert augment.before_views("flip", data) == data
+    assert views.before_views("flip", data) == data
     for wrong in (Data(), Data(image_size=224), Data(image_size=224, resize="crop", resize_short=224)):
         with pytest.raises(ConfigError, match="ten_crop.*needs data.resize=crop and data.resize_short above"):
-            augment.before_views("ten_crop", wrong)
+            views.before_views("ten_crop", wrong)
 
 
 @pytest.mark.parametrize(("crop", "size"), [(8, 8), (40, 28), (20, 8)])
 def test_a_reflected_crop_beyond_the_image_is_refused(crop, size):
     batch = {"image": jnp.zeros((2, size, size, 1))}
-    keys = augment.example_keys(jax.random.key(0), 0, jnp.arange(2))
+    keys = keys_of(jax.random.key(0), 0, jnp.arange(2))
     with pytest.raises(
         ConfigError, match=f"augment.crop={crop}: {size}x{size} pixels cannot be reflected so far"
     ):
-        augment.augment_examples(Augment(crop=crop, crop_fill="reflect"), batch, keys, keys, 0, jnp.zeros(1))
-    whole = augment.augment_examples(Augment(crop=crop), batch, keys, keys, 0, jnp.zeros(1))
+        augment(Augment(crop=crop, crop_fill="reflect"), batch, keys, jnp.zeros(1))
+    whole = augment(Augment(crop=crop), batch, keys, jnp.zeros(1))
     assert whole["image"].shape == batch["image"].shape

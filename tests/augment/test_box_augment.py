@@ -8,10 +8,57 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from cnnjax.augment import boxes as ba
+from cnnjax.augment import geometry, kinds, mixing
+from cnnjax.augment.colour import hsv_to_rgb, rgb_to_hsv, shift_colour
+from cnnjax.augment.draws import Keys
+from cnnjax.augment.geometry import Form, Motion
+from cnnjax.config import Augment
 
 HEIGHT, WIDTH = 40, 60
 ROUNDING = 1e-5 * 255  # of float32 pixels
+
+
+def move(example, motion, frame=None):
+    """One example, moved by a motion of a batch of one."""
+    batch = jax.tree.map(lambda a: a[None], example)
+    moved = {**kinds.follow(batch, motion, frame), "image": motion.pixels(batch["image"], 128.0)}
+    return jax.tree.map(lambda a: a[0], moved)
+
+
+def flip(key, example, probability=0.5):
+    return move(example, geometry.flip(jax.random.bernoulli(key, probability)[None], (HEIGHT, WIDTH)))
+
+
+def flip_vertical(key, example, probability=0.5):
+    return move(
+        example, geometry.flip_vertical(jax.random.bernoulli(key, probability)[None], (HEIGHT, WIDTH))
+    )
+
+
+def scale_translate(key, example, scale, translate):
+    options = Augment(scale=scale, translate=translate)
+    keys = Keys(key[None], key[None], jnp.zeros(1, bool))
+    motions = geometry.draw_motions(options, keys, HEIGHT, WIDTH)
+    return move(example, motions[0]) if motions else example
+
+
+def crop(key, example, smallest=0.5, stretch=4 / 3):
+    matrix = geometry.random_window(key, HEIGHT, WIDTH, smallest, stretch)
+    return move(example, Motion(matrix[None], Form.STRETCH, (HEIGHT, WIDTH)))
+
+
+def colour(key, example, **limits):
+    return {**example, "image": shift_colour(key, example["image"], **limits)}
+
+
+def mosaic(key, four):
+    joined = mixing.side_by_side(jax.tree.map(lambda a: a[None], four), key[None], 128.0)
+    return jax.tree.map(lambda a: a[0], joined)
+
+
+def mixup(key, pair):
+    mixed = mixing.mixup(pair, jax.random.split(key), 8.0)
+    return jax.tree.map(lambda a: a[0], mixed)
 
 
 def example_of(boxes, number=0):
@@ -59,23 +106,23 @@ def check_boxes_lie_on_their_rectangles(result, slack=1.01):
     assert seen > 20
 
 
-@pytest.mark.parametrize("function", [ba.flip, ba.flip_vertical])
+@pytest.mark.parametrize("function", [flip, flip_vertical])
 def test_flips_by_hand(function):
     result = many(function)
     turned = np.any(result["boxes"] != np.asarray(EXAMPLE["boxes"]), axis=(1, 2))
     assert 10 < turned.sum() < 30
     first = result["boxes"][turned][0, 0]
-    assert_allclose(first, [30, 8, 50, 20] if function is ba.flip else [10, 20, 30, 32])
+    assert_allclose(first, [30, 8, 50, 20] if function is flip else [10, 20, 30, 32])
     check_boxes_lie_on_their_rectangles(result)
     assert_array_equal(result["image"][~turned][0], EXAMPLE["image"])
     always = many(function, 3, probability=1.0)
-    axis = 2 if function is ba.flip else 1
+    axis = 2 if function is flip else 1
     assert_array_equal(always["image"], np.flip([EXAMPLE["image"]] * 3, axis))
 
 
 @pytest.mark.parametrize(
     ("function", "settings"),
-    [(ba.scale_translate, {"scale": 0.3, "translate": 0.3}), (ba.crop, {"smallest": 0.3})],
+    [(scale_translate, {"scale": 0.3, "translate": 0.3}), (crop, {"smallest": 0.3})],
 )
 def test_boxes_move_with_the_image(function, settings):
     result = many(function, 60, **settings)
@@ -88,9 +135,9 @@ def test_boxes_move_with_the_image(function, settings):
 
 def test_nothing_happens_without_strength():
     for function, settings in [
-        (ba.scale_translate, {"scale": 0.0, "translate": 0.0}),
-        (ba.crop, {"smallest": 1.0, "stretch": 1.0}),
-        (ba.colour, {"hue": 0.0, "saturation": 1.0, "exposure": 1.0}),
+        (scale_translate, {"scale": 0.0, "translate": 0.0}),
+        (crop, {"smallest": 1.0, "stretch": 1.0}),
+        (colour, {"hue": 0.0, "saturation": 1.0, "exposure": 1.0}),
     ]:
         result = many(function, 2, **settings)
         assert_allclose(result["image"][0], EXAMPLE["image"], atol=ROUNDING)
@@ -100,7 +147,8 @@ def test_nothing_happens_without_strength():
 
 def moved(boxes, scale, shift):
     example = example_of(boxes)
-    return ba._move(example, jnp.array(scale), jnp.array(shift))
+    matrix = geometry.along_axes(jnp.array([scale[::-1]]), jnp.array([shift[::-1]]))
+    return move(example, Motion(matrix, Form.STRETCH, (HEIGHT, WIDTH)))
 
 
 def test_a_shift_of_whole_pixels_by_hand():
@@ -129,7 +177,7 @@ def test_a_box_needs_two_pixels():
 
 def test_invalid_boxes_stay_invalid():
     example = {**EXAMPLE, "valid": jnp.array([False, True])}
-    for function in (ba.flip, ba.colour, functools.partial(ba.scale_translate, scale=0.1, translate=0.0)):
+    for function in (flip, colour, functools.partial(scale_translate, scale=0.1, translate=0.0)):
         assert_array_equal(many(function, 3, example)["valid"], [[False, True]] * 3)
 
 
@@ -138,26 +186,26 @@ def test_hsv_is_that_of_the_standard_library():
     colours = np.concatenate(
         [rng.uniform(0, 1, (50, 3)), np.eye(3), np.zeros((1, 3)), np.ones((1, 3)), [[0.5, 0.5, 0.2]]]
     )
-    hsv = ba.rgb_to_hsv(jnp.asarray(colours, jnp.float32))
+    hsv = rgb_to_hsv(jnp.asarray(colours, jnp.float32))
     assert_allclose(hsv, [colorsys.rgb_to_hsv(*c) for c in colours], atol=1e-5)
-    assert_allclose(ba.hsv_to_rgb(hsv), colours, atol=1e-5)
+    assert_allclose(hsv_to_rgb(hsv), colours, atol=1e-5)
 
 
 def test_colour_changes_stay_within_their_limits():
     grey = {**EXAMPLE, "image": jnp.full((4, 4, 3), 100.0)}
-    result = many(ba.colour, 100, grey)["image"]
+    result = many(colour, 100, grey)["image"]
     assert_allclose(result[..., 0], result[..., 1], atol=ROUNDING)  # grey has no hue and no saturation
     assert result.min() >= 100 / 1.5 - 1e-3 and result.max() <= 150.001
     assert result.min() < 70 and result.max() > 145
     red = {**EXAMPLE, "image": jnp.broadcast_to(jnp.array([200.0, 100, 100]), (4, 4, 3))}
-    hsv = np.array([colorsys.rgb_to_hsv(*(c / 255)) for c in many(ba.colour, 100, red)["image"][:, 0, 0]])
+    hsv = np.array([colorsys.rgb_to_hsv(*(c / 255)) for c in many(colour, 100, red)["image"][:, 0, 0]])
     turn = (hsv[:, 0] + 0.5) % 1 - 0.5
     assert -0.1001 < turn.min() < -0.08 and 0.08 < turn.max() < 0.1001
     assert 1 / 3 - 1e-3 < hsv[:, 1].min() < 0.36 and 0.7 < hsv[:, 1].max() < 0.7501
 
 
 def test_mosaic_joins_four_images():
-    result = many(ba.mosaic, 40, FOUR)
+    result = many(mosaic, 40, FOUR)
     assert result["boxes"].shape == (40, 8, 4) and result["classes"].shape == (40, 8)
     assert result["image"].shape == (40, HEIGHT, WIDTH, 3)
     check_boxes_lie_on_their_rectangles(result, slack=2.0)
@@ -170,7 +218,7 @@ def test_mosaic_joins_four_images():
 
 
 def test_mosaic_cuts_boxes_at_their_part():
-    result = many(ba.mosaic, 40, FOUR)
+    result = many(mosaic, 40, FOUR)
     for image, boxes, valid in zip(result["image"], result["boxes"], result["valid"], strict=True):
         for number in range(4):
             for box in boxes[2 * number : 2 * number + 2][valid[2 * number : 2 * number + 2]]:
@@ -181,7 +229,7 @@ def test_mosaic_cuts_boxes_at_their_part():
 
 def test_mixup_keeps_the_boxes_of_both():
     pair = jax.tree.map(lambda a: a[:2], FOUR)
-    result = many(ba.mixup, 50, pair)
+    result = many(mixup, 50, pair)
     assert result["boxes"].shape == (50, 4, 4) and result["valid"].all()
     weight = 21 - result["image"][:, 0, 0, 0]
     one, other = np.asarray(pair["image"])
@@ -193,7 +241,7 @@ def test_mixup_keeps_the_boxes_of_both():
 def test_an_example_depends_on_its_key_only():
     keys = jax.random.split(jax.random.key(1), 6)
     batch = jax.tree.map(lambda a: jnp.broadcast_to(a, (6, *a.shape)), EXAMPLE)
-    run = jax.jit(jax.vmap(ba.crop))
+    run = jax.jit(jax.vmap(crop))
     whole = run(jnp.copy(keys), batch)
     part = run(keys[4:], jax.tree.map(lambda a: a[4:], batch))
     assert_allclose(whole["image"][4:], part["image"], atol=ROUNDING)
@@ -202,8 +250,8 @@ def test_an_example_depends_on_its_key_only():
 
 def test_partners_depend_on_the_key_only():
     keys = jax.random.split(jax.random.key(1), 200)
-    whole = ba.partners(jnp.copy(keys), 10, 3)
-    assert_array_equal(whole[150:], ba.partners(keys[150:], 10, 3))
+    whole = mixing.partners(jnp.copy(keys), 10, 3)
+    assert_array_equal(whole[150:], mixing.partners(keys[150:], 10, 3))
     assert set(np.unique(whole)) == set(range(10)) and whole.dtype == jnp.int32
 
 
@@ -263,7 +311,7 @@ def check_as_pillow(image, result, scale, shift, frame):
 
 @pytest.mark.parametrize(
     ("function", "settings"),
-    [(ba.scale_translate, {"scale": 0.3, "translate": 0.1}), (ba.crop, {"smallest": 0.5})],
+    [(scale_translate, {"scale": 0.3, "translate": 0.1}), (crop, {"smallest": 0.5})],
 )
 def test_image_and_boxes_follow_one_map_as_in_pillow(function, settings):
     """The box in the middle tells the map, which is drawn at random; the picture and all other boxes follow it."""
@@ -280,7 +328,7 @@ def test_image_and_boxes_follow_one_map_as_in_pillow(function, settings):
 def test_each_part_of_a_mosaic_follows_one_map_as_in_pillow():
     """Red tells the parts; in each, a box that lies inside tells the map, whose scale all four share."""
     before = [noisy(n) for n in range(4)]
-    results = many(ba.mosaic, 12, jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *before))
+    results = many(mosaic, 12, jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *before))
     compared, parts = 0, 0
     for i in range(12):
         scales = []

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -106,3 +108,17 @@ def test_workers_change_nothing_and_end_with_their_run(tmp_path, prepared):
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_run_and_all_its_workers_saves(tmp_path, prepared):
+    flags = (f"--data.name=records:{prepared}", "--data.stream=true", "--train.steps=100000")
+    process = run(tmp_path / "run", *flags)
+    while not (tmp_path / "run" / "metrics.jsonl").exists() or not losses(tmp_path / "run"):
+        assert process.poll() is None
+        time.sleep(0.2)
+    for pid in family(process.pid):
+        os.kill(pid, signal.SIGUSR1)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75 and err.startswith("error: stopped by a signal"), err
+    assert len(err.splitlines()) == 1

@@ -10,7 +10,6 @@ import pytest
 from cnnjax.config import Data, Experiment, Model, Optimizer, Train
 from cnnjax.data.batches import train_indices
 from cnnjax.data.sources import load
-from cnnjax.training.evaluate import network_outputs
 from cnnjax.training.step import init_state, make_recipe, train_step
 
 # Side of the image, epochs, peak learning rate of Adam. Batches of 64, a cosine to zero, no augmentation.
@@ -64,7 +63,9 @@ def test_learns_digits(name):
         state, metrics = step(state, batch | {"index": index, "epoch": epoch})
         losses.append(metrics["loss"])
     losses = np.asarray(jax.device_get(losses))
-    logits = jax.jit(functools.partial(network_outputs, recipe))(state.variables, dataset.test["image"])
+    logits = jax.jit(recipe.network(state.variables, dataset.test["image"].shape[1:]).outputs)(
+        dataset.test["image"]
+    )
     accuracy = np.mean(np.asarray(logits).argmax(axis=-1) == dataset.test["label"])
     print(
         f"{name}: loss {losses[:5].mean():.2f} -> {losses[-20:].mean():.2f}, accuracy {100 * accuracy:.1f} %"

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import config
+from cnnjax import config, network
 from cnnjax.config import ConfigError
 from cnnjax.data.dataset import Dataset
 from cnnjax.drawing.results import draw
 from cnnjax.predict import predict
-from cnnjax.runs import run
+from cnnjax.runs import plan, run, train
 from cnnjax.runs.workdir import Workdir
 from cnnjax.tasks.result import Result
 
@@ -30,8 +30,8 @@ def trained(tmp_path_factory):
         "train.steps": 2,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "load", lambda *_: Dataset("x", split, split, tuple("abcd")))
-        run.train_run(config.replace(config.Experiment(), changes), workdir, None, "")
+        patch.setattr(plan, "load", lambda *_: Dataset("x", split, split, tuple("abcd")))
+        train.train_run(config.replace(config.Experiment(), changes), workdir, None, "")
     return run.restore(workdir)
 
 
@@ -45,7 +45,7 @@ def test_many_files_keep_their_order_and_few_of_them_the_memory(trained, tmp_pat
         else:
             Image.fromarray(rng.integers(0, 256, (30 + i, 40, 3), dtype=np.uint8)).save(path)
     held, most = set(), []
-    read, resize = predict.read_image, predict.resize
+    read, resize = predict.read_image, network.resize
 
     def counted(path, *args, **kwargs):
         held.add(path)
@@ -61,7 +61,7 @@ def test_many_files_keep_their_order_and_few_of_them_the_memory(trained, tmp_pat
         return resize(image, *args)
 
     monkeypatch.setattr(predict, "read_image", counted)
-    monkeypatch.setattr(predict, "resize", resized)
+    monkeypatch.setattr(network, "resize", resized)
     count, problems = predict.predict_files(trained, paths, tmp_path / "out")
     good = [path for i, path in enumerate(paths) if i % 7 != 3]
     assert count == len(good) and len(problems) == 150 - len(good) and "003.png" in problems[0]

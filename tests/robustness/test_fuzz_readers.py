@@ -187,16 +187,23 @@ def fuzz(name, examples, tmp_path):
     reader(seeds[0], tmp_path)  # imports what it needs
     outcomes = {"read": 0, "refused": 0}
 
-    @settings(max_examples=examples, **COMMON)
-    @given(mutated(seeds))
-    def check(content):
+    def tried(content):
         began = time.process_time()
         try:
             reader(content, tmp_path)
-            outcomes["read"] += 1
+            outcome = "read"
         except ConfigError:
-            outcomes["refused"] += 1
-        assert time.process_time() - began < SLOWEST
+            outcome = "refused"
+        return outcome, time.process_time() - began
+
+    @settings(max_examples=examples, **COMMON)
+    @given(mutated(seeds))
+    def check(content):
+        outcome, spent = tried(content)
+        outcomes[outcome] += 1
+        if spent > SLOWEST:  # other threads of this process, such as those of tests before, count too
+            _, spent = tried(content)
+        assert spent < SLOWEST
 
     check()
     assert min(outcomes.values()) > 0, outcomes  # neither were all mutations harmless nor all fatal

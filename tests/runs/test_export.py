@@ -17,9 +17,9 @@ from PIL import Image, ImageOps
 from cnnjax import config
 from cnnjax.config import Experiment, Model
 from cnnjax.models import create_model
-from cnnjax.predict.predict import Predict, predict_files
+from cnnjax.predict.predict import predict_files
 from cnnjax.runs.export import export_run
-from cnnjax.runs.run import Restored
+from cnnjax.runs.run import Run
 from cnnjax.training.step import init_states, make_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ assert not [module for module in sys.modules if module.startswith(("cnnjax", "fl
 """
 
 
-def random_run(experiment: Experiment, shape: tuple[int, ...] = ()) -> Restored:
+def random_run(experiment: Experiment, shape: tuple[int, ...] = ()) -> Run:
     """A run with statistics of its own and random weights, without training."""
     shape = shape or ((64, 64, 3) if experiment.task != "classification" else (28, 28, 3))
     experiment = config.replace(
@@ -65,7 +65,7 @@ def random_run(experiment: Experiment, shape: tuple[int, ...] = ()) -> Restored:
 
     shapes = jax.eval_shape(lambda seeds: init_states(recipe, shape, seeds), seeds)
     state = jax.tree_util.tree_map_with_path(draw, shapes)
-    return Restored(experiment, CLASSES, shape, recipe, state, step=3)
+    return Run(experiment, CLASSES, shape, recipe, state, step=3)
 
 
 @pytest.mark.full
@@ -82,7 +82,7 @@ def test_a_fresh_process_without_cnnjax_gives_the_same_answers(tmp_path):
         assert about["input"]["shape"] == ["batch", *run.image_shape]
         images = rng.integers(0, 256, (5, *run.image_shape), dtype=np.uint8)
         np.save(tmp_path / f"images_{name}.npy", images)
-        rows = Predict(run)(images)
+        rows = run.predictor().predictions(images)
         wanted[name] = ({key: np.stack([row[key] for row in rows]) for key in rows[0]}, about)
     with_cnnjax = fresh_answers("import cnnjax.runs.run" + FRESH, tmp_path)
     alone = fresh_answers(FRESH + ALONE, tmp_path)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.runs.run import _stop_on_signal
+from cnnjax.runtime.signals import stop_on_signal
 
 ROOT = Path(__file__).parents[2]
 QUICK = (
@@ -110,8 +110,8 @@ def test_a_second_interrupt_ends_at_once():
     number = signal.SIGINT
     code = f"""
 import signal
-from cnnjax.runs.run import _stop_on_signal
-with _stop_on_signal() as stopped:
+from cnnjax.runtime.signals import stop_on_signal
+with stop_on_signal() as stopped:
     signal.raise_signal({int(number)})
     print(stopped.is_set(), flush=True)
     signal.raise_signal({int(number)})
@@ -123,7 +123,7 @@ with _stop_on_signal() as stopped:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_signals_of_a_scheduler_ask_however_often_they_come(number):
-    with _stop_on_signal() as stopped:
+    with stop_on_signal() as stopped:
         assert not stopped.is_set()
         for _ in range(3):
             signal.raise_signal(number)

@@ -10,7 +10,7 @@ import pytest
 from cnnjax import config
 from cnnjax.config import ConfigError
 from cnnjax.data.dataset import Dataset
-from cnnjax.runs import run
+from cnnjax.runs import plan, run, train
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.workdir import Workdir
 
@@ -39,9 +39,9 @@ def dataset(validation):
 @pytest.mark.parametrize("validation", [False, True])
 def test_the_best_checkpoint_is_chosen_on_validation_and_step_0_is_a_step(tmp_path, monkeypatch, validation):
     """The more is learned, the better the test split and the worse the validation split."""
-    monkeypatch.setattr(run, "load", lambda *_: dataset(validation))
+    monkeypatch.setattr(plan, "load", lambda *_: dataset(validation))
     workdir = Workdir(tmp_path)
-    run.train_run(QUICK, workdir, None, "")
+    train.train_run(QUICK, workdir, None, "")
     lines = [json.loads(line) for line in workdir.metrics.read_text().splitlines()]
     judged = "validation" if validation else "test"
     scores = {line["step"]: line["accuracy"] for line in lines if line["split"] == judged}
@@ -52,9 +52,9 @@ def test_the_best_checkpoint_is_chosen_on_validation_and_step_0_is_a_step(tmp_pa
 
 
 def test_step_0_is_a_checkpoint_like_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "load", lambda *_: dataset(False))
+    monkeypatch.setattr(plan, "load", lambda *_: dataset(False))
     trained = Workdir(tmp_path / "trained")
-    run.train_run(QUICK, trained, None, "")
+    train.train_run(QUICK, trained, None, "")
     last = run.restore(trained)
     with CheckpointStore(trained.checkpoints) as store:
         about = {name: value for name, value in store.describe(8).items() if name != "checksum"}
@@ -98,15 +98,15 @@ def test_a_line_of_metrics_without_a_split_is_damage(tmp_path):
     ],
 )
 def test_wrong_names_are_told_before_data_are_read(tmp_path, monkeypatch, changes, message):
-    monkeypatch.setattr(run, "load", lambda *_: pytest.fail("the data were read"))
+    monkeypatch.setattr(plan, "load", lambda *_: pytest.fail("the data were read"))
     with pytest.raises(ConfigError, match=message):
-        run.train_run(config.replace(QUICK, changes), Workdir(tmp_path / "run"), None, "")
+        train.train_run(config.replace(QUICK, changes), Workdir(tmp_path / "run"), None, "")
 
 
 def test_another_experiment_in_the_workdir_is_told_before_data_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "load", lambda *_: dataset(False))
+    monkeypatch.setattr(plan, "load", lambda *_: dataset(False))
     workdir = Workdir(tmp_path)
-    run.train_run(QUICK, workdir, None, "")
-    monkeypatch.setattr(run, "load", lambda *_: pytest.fail("the data were read"))
+    train.train_run(QUICK, workdir, None, "")
+    monkeypatch.setattr(plan, "load", lambda *_: pytest.fail("the data were read"))
     with pytest.raises(ConfigError, match="optimizer.learning_rate: 0.01 -> 0.5"):
-        run.train_run(config.replace(QUICK, {"optimizer.learning_rate": 0.5}), workdir, None, "")
+        train.train_run(config.replace(QUICK, {"optimizer.learning_rate": 0.5}), workdir, None, "")

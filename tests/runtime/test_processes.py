@@ -140,7 +140,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(start, tmp_path):
         time.sleep(0.1)
     run.processes[1].terminate()
     for code, _, err in run.finish(timeout=120):
-        assert code == 1 and "stopped by a signal" in err and len(err.splitlines()) == 1
+        assert code == 75 and "stopped by a signal" in err and len(err.splitlines()) == 1
     assert [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
 
 
@@ -294,3 +294,34 @@ def test_the_last_words_are_said_whatever_signals_come(killed):
     said = found.stderr.splitlines()
     assert said[-1] == "error: last words" and "Traceback" not in found.stderr
     assert killed or "said by the runtime" in said
+
+
+def test_processes_ask_each_other_about_once_a_second_whatever_a_call_takes(monkeypatch):
+    """The clock of this process, and the seconds of a call of another one, which is slower."""
+    now, slowest, asked = [0.0], [0.25], []
+
+    def gather(flag: float, seconds: float) -> list[list[float]]:
+        asked.append(now[0])
+        return [[flag, 1.0 if now[0] > 60 else 0.0], [seconds, slowest[0]]]
+
+    monkeypatch.setattr(processes, "_several", True)
+    monkeypatch.setattr(processes, "_gather", gather)
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
+    agreement = processes.Agreement()
+
+    def calls(count: int, seconds: float) -> list[float]:
+        """When they asked in so many calls, none of which found a reason to stop."""
+        asked.clear()
+        for _ in range(count):
+            now[0] += seconds
+            assert not agreement.any(False)
+        return list(asked)
+
+    assert calls(9, 0.125) == [0.125, 0.625, 1.125]  # four calls of a quarter of a second each
+    slowest[0] = 20.0
+    assert calls(4, 0.125) == [1.625]
+    assert calls(3, 10.0) == [11.625, 21.625, 31.625]
+    slowest[0] = 0.0
+    assert len(calls(250, 2**-10)) == 3  # no more calls than a hundred without an answer
+    now[0] = 61.0
+    assert any(agreement.any(False) for _ in range(100))

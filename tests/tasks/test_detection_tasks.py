@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from pycocotools.coco import COCO
 
-from cnnjax.augment.boxes import augment_boxes
+from cnnjax.augment.augment import augment as augmented
+from cnnjax.augment.draws import keys_of
 from cnnjax.config import Augment, ConfigError, Data, Detection, Experiment, Model, replace
 from cnnjax.data.formats.annotations import AnnotatedImage, Annotations, padded
 from cnnjax.data.formats.prepare import prepare
@@ -278,8 +279,7 @@ def scenes():
 )
 def test_augmented_batches_have_room_for_all_boxes_and_keep_them_inside(augment, joined):
     batch = scenes()
-    keys = jax.random.split(jax.random.key(0), 6)
-    changed = augment_boxes(augment, batch, keys)
+    changed = augmented(augment, batch, keys_of(jax.random.key(0), 0, jnp.arange(6)), jnp.full(3, 128.0))
     assert changed["image"].shape == batch["image"].shape
     for name in ("boxes", "classes", "valid"):
         assert changed[name].shape == (6, 3 * joined, *batch[name].shape[2:])
@@ -289,8 +289,9 @@ def test_augmented_batches_have_room_for_all_boxes_and_keep_them_inside(augment,
 
 
 def test_augmentation_without_a_form_for_boxes_is_refused():
-    with pytest.raises(ConfigError, match="augment.rotate"):
-        augment_boxes(Augment(rotate=3), scenes(), jax.random.split(jax.random.key(0), 6))
+    keys = keys_of(jax.random.key(0), 0, jnp.arange(6))
+    with pytest.raises(ConfigError, match="augment.cutmix"):
+        augmented(Augment(cutmix=1), scenes(), keys, jnp.full(3, 128.0))
 
 
 @pytest.mark.parametrize("task", [grid_task(form="logistic"), Localization(CLASSES, 64, 64)])

@@ -96,7 +96,9 @@ def test_views_of_a_symmetric_image_change_nothing(setup):
 def test_ten_crops_are_averaged_as_probabilities(setup):
     """Against Krizhevsky's protocol in NumPy: the mean of ten softmax outputs."""
     recipe, _, variables = setup
-    recipe = dataclasses.replace(recipe, data=replace(recipe.data, {"image_size": 12}))
+    recipe = dataclasses.replace(
+        recipe, preprocessing=dataclasses.replace(recipe.preprocessing, image_size=12)
+    )
     rng = np.random.default_rng(1)
     split = {
         "image": rng.integers(0, 256, (23, 17, 17, 1), dtype=np.uint8),

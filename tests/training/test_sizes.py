@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from cnnjax import models
-from cnnjax.augment import boxes as box_augment
+from cnnjax.augment.augment import resize
 from cnnjax.config import Augment, ConfigError, Data, Detection, Experiment, Model, Optimizer, Train
 from cnnjax.data.batches import train_size
 from cnnjax.data.dataset import Dataset
@@ -61,7 +61,7 @@ def test_boxes_go_with_their_image():
         "boxes": jnp.array([[[10.0, 4, 30, 12]]]),
         "valid": jnp.ones((1, 1), bool),
     }
-    small = box_augment.resize(batch, (10, 20))
+    small = resize(batch, (10, 20))
     assert_allclose(small["boxes"], [[[5, 2, 15, 6]]])
     rows, columns = np.nonzero(np.asarray(small["image"][0, ..., 0]) > 127)
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (5, 2, 15, 6)

@@ -391,8 +391,9 @@ def test_augmentation_is_off_by_default():
 def test_one_order_of_channels_decides_statistics_normalization_and_fills(monkeypatch):
     """data.mean and data.std are in the order that the model expects, whoever gave them."""
     from cnnjax.data.dataset import Dataset
-    from cnnjax.runs.run import with_statistics
-    from cnnjax.training.step import augmented, normalize, stream
+    from cnnjax.network import Preprocessing
+    from cnnjax.runs.plan import with_statistics
+    from cnnjax.training.step import augmented, stream
 
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (50, 8, 8, 3)) * np.array([0.2, 0.6, 1.0])
@@ -402,7 +403,7 @@ def test_one_order_of_channels_decides_statistics_normalization_and_fills(monkey
         experiment = with_statistics(
             tiny(data__mean=(), data__std=(), data__channel_order=order, augment__cutout=99), data
         )
-        x = np.asarray(normalize(jnp.asarray(split["image"]), experiment.data))
+        x = np.asarray(Preprocessing.of(experiment.data)(split["image"]))
         np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=1e-4)
         np.testing.assert_allclose(x.std((0, 1, 2)), 1, rtol=1e-4)
         assert (experiment.data.mean[0] < experiment.data.mean[2]) == (order == "rgb")
@@ -411,5 +412,5 @@ def test_one_order_of_channels_decides_statistics_normalization_and_fills(monkey
         batch |= {"index": jnp.arange(4), "epoch": jnp.zeros(4, jnp.int32)}
         filled = augmented(recipe, batch, stream(jnp.int32(0), 1))["image"]
         np.testing.assert_allclose(
-            normalize(filled, experiment.data), 0, atol=1e-4
+            Preprocessing.of(experiment.data)(filled), 0, atol=1e-4
         )  # all cut out: the mean pixel

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from cnnjax.models.classic import LeNet5
 from cnnjax.models.layers import Activation, Pool, conv, flatten, max_pool, stage
-from cnnjax.visualization.network import Network
+from cnnjax.network import Network, Preprocessing
 
 
 class Tiny(nn.Module):
@@ -45,7 +45,11 @@ def tiny():
     model = Tiny()
     variables = model.init(jax.random.key(1), jnp.zeros((1, 16, 16, 3)))
     return Network(
-        model, variables, (16, 16, 3), (0.5,), (0.25,), classes=("ant", "bee", "cat", "dog", "elk")
+        model,
+        variables,
+        (16, 16, 3),
+        Preprocessing((0.5,), (0.25,)),
+        classes=("ant", "bee", "cat", "dog", "elk"),
     )
 
 
@@ -71,12 +75,15 @@ def lenet(digits):
     images, labels = digits
     model = LeNet5()
     network = Network(
-        model, model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1))), (28, 28, 1), (0.3,), (0.35,)
+        model,
+        model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1))),
+        (28, 28, 1),
+        Preprocessing((0.3,), (0.35,)),
     )
     optimizer = optax.adam(2e-3)
 
     def loss(variables, images, labels):
-        logits = model.apply(variables, network.preprocess(images.astype(jnp.float32) / 255))
+        logits = model.apply(variables, network.preprocessing(images))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     @jax.jit
@@ -89,4 +96,4 @@ def lenet(digits):
     for seed in range(150):
         batch = np.random.default_rng(seed).integers(0, 1400, 64)
         variables, state = step(variables, state, images[batch], labels[batch])
-    return Network(model, variables, network.image_shape, network.mean, network.std)
+    return Network(model, variables, network.image_shape, network.preprocessing)

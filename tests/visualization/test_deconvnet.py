@@ -10,8 +10,8 @@ import pytest
 
 from cnnjax.config import ConfigError
 from cnnjax.models.layers import conv, max_pool, stage
+from cnnjax.network import Network
 from cnnjax.visualization.deconvnet import evolution, patches, project, strongest_activations
-from cnnjax.visualization.network import Network
 from cnnjax.visualization.receptive_field import receptive_fields
 
 

@@ -32,7 +32,9 @@ def test_first_filters_are_on_their_own_scale(tiny):
     for i in range(6):
         expected = 0.5 + 0.5 * kernel[..., i] / np.abs(kernel[..., i]).max()
         np.testing.assert_allclose(pictures[i], expected, atol=1e-6)
-    swapped = first_filters(dataclasses.replace(tiny, channel_order="bgr"))
+    swapped = first_filters(
+        dataclasses.replace(tiny, preprocessing=dataclasses.replace(tiny.preprocessing, channel_order="bgr"))
+    )
     np.testing.assert_array_equal(swapped, pictures[..., ::-1])
 
 

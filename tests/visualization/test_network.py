@@ -10,7 +10,8 @@ import pytest
 
 from cnnjax.config import ConfigError
 from cnnjax.models.layers import conv, stage
-from cnnjax.visualization.network import Address, Network
+from cnnjax.network import Network, Preprocessing
+from cnnjax.visualization.addresses import Address, class_index, parse_address, relus, with_relu
 from cnnjax.visualization.relu_rules import guided
 
 
@@ -70,11 +71,11 @@ def test_a_perturbation_is_added_to_the_stage_it_names():
 
 
 def test_preprocessing_is_in_the_channel_order_of_the_model():
-    network = Network(None, {}, (1, 1, 3), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0), channel_order="bgr")
+    network = Network(None, {}, (1, 1, 3), Preprocessing((0.1, 0.2, 0.3), (1.0, 2.0, 4.0), "bgr"))
     red, green, blue = 0.5, 0.6, 0.7
     images = jnp.asarray([red, green, blue])[None, None, None]
     expected = [(blue - 0.1) / 1, (green - 0.2) / 2, (red - 0.3) / 4]
-    np.testing.assert_allclose(network.preprocess(images)[0, 0, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(network.preprocessing.of_shares(images)[0, 0, 0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_preprocessing_is_in_the_channel_order_of_the_model():
     ],
 )
 def test_addresses(tiny, text, address):
-    assert tiny.address(text) == address
+    assert parse_address(tiny, text) == address
 
 
 @pytest.mark.parametrize(
@@ -111,13 +112,13 @@ def test_addresses(tiny, text, address):
 )
 def test_a_wrong_address_names_the_right_ones_in_one_line(tiny, text, message):
     with pytest.raises(ConfigError, match=message) as error:
-        tiny.address(text)
+        parse_address(tiny, text)
     assert "\n" not in str(error.value)
 
 
 def test_class_names_are_needed_to_use_them(linear):
     with pytest.raises(ConfigError, match="no class names, give 0 to 2"):
-        linear.class_index("dog")
+        class_index(linear, "dog")
 
 
 def test_images_that_are_too_small_or_do_not_fit_are_one_line(tiny, lenet):
@@ -137,9 +138,9 @@ def test_a_model_without_stages_is_told_how_to_name_them():
 
 def test_preprocessing_is_checked():
     with pytest.raises(ConfigError, match="mean has 2 values for images of 3 channels"):
-        Network(None, {}, (8, 8, 3), mean=(0.1, 0.2))
+        Network(None, {}, (8, 8, 3), Preprocessing(mean=(0.1, 0.2)))
     with pytest.raises(ConfigError, match="choose rgb or bgr"):
-        Network(None, {}, (8, 8, 3), channel_order="gbr")
+        Network(None, {}, (8, 8, 3), Preprocessing(channel_order="gbr"))
 
 
 @pytest.mark.parametrize(
@@ -158,17 +159,17 @@ def test_relus_that_can_and_cannot_be_replaced_are_counted(model, counts):
     network = build(model)
     if isinstance(model, Silent):
         with pytest.raises(ConfigError):
-            network.relus()
+            relus(network)
         return
-    assert network.relus() == counts
+    assert relus(network) == counts
     if counts != (1, 0):
         with pytest.raises(ConfigError, match=f"{counts[0]} ReLUs replaced, {counts[1]} not"):
-            network.with_relu(guided)
+            with_relu(network, guided)
 
 
 def test_another_relu_rule_does_not_change_the_output(tiny):
     images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
-    np.testing.assert_array_equal(tiny.with_relu(guided).logits(images), tiny.logits(images))
+    np.testing.assert_array_equal(with_relu(tiny, guided).logits(images), tiny.logits(images))
 
 
 def test_only_what_is_used_is_computed(tiny):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnnjax.config import Data
-from cnnjax.data.images import read_image, resize
+from cnnjax.data.images import read_image
 from cnnjax.inspect import look
 from cnnjax.runs.run import restore
 from cnnjax.runs.transfer import import_weights
@@ -36,7 +36,7 @@ def squeezenet(tmp_path_factory):
 def test_a_photograph_becomes_a_dog(squeezenet, shared):
     network = look.network(squeezenet)
     original = read_image(shared("data/imagenet_sample/n09332890_lakeside.jpg"), Data(), 3)
-    photograph = resize(original, squeezenet.recipe.data, squeezenet.image_shape)
+    photograph = squeezenet.recipe.preprocessing.frame(original, squeezenet.image_shape)
     result = interrogate(network, photograph, GOLDEN_RETRIEVER, key=jax.random.key(0), steps=(0, 64))
     assert result.probabilities[0] < 0.01 and result.probabilities[-1] > 0.9
     assert np.abs(result.image - photograph / 255).mean() < 0.15  # and is still the photograph

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from cnnjax.config import ConfigError
-from cnnjax.visualization.network import Network
+from cnnjax.network import Network
 from cnnjax.visualization.objectives import channel, diversity, total_variation
 from cnnjax.visualization.parameterizations import Fourier, Maco, Pixels, magnitude_template
 from cnnjax.visualization.render import render, render_each
@@ -21,7 +21,7 @@ def dead(tiny):
     """The tiny network with a bias so low that channel 0 of its first layer never responds."""
     params = jax.tree.map(lambda x: x, tiny.variables["params"])
     params["c1"] = {**params["c1"], "bias": params["c1"]["bias"].at[0].set(-5.0)}
-    return Network(tiny.model, {"params": params}, tiny.image_shape, tiny.mean, tiny.std)
+    return Network(tiny.model, {"params": params}, tiny.image_shape, tiny.preprocessing)
 
 
 def test_a_frame_is_kept_after_exactly_so_many_updates(tiny):

@@ -6,13 +6,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cnnjax.config import ConfigError
+from cnnjax.network import Network
 from cnnjax.visualization import attribution as maps_of
 from cnnjax.visualization import deconvnet as deconvnet_of
 from cnnjax.visualization import embeddings as vectors_of
+from cnnjax.visualization.addresses import LOGITS, activations, name_of_class, relus
 from cnnjax.visualization.batches import to_float
 from cnnjax.visualization.deconvnet import patches, project, strongest_activations
 from cnnjax.visualization.fidelity import area, deletion_curve, insertion_curve
-from cnnjax.visualization.network import LOGITS, Network, activations
 from cnnjax.visualization.pictures import Picture, grid, heat, plot, signed, to_uint8
 from cnnjax.visualization.receptive_field import receptive_fields
 from cnnjax.visualization.subject import Labelled, Subject
@@ -30,7 +31,7 @@ def predictions(subject: Subject) -> list[Picture]:
     for row, label in zip(shares, subject.labels[chosen], strict=True):
         best = np.argsort(-row, kind="stable")[:3]
         right += int(best[0] == label)
-        titles.append(", ".join(f"{subject.network.class_name(int(i))} {row[i]:.2f}" for i in best))
+        titles.append(", ".join(f"{name_of_class(subject.network, int(i))} {row[i]:.2f}" for i in best))
     image = grid(subject.images[chosen], min(len(chosen), 3), titles=titles, side=200)
     caption = f"Examples with the three most probable classes; {right} of {len(chosen)} are right."
     return [Picture("predictions", image, caption, LOGITS, subject.command_for("predictions"))]
@@ -45,7 +46,9 @@ def attribution(subject: Subject) -> list[Picture]:
     for i in range(len(chosen)):
         cells += [to_uint8(images[i])] + [shown[i] for _, shown in methods.values()]
         titles += (
-            [network.class_name(int(labels[i])), *methods] if i == 0 else [network.class_name(int(labels[i]))]
+            [name_of_class(network, int(labels[i])), *methods]
+            if i == 0
+            else [name_of_class(network, int(labels[i]))]
         )
         titles += [] if i == 0 else [""] * len(methods)
     caption = "What speaks for the label. Signed maps: grey is 0; heat maps: from their lowest to their highest value."
@@ -163,7 +166,7 @@ def _attribution_maps(
     patch = max(2, network.image_shape[0] // 6)
     noise_key, mask_key = jax.random.split(subject.key)
     raw = {"gradient": maps_of.gradient(network, images, labels)}
-    if network.relus()[0] and not network.relus()[1]:
+    if relus(network)[0] and not relus(network)[1]:
         raw["guided"] = maps_of.guided_backprop(network, images, labels)
     raw |= {
         "integrated": maps_of.integrated_gradients(network, images, labels, steps=20),

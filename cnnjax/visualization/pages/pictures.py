@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from cnnjax.visualization.addresses import LOGITS, PROBABILITY, class_index, name_of_class, parse_address
 from cnnjax.visualization.deepdream import deepdream, guide
 from cnnjax.visualization.filters import apply_filter, feature_maps, first_filters
 from cnnjax.visualization.interrogate import DELTAS, interrogate
-from cnnjax.visualization.network import LOGITS, PROBABILITY
 from cnnjax.visualization.objectives import Objective, channel, class_logit, class_probability, layer, neuron
 from cnnjax.visualization.pictures import Picture, grid, resize, signed, to_uint8
 from cnnjax.visualization.render import Rendering, render_each
@@ -49,7 +49,7 @@ def channels(subject: Subject) -> list[Picture]:
     canvas = subject.canvas()
     result = []
     for address in subject.options.layer:
-        parsed = canvas.address(address)
+        parsed = parse_address(canvas, address)
         if parsed.channel is not None and parsed.layer not in (LOGITS, PROBABILITY):
             result += _steps_picture(subject, [address], f"{parsed}", address)
     whole = [a for a in subject.options.layer if ":" not in a]
@@ -85,7 +85,7 @@ def objectives(subject: Subject) -> list[Picture]:
         for objective in asked.values()
     ]
     image = grid([r.images[0] for r in made], len(made), titles=list(asked), side=128)
-    class_name = subject.network.class_name(label)
+    class_name = name_of_class(subject.network, label)
     caption = (
         f"Five objectives: the centre of {name}:0, all of it, all of {name} squared, class {class_name}."
     )
@@ -99,12 +99,12 @@ def classes(subject: Subject) -> list[Picture]:
         return [
             p for address in asked for p in _steps_picture(subject, [address], address, address, "classes")
         ]
-    shown = [subject.network.class_index(label) for label in subject.options.classes]
+    shown = [class_index(subject.network, label) for label in subject.options.classes]
     if not shown:
         count = min(canvas.layers()[LOGITS][-1], 10)
         first = subject.labels[subject.examples()].tolist() + list(range(count))
         shown = sorted(list(dict.fromkeys(first))[:count])
-    names = [subject.network.class_name(index) for index in shown]
+    names = [name_of_class(subject.network, index) for index in shown]
     return _steps_picture(subject, [class_logit(c) for c in shown], "classes", LOGITS, "classes", names)
 
 
@@ -133,7 +133,7 @@ def toward(subject: Subject) -> list[Picture]:
     """A photograph pulled toward a label by the two errors that can be sent back."""
     network, index = subject.network, int(subject.examples()[0])
     count = network.layers()[LOGITS][-1]
-    label = network.class_index(subject.options.toward or (int(subject.labels[index]) + 1) % count)
+    label = class_index(network, subject.options.toward or (int(subject.labels[index]) + 1) % count)
     steps = sorted(set(subject.options.steps))
     rows = [
         interrogate(network, subject.images[index], label, key=subject.key, delta=delta, steps=steps)
@@ -143,7 +143,7 @@ def toward(subject: Subject) -> list[Picture]:
     cells = [row.frames[step] for row in rows for step in steps]
     image = grid(cells, len(steps), titles=titles, rows=[f"{delta} - onehot" for delta in DELTAS], side=128)
     caption = (
-        f"The pixels of an image pulled toward {network.class_name(label)}, with its probability after so many steps. "
+        f"The pixels of an image pulled toward {name_of_class(network, label)}, with its probability after so many steps. "
         "The first error asks for a logit of 1, the second for a probability of 1."
     )
     return [Picture("toward", image, caption, LOGITS, subject.command_for("toward"))]

@@ -1,0 +1,221 @@
+"""Trains, evaluates and applies convolutional networks: flags in, a run in a folder out.
+
+  python launch.py                                    trains on embedded data, with pictures
+  python launch.py --list                             shows every experiment
+  python launch.py --experiment=NAME --workdir=DIR    trains, or goes on with what is in DIR
+  python launch.py --mode=evaluate --workdir=DIR      evaluates what was trained there
+  python launch.py --mode=evaluate --workdir=DIR --data.name=folder:PHOTOS --evaluate.augment=ten_crop
+  python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
+  python launch.py --mode=visualize --workdir=DIR     pictures of what the network learned, gallery.html
+  python launch.py --mode=visualize --experiment=NAME --weights=FILE --inputs=FOLDER    of published weights
+  python launch.py --mode=layers --workdir=DIR        names and shapes of its layers
+  python launch.py --mode=slide                       a classifier slides over a large image in one pass
+  python launch.py --mode=summarize --experiment=NAME per-layer shapes, parameters, memory, multiply-adds
+  python launch.py --mode=preview --experiment=NAME   the first training batch after augmentation
+  python launch.py --mode=prepare --data.name=folder:DIR --output=NEW   array_record that can be streamed
+  python launch.py --mode=import --experiment=NAME --weights=FILE --workdir=DIR     published weights as a run
+  python launch.py --mode=export_weights --workdir=DIR --output=FILE.safetensors
+  python launch.py --mode=export --workdir=DIR        one file, pixels to answer, that needs only JAX
+  python launch.py --mode=benchmark --experiment=NAME records its result in RESULTS.md
+  python launch.py --mode=benchmark --benchmark.name=cpu   speed against peers, recorded too; --list shows the names
+
+Every field of an experiment is a flag: see --helpshort. Where cnnjax is installed, `cnnjax` does what launch.py does.
+"""
+
+import errno
+import os
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags, logging
+
+from cnnjax import config
+from cnnjax.config import ConfigError, Experiment
+from cnnjax.modes import MODES, run_mode
+from cnnjax.runtime import hush, platform, processes
+
+platform.configure()  # before anything imports jax
+
+FLAGS = flags.FLAGS
+FLAGS.set_gnu_getopt(True)  # flags may stand behind the files that a shell expanded
+flags.DEFINE_string(
+    "experiment",
+    None,
+    "Name of an experiment; --list shows them. Default: that of --workdir, else digits_lenet.",
+)
+flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<experiment>.")
+flags.DEFINE_string(
+    "data_dir", None, "Where datasets are. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."
+)
+flags.DEFINE_multi_string(
+    "inputs",
+    [],
+    "mode=predict and visualize: image files and folders, separated by commas or spaces, as a shell expands photos/*.png.",
+)
+flags.DEFINE_string(
+    "output",
+    None,
+    "mode=predict, visualize and slide: folder for the results, default <workdir>/predictions, gallery or slide; other modes: the file to write.",
+)
+flags.DEFINE_string(
+    "weights",
+    None,
+    "mode=import and visualize: file of published weights (.safetensors, .pth, .th, .h5, .npz, .pb).",
+)
+flags.DEFINE_string(
+    "classes",
+    None,
+    "mode=import and visualize: file with a class name per line. Default: those of the dataset.",
+)
+flags.DEFINE_string("checkpoint", "last", "Which checkpoint of --workdir to use: last, best or a step.")
+flags.DEFINE_string(
+    "benchmark.output", None, "mode=benchmark: file of records. Default: results.jsonl of the project."
+)
+flags.DEFINE_list(
+    "benchmark.name",
+    [],
+    "mode=benchmark: measurements of speed or reliability, by name or group (--mode=benchmark --list); else the experiment's result.",
+)
+flags.DEFINE_integer(
+    "benchmark.repetitions",
+    10,
+    "Turns of each contestant, A B A B. Of faults: kills; of soak: minutes; of streaming: gigabytes.",
+    lower_bound=1,
+)
+flags.DEFINE_integer("benchmark.seeds", 50, "Runs of the benchmarks that measure whole runs.", lower_bound=1)
+flags.DEFINE_string(
+    "benchmark.airbench", None, "A peer: airbench94_muon.py of KellerJordan/cifar10-airbench."
+)
+flags.DEFINE_string("benchmark.hiverge", None, "A peer: cifar10_speedrun.py of hiverge/cifar10-speedrun.")
+flags.DEFINE_string("benchmark.note", None, "mode=benchmark: what a reader of the result must know.")
+flags.DEFINE_bool(
+    "compiler", False, "mode=summarize: also compile the model and show what the compiler counts."
+)
+flags.DEFINE_bool(
+    "distributed",
+    False,
+    "mode=train and benchmark: join the processes that Slurm, Kubernetes or the TPU started.",
+)
+flags.DEFINE_string(
+    "coordinator", None, "Instead of --distributed: HOST:PORT of process 0, the same for all processes."
+)
+flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
+flags.DEFINE_integer("process_id", None, "With --coordinator: the number of this process, from 0.")
+flags.DEFINE_bool(
+    "deterministic",
+    False,
+    "On GPUs: only operations that give the same bits each time; slower. CPUs and TPUs always do.",
+)
+flags.DEFINE_bool("list", False, "List all experiments, or with mode=benchmark all benchmarks, and exit.")
+
+# What the system refuses, in its own words: full disks and quotas, missing permissions, paths that lead nowhere.
+DENIED = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+
+DEFINE: dict[Any, Callable[..., Any]] = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+}
+
+
+def define_flags(experiment: Experiment) -> None:
+    """One typed flag for each field, such as --optimizer.learning_rate; unset by default."""
+    for name, field, _ in config.fields(experiment):
+        if name == "name":
+            continue
+        text, choices = field.metadata.get("help", name), field.metadata.get("choices", ())
+        if isinstance(field.type, types.GenericAlias):
+            flags.DEFINE_list(name, None, text)
+        elif choices:
+            flags.DEFINE_enum(name, None, choices, text)
+        else:
+            DEFINE[field.type](name, None, text)
+
+
+flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+define_flags(Experiment())
+
+
+def join_processes() -> None:
+    """With --distributed or --coordinator: joins the other processes of this run."""
+    given = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    if not FLAGS.distributed and given == (None, None, None):
+        return
+    if FLAGS.mode not in ("train", "benchmark"):
+        raise ConfigError(f"mode={FLAGS.mode} runs in one process: --distributed is for train and benchmark")
+    processes.start(*given)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """What is left of the command line; a wrong flag ends the program with one line."""
+    try:
+        return FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"error: {one_line(str(error))}")
+
+
+def one_line(text: str) -> str:
+    """Without line breaks and what else moves a terminal's cursor: names in the text are not ours."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def main(argv: list[str]) -> None:
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # libraries tell their life story otherwise
+    try:
+        if FLAGS["inputs"].present:
+            FLAGS["inputs"].value = [*FLAGS.inputs, *argv[1:]]
+        elif len(argv) > 1:
+            raise ConfigError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
+        if FLAGS.deterministic:
+            platform.make_deterministic()
+        join_processes()
+        run_mode()
+        processes.end()
+    except ConfigError as error:
+        processes.fail(f"error: {one_line(str(error))}", error.status)
+    except BrokenPipeError:
+        raise  # `program` knows what to do
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if processes.is_loss_of_another(error):
+            processes.fail(f"error: {processes.LOST}")
+        if isinstance(error, OSError) and error.errno in DENIED:
+            name = f": {error.filename}" if error.filename else ""
+            processes.fail(f"error: {one_line(os.strerror(error.errno) + name)}")
+        processes.crash()
+        raise
+
+
+def program() -> None:
+    """The launcher as a process of its own."""
+    _be_the_main_module()
+    platform.ask_for_huge_pages()
+    hush.hush_libraries()
+    hush.speak_plainly()
+    try:
+        try:
+            app.run(main, flags_parser=parse_flags)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _be_the_main_module() -> None:
+    """Whatever file the process was started from: absl shows the docstring and the flags of that one as help."""
+    sys.modules["__main__"].__doc__ = __doc__
+    for flag in FLAGS.get_flags_for_module(__name__):
+        FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+if __name__ == "__main__":
+    program()

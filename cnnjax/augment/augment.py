@@ -1,0 +1,117 @@
+"""What training does to a batch: everything that an experiment's `augment.*` switches on."""
+
+from collections.abc import Collection
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from cnnjax.augment import kinds, mixing
+from cnnjax.augment.colour import change_colours
+from cnnjax.augment.draws import Keys
+from cnnjax.augment.geometry import Form, Motion, along_axes, draw_motions
+from cnnjax.augment.kinds import Batch
+from cnnjax.config import Augment, ConfigError
+
+
+def augment(
+    options: Augment, batch: Batch, keys: Keys, mean_pixel: Array, fill: float = 0.0
+) -> dict[str, Array]:
+    """Applies what `options` switch on, in the order of their fields; what is off costs nothing.
+
+    What happens to an example depends on its own keys only, so neither batch size nor the number of devices changes
+    it; the one exception are the partners of mosaic, mixup and CutMix, which come from the batch.
+
+    Args:
+      options: what to do.
+      batch: "image" float32 [N, H, W, C] in 0..255, with entries that follow it (`kinds.KINDS`) and others that stay
+        as they are.
+      keys: of `draws.keys_of`.
+      mean_pixel: [C] in 0..255: fills cutouts, and contrast turns about it.
+      fill: what lies around an image, in 0..255: that with which it was padded when it was read.
+
+    Mixup and CutMix add entries (`mixing.mixup`); with mosaic and mixup there are more boxes. Colours are not clipped
+    to 0..255. Raises ConfigError for what `check` refuses, and what images of this shape do not allow.
+    """
+    check(options, batch)
+    _check_batch(options, batch)
+    height, width = batch["image"].shape[1:3]
+    changed = dict(batch)
+    if options.mosaic:
+        changed = mixing.mosaic(changed, keys.example, fill)
+    for motion in draw_motions(options, keys, height, width):
+        changed = {**kinds.follow(changed, motion), "image": motion.pixels(changed["image"], fill)}
+    image = change_colours(options, changed["image"], keys.example, mean_pixel)
+    if options.cutout:
+        image = mixing.cutout(image, keys.example, options.cutout, mean_pixel)
+    changed["image"] = image
+    if options.mixup:
+        changed = mixing.mixup(changed, keys.example, options.mixup)
+    if options.cutmix:
+        changed = mixing.cutmix(changed, keys.example, options.cutmix)
+    return changed
+
+
+def resize(batch: Batch, frame: tuple[int, int]) -> dict[str, Array]:
+    """A batch with its images in the size of `frame` (height, width), and what follows them; bilinear, with
+    antialiasing."""
+    image = batch["image"]
+    n, height, width, channels = image.shape
+    scale = np.array([[frame[1] / width, frame[0] / height]], np.float32)
+    matrix = along_axes(jnp.broadcast_to(scale, (n, 2)), jnp.zeros((n, 2)))
+    motion = Motion(matrix, Form.STRETCH, frame)
+    resized = {**batch, "image": jax.image.resize(image, (n, *frame, channels), "linear", antialias=True)}
+    for kind in kinds.present(batch):
+        resized |= kind.move(batch, motion)
+    return resized
+
+
+def check(options: Augment, targets: Collection[str]) -> None:
+    """Raises ConfigError for what has no meaning for examples with these entries beside the image.
+
+    Points and masks without boxes are taken for those of the whole picture.
+    """
+
+    def refuse(name: str, reason: str) -> None:
+        if getattr(options, name.partition("=")[0]):
+            raise ConfigError(f"augment.{name}: {reason}")
+
+    if options.mixup and options.cutmix:
+        raise ConfigError("augment.mixup and augment.cutmix exclude each other: set one of them to 0")
+    for kind in ("boxes", "points"):
+        if kind in targets:
+            refuse("elastic", f"{kind} cannot be bent with the picture; masks and labels can")
+            if options.crop and options.crop_fill == "reflect":
+                raise ConfigError(f"augment.crop_fill=reflect: what is reflected has no {kind}; use zero")
+    if kinds.entries(targets):
+        refuse("cutmix", f"pieces of pictures have no {kinds.entries(targets)[0]}; it is made for labels")
+    elif "label" not in targets:
+        refuse("cutmix", "it needs labels, and there are none")
+    for name in ("mosaic", "mixup"):
+        for kind in ("points", "masks"):
+            if kind in targets and "boxes" not in targets and (name, kind) != ("mosaic", "masks"):
+                refuse(name, f"a picture has one set of {kind} here; those of several cannot be joined")
+    if "label" in targets or not kinds.entries(targets):
+        refuse("mosaic", "a picture has one label, and not those of four; it is made for images with boxes")
+    if "label" not in targets and not kinds.entries(targets):
+        refuse("mixup", "it needs labels or boxes, and there are none")
+
+
+def _check_batch(options: Augment, batch: Batch) -> None:
+    height, width, channels = batch["image"].shape[1:]
+    if options.crop and options.crop_fill == "reflect" and options.crop >= min(height, width):
+        raise ConfigError(
+            f"augment.crop={options.crop}: {height}x{width} pixels cannot be reflected so far; less than "
+            f"{min(height, width)}, or augment.crop_fill=zero"
+        )
+    for name in ("hue", "saturation"):
+        if getattr(options, name) and channels != 3:
+            raise ConfigError(f"augment.{name}: images of {channels} channel(s) have no {name}")
+    for name in ("flip", "flip_vertical"):
+        if getattr(options, name) not in ("none", False) and "points" in batch and "flip_points" not in batch:
+            raise ConfigError(
+                f"augment.{name}: these points do not tell which of them is which in a mirror image"
+            )
+    if options.mixup and "masks" in batch and batch["masks"].ndim == 3:
+        raise ConfigError("augment.mixup: a pixel has one class here, and not those of two pictures")

@@ -1,0 +1,204 @@
+"""What a run will be: its experiment, completed from the data, and all that follows from it before the first step."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cnnjax import config
+from cnnjax.config import ConfigError, Experiment
+from cnnjax.data import identity, labels
+from cnnjax.data.dataset import Dataset
+from cnnjax.data.sources import is_path, load
+from cnnjax.data.statistics import channel_stats
+from cnnjax.detection.anchors import kmeans_anchors
+from cnnjax.models import Model
+from cnnjax.network import Preprocessing
+from cnnjax.runs import refusals
+from cnnjax.runs.checkpoint import CheckpointStore
+from cnnjax.runs.workdir import Workdir
+from cnnjax.runtime import platform, sharding
+from cnnjax.tasks import TASKS, Task
+from cnnjax.training.step import Recipe, TrainState, compile_init, init_states, make_recipe
+
+_LOOKED_AT = 5000  # training images that may determine initial weights
+_MEASURED = 1000  # images of a streamed set that data.mean, data.std and initial weights may come from
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a program brings itself, in place of what an experiment names."""
+
+    data: Dataset | None = None
+    model: Model | None = None
+    task: Task | None = None
+
+    def named(self, experiment: Experiment) -> Experiment:
+        """The experiment with the names of what is given."""
+        names = {"data.name": self.data, "model.name": self.model, "task": self.task}
+        return config.replace(experiment, {k: _own(v) for k, v in names.items() if v is not None})
+
+    def check(self, experiment: Experiment, needed: Sequence[str] = ("data", "model", "task")) -> None:
+        """Raises ConfigError if one of these parts of the experiment has to be given and is not."""
+        names = {"data": experiment.data.name, "model": experiment.model.name, "task": experiment.task}
+        for part in needed:
+            name = names[part]
+            if name.startswith(config.OWN) and getattr(self, part) is None:
+                raise ConfigError(
+                    f"{part} {name.removeprefix(config.OWN)} was given by a program, which alone has it: "
+                    f"use cnnjax.load_run(workdir, {part}=...)"
+                )
+
+
+def _own(given: Any) -> str:
+    return config.OWN + (given.name if isinstance(given, Dataset) else type(given).__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run that is about to begin, or to go on."""
+
+    experiment: Experiment  # with everything that the data decide
+    dataset: Dataset
+    recipe: Recipe
+    mesh: Mesh
+    num_steps: int
+    metadata: Mapping[str, Any]  # of each checkpoint
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return self.dataset.train["image"].shape[1:]
+
+    def resume_or_init(self, store: CheckpointStore) -> tuple[int, TrainState]:
+        """The newest whole checkpoint, or fresh weights at step 0."""
+        found = store.restore_newest(
+            abstract_state(self.recipe, self.experiment, self.image_shape, self.mesh)
+        )
+        if found:
+            return found
+        init = compile_init(self.recipe, self.image_shape, self.mesh)
+        count = _MEASURED if self.dataset.streamed else _LOOKED_AT
+        return 0, init(_seeds(self.experiment), np.asarray(self.dataset.train["image"][:count]))
+
+
+def make_plan(experiment: Experiment, workdir: Workdir, data_dir: str | None, given: Given) -> Plan:
+    """Reads the data. Raises ConfigError for what cannot be meant, or is another run than that in `workdir`."""
+    if experiment.evaluate.augment == "ten_crop":
+        raise ConfigError(
+            "evaluate.augment=ten_crop needs larger images than training reads: use it with mode=evaluate"
+        )
+    experiment = given.named(experiment)
+    given.check(experiment)
+    refusals.check_names(experiment)
+    if workdir.has_run():  # told before the data are read, which takes time; and again with what these decide
+        refusals.refuse_another_experiment(workdir, experiment)
+    dataset = with_classes_of_run(workdir, given.data or load(experiment.data, data_dir))
+    experiment = with_statistics(experiment, dataset, given.task)
+    if workdir.has_run():
+        refusals.refuse_another_experiment(workdir, experiment)
+    image_shape = dataset.train["image"].shape[1:]
+    num_steps = config.total_steps(experiment.train, len(dataset.train["image"]), experiment.data.batch_size)
+    return Plan(
+        experiment=experiment,
+        dataset=dataset,
+        recipe=make_recipe(
+            experiment, dataset.classes, image_shape, num_steps, model=given.model, task=given.task
+        ),
+        mesh=sharding.make_mesh(experiment.data.batch_size, experiment.train.data_parallel),
+        num_steps=num_steps,
+        metadata={
+            "experiment": dataclasses.asdict(experiment),
+            "classes": list(dataset.classes),
+            "image_shape": list(image_shape),
+            "data": identity.describe(dataset),
+            "versions": platform.versions(),
+        },
+    )
+
+
+def with_statistics(experiment: Experiment, dataset: Dataset, task: Task | None = None) -> Experiment:
+    """Fills from the training split what the experiment leaves empty: data.mean and data.std, and anchors.
+
+    Raises ConfigError if the experiment does not fit the data.
+    """
+    name, channels = experiment.data.name, dataset.train["image"].shape[-1]
+    learner = task or TASKS.get(experiment.task)
+    if learner and not set(learner.targets) <= set(dataset.train):
+        has, learns = (
+            "boxes" if "boxes" in of else "one label per image" for of in (dataset.train, learner.targets)
+        )
+        raise ConfigError(f"data.name={name!r} has {has}; task={experiment.task} learns {learns}")
+    if len(experiment.data.mean) not in (0, 1, channels):
+        given = len(experiment.data.mean)
+        raise ConfigError(
+            f"data.mean has {given} numbers, the images of data.name={name!r} {channels} channels"
+        )
+    changes: dict[str, Any] = {}
+    if not (experiment.data.mean and experiment.data.std):
+        looked_at = dataset.train["image"]
+        if dataset.streamed:  # a fixed sample: the images of a streamed set come in a shuffled order
+            looked_at = np.asarray(looked_at[:_MEASURED])
+        mean, std = channel_stats(looked_at)
+        std = tuple(value or 1.0 for value in std)  # 0: a constant channel
+        in_order = Preprocessing.of(experiment.data).in_rgb
+        changes |= {"data.mean": in_order(mean), "data.std": in_order(std)}
+    detection = experiment.detection
+    if detection.form == "anchors" and not detection.anchors and "boxes" in dataset.train:
+        boxes = dataset.train["boxes"][dataset.train["valid"]]
+        try:
+            anchors = kmeans_anchors(boxes[:, 2:] - boxes[:, :2], detection.num_anchors)
+        except ValueError as error:
+            cause = f"; {dataset.note}" if dataset.note else ""  # perhaps that boxes were lost
+            raise ConfigError(f"detection.num_anchors={detection.num_anchors}: {error}{cause}") from error
+        changes["detection.anchors"] = tuple(side for anchor in anchors for side in anchor)
+    return config.replace(experiment, changes)
+
+
+def with_classes_of_run(workdir: Workdir, dataset: Dataset) -> Dataset:
+    """The dataset with its labels numbered as the run in `workdir` learned them; as it is if there is no checkpoint.
+
+    Raises ConfigError if the data has other classes by now.
+    """
+    if not workdir.has_run():
+        return dataset
+    with CheckpointStore(workdir.checkpoints) as store:
+        if not store.steps():
+            return dataset
+        about = store.describe()
+    _, classes, _ = described(about, workdir)
+    if "weights" in about and are_published(dataset.name, dataset.classes, classes):
+        return dataset
+    return labels.as_trained(dataset, classes)
+
+
+def are_published(name: str, names: tuple[str, ...], classes: tuple[str, ...]) -> bool:
+    """Whether classes are the same by number, however those of imported weights are called: a publication's."""
+    return not is_path(name) and len(names) == len(classes)
+
+
+def described(
+    about: Mapping[str, Any], workdir: Workdir
+) -> tuple[Experiment, tuple[str, ...], tuple[int, ...]]:
+    """Experiment, classes and image shape that a checkpoint tells of; ConfigError if they are no such things."""
+    classes, shape = (tuple(about.get(name) or ()) for name in ("classes", "image_shape"))
+    texts, sides = (isinstance(name, str) for name in classes), (isinstance(side, int) for side in shape)
+    if not (all(texts) and all(sides) and classes and len(shape) == 3 and min(shape) > 0):
+        raise ConfigError(f"checkpoint in {workdir.checkpoints}: its classes or image_shape are damaged")
+    return config.from_dict(about.get("experiment")), classes, shape
+
+
+def abstract_state(
+    recipe: Recipe, experiment: Experiment, image_shape: tuple[int, ...], mesh: Mesh
+) -> TrainState:
+    """Shapes, types and places of the state of a run, for restoring it."""
+    shapes = jax.eval_shape(functools.partial(init_states, recipe, image_shape), _seeds(experiment))
+    place = sharding.replicated(mesh)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes)
+
+
+def _seeds(experiment: Experiment) -> np.ndarray:
+    return np.arange(experiment.train.seeds, dtype=np.int32) + np.int32(experiment.train.seed)

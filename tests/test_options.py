@@ -1,0 +1,166 @@
+"""Each option changes what a run computes, or is refused with a reason: for every task, and in every named experiment."""
+
+import functools
+import types
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import config, experiments
+from cnnjax.config import ConfigError, Data, Experiment, Model, Train
+from cnnjax.data import sources
+from cnnjax.runs.plan import with_statistics
+from cnnjax.runs.refusals import refuse_without_effect
+from cnnjax.training.step import init_state, make_recipe, train_step
+
+QUICK = Train(epochs=0.0, steps=8)
+TASKS = {
+    "classification": Experiment(
+        data=Data(name="digits", image_size=28, limit=40, batch_size=8),
+        model=Model(name="lenet5"),
+        train=QUICK,
+    ),
+    "localization": Experiment(
+        task="localization",
+        data=Data(name="digit_scenes", objects=1, limit=8, batch_size=4),
+        model=Model(name="localizer"),
+        train=QUICK,
+    ),
+    "grid_detection": Experiment(
+        task="grid_detection",
+        data=Data(name="shapes", limit=8, batch_size=4),
+        model=Model(name="grid8"),
+        train=QUICK,
+    ),
+}
+# What decides how long a run is, where it runs, how much is written and shown: not what a step computes.
+ELSEWHERE = ("name", "train.", "evaluate.", "visualize.", "data.stream", "data.workers")
+# Names that stand for a whole choice; a test of their own walks each of these tables.
+TABLES = ("task", "data.name", "model.name")
+OTHERS = {
+    "data.mean": {"data.mean": (0.5,), "data.std": (0.5,)},
+    "data.std": {"data.mean": (0.5,), "data.std": (0.25,)},
+    "data.image_size": {"data.image_size": 96},
+    "data.resize": {"data.resize": "crop"},
+    "data.split": {"data.split": "val"},
+    "data.keep": {"data.keep": ("square",)},
+    "data.validation": {"data.validation": 0.5},
+    "model.options": {"model.options": ("nothing=1",)},
+    "augment.sizes": {"augment.sizes": (32,)},
+    "augment.scale": {"augment.scale": 0.3},
+    "augment.random_crop": {"augment.random_crop": 0.3},
+    "augment.cutout": {"augment.cutout": 4},
+    "augment.crop": {"augment.crop": 2},
+    "detection.anchors": {"detection.anchors": (10.0, 20.0)},
+    "detection.similar": {"detection.similar": ("circle/square",)},
+    "optimizer.boundaries": {"optimizer.boundaries": (0.5,)},
+    "optimizer.schedule": {"optimizer.schedule": "linear"},
+    "optimizer.warmup": {"optimizer.warmup": 0.5},
+    "optimizer.lookahead": {"optimizer.lookahead": 2, "optimizer.ema": 0.9},
+    "optimizer.whitening": {"optimizer.whitening": 0.5},
+}
+
+
+def other(name: str, field) -> dict:
+    """A change of one option to a value that it does not have by itself."""
+    if name in OTHERS:
+        return OTHERS[name]
+    if choices := field.metadata["choices"]:
+        return {name: next(choice for choice in choices if choice != field.default)}
+    if field.type is bool:
+        return {name: not field.default}
+    if field.type is int:
+        return {name: field.default + 1}
+    assert field.type is float and not isinstance(field.type, types.GenericAlias), name
+    return {name: 0.5 if field.default != 0.5 else 0.6}
+
+
+@functools.cache
+def loaded(data: Data):
+    return sources.load(data, None)
+
+
+def fingerprint(experiment: Experiment):
+    """All that decides the numbers of a run: data, preprocessing, task, and the program of a step with its constants."""
+    dataset = loaded(experiment.data)
+    experiment = with_statistics(experiment, dataset)
+    shape = dataset.train["image"].shape[1:]
+    recipe = make_recipe(experiment, dataset.classes, shape, config.total_steps(experiment.train, 1, 1))
+    state = init_state(recipe, shape, jnp.int32(0))
+    count = experiment.data.batch_size
+    batch = {name: jnp.asarray(np.asarray(values[:count])) for name, values in dataset.train.items()}
+    batch |= {"index": jnp.arange(count), "epoch": jnp.zeros(count, jnp.int32)}
+    programs = []
+    for one in recipe.sized or (recipe,):
+        closed = jax.make_jaxpr(functools.partial(train_step, one))(state, batch)
+        programs.append((str(closed.jaxpr), [zlib.crc32(np.asarray(a).tobytes()) for a in closed.consts]))
+    splits = [dataset.train, dataset.test] + ([dataset.validation] if dataset.validation else [])
+    data = [(k, v.shape, zlib.crc32(np.ascontiguousarray(v).tobytes())) for s in splits for k, v in s.items()]
+    return data, repr(recipe.task), repr(recipe.preprocessing), repr(recipe.model), programs
+
+
+@functools.cache
+def base(task: str):
+    return fingerprint(TASKS[task])
+
+
+def check(experiment: Experiment, changes: dict) -> str:
+    """ "refused" in words, or "changed"; an assertion fails if the change has no effect."""
+    try:
+        changed = config.check(config.replace(experiment, changes))
+        refuse_without_effect(changed, changes)
+        assert fingerprint(changed) != fingerprint(experiment), f"{changes} change nothing"
+    except ConfigError as error:
+        return f"refused: {error}"
+    return "changed"
+
+
+OPTIONS = {
+    name: field
+    for name, field, _ in config.fields(Experiment())
+    if not name.startswith(ELSEWHERE) and name not in TABLES
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_option_changes_the_program_or_is_refused(task):
+    refused = {}
+    for name, field in OPTIONS.items():
+        said = check(TASKS[task], other(name, field))
+        if said != "changed":
+            refused[name] = said
+    assert len(refused) < len(OPTIONS) / 2
+    for name, said in refused.items():
+        assert name in said or any(name in text for text in other(name, OPTIONS[name])), (name, said)
+
+
+def test_an_option_that_needs_another_changes_the_program_beside_it():
+    tried = 0
+    for name, field in OPTIONS.items():
+        needs = {k: v for k, v in field.metadata["needs"].items() if "." in k and k != "model.name"}
+        if not needs:
+            continue
+        task = "grid_detection" if name.startswith("detection.") else "classification"
+        beside = {}
+        for needed, allowed in needs.items():
+            beside |= {needed: allowed[0]} if allowed else other(needed, OPTIONS[needed])
+        if "optimizer.schedule" in beside and name != "optimizer.boundaries":
+            beside |= {"optimizer.boundaries": (0.5,)} if beside["optimizer.schedule"] == "piecewise" else {}
+        if name == "data.resize_short":
+            beside |= {"data.image_size": 28}
+        experiment = config.replace(TASKS[task], beside)
+        change = {"data.resize_short": 32} if name == "data.resize_short" else other(name, field)
+        if name == "optimizer.boundaries":
+            experiment = config.replace(experiment, {"optimizer.boundaries": (0.25,)})
+        assert check(experiment, change) == "changed", name
+        tried += 1
+    assert tried > 12
+
+
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_named_experiments_say_nothing_without_effect(name):
+    experiment = experiments.EXPERIMENTS[name]()
+    refuse_without_effect(experiment, {field for field, _, _ in config.fields(experiment)})
