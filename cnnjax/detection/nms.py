@@ -1,5 +1,7 @@
 """Non-maximum suppression that is exact, jitted and of static size."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -13,7 +15,8 @@ def nms(
     iou_threshold: float,
     max_outputs: int,
     classes: Array | None = None,
-    score_threshold: float = -jnp.inf,
+    score_threshold: float | Array = -jnp.inf,
+    overlap: Callable[[Array, Array], Array] = iou,
 ) -> tuple[Array, Array]:
     """Greedy non-maximum suppression of one image's boxes; `jax.vmap` it for a batch.
 
@@ -23,6 +26,7 @@ def nms(
 
     Args:
       boxes: [N, 4] xyxy. scores: [N]. classes: [N] integers, or None.
+      overlap: what is compared with the threshold, in place of the IoU, of boxes [1, 4] and [N, 4].
       max_outputs: K, how many are returned at most; the first K of the full greedy result.
 
     Returns:
@@ -38,7 +42,7 @@ def nms(
     def take(alive: Array, _) -> tuple[Array, Array]:
         best = jnp.argmax(alive)
         found = alive[best] > -jnp.inf
-        suppressed = iou(boxes[best][None], boxes) > iou_threshold
+        suppressed = overlap(boxes[best][None], boxes) > iou_threshold
         if classes is not None:
             suppressed &= classes == classes[best]
         # The winner itself always goes: without an inside its IoU with itself is 0.

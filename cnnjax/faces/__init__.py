@@ -1,1 +1,1 @@
-"""The traditional way to faces and their points: Haar cascades, shape models, warps."""
+"""Faces: found, and their points placed; the traditional way (Haar cascades, shape models, warps) and networks."""

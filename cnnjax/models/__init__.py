@@ -28,10 +28,12 @@ from cnnjax.models.classic import (
 from cnnjax.models.connectivity import OneHiddenLayer
 from cnnjax.models.densenet import DenseNet, cifar_densenet
 from cnnjax.models.dropconnect import DropConnectCNN, DropConnectLocal, DropConnectMLP
+from cnnjax.models.face_landmarks import FaceLandmarks
 from cnnjax.models.googlenet import GoogLeNet
 from cnnjax.models.grid import GridNet, Localizer, SlidingWindow, YoloV1
 from cnnjax.models.layers import Trunk, batch_norm
 from cnnjax.models.mcdnn import Column
+from cnnjax.models.mtcnn import ONet, PNet, RNet
 from cnnjax.models.preact_resnet import PreActResNet, cifar_preact_resnet
 from cnnjax.models.rcnn import RCNN, resnet_rcnn
 from cnnjax.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -136,6 +138,13 @@ MODELS: dict[str, Callable[..., Model]] = {
     "keypointrcnn_resnet50_fpn_coco_v1": partial(resnet_rcnn, epsilon=0.0, **rcnn.KEYPOINTS),
     "keypointrcnn_resnet101_fpn": partial(resnet_rcnn, resnet.RESNET101, **rcnn.KEYPOINTS),
     "maskrcnn_small": partial(RCNN, **rcnn.SMALL),
+    # 68 points of a face, with the weights of face-api.js
+    "face_landmarks68": FaceLandmarks,
+    "face_landmarks68_tiny": partial(FaceLandmarks, features=(32, 64, 128), convs=3, window=14),
+    # The three networks of MT-CNN
+    "mtcnn_pnet": PNet,
+    "mtcnn_rnet": RNet,
+    "mtcnn_onet": ONet,
     # Pre-activation ResNets and wide ResNets
     "preact_resnet18": partial(PreActResNet, stage_sizes=resnet.RESNET18),
     "preact_resnet34": partial(PreActResNet, stage_sizes=resnet.RESNET34),

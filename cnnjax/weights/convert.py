@@ -33,7 +33,7 @@ Grid = tuple[int, int]
 
 # What a file calls the leaves of a layer. Keras calls the bias of a normalization beta.
 LEAVES = {
-    TORCH: {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"},
+    TORCH: {"kernel": "weight", "scale": "weight", "alpha": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"},
     KERAS: {"kernel": "kernel", "scale": "gamma", "bias": "bias", "mean": "moving_mean", "var": "moving_variance"},
     CAFFE: {"kernel": "w", "bias": "b"},
     TENSORFLOW: {"kernel": "w", "bias": "b"},
@@ -53,6 +53,9 @@ KERAS_BGR = dataclasses.replace(
 CAFFE_BGR = dataclasses.replace(
     CROP, mean=(104 / 255, 117 / 255, 123 / 255), std=UNIT, channel_order="bgr", image_size=227
 )
+FACE_API = Preprocessing(
+    mean=(122.782 / 255, 117.001 / 255, 104.298 / 255), std=(1.0, 1.0, 1.0), image_size=112
+)
 CIFAR = dataclasses.replace(IMAGENET, image_size=32, resize_short=32)
 
 
@@ -61,6 +64,8 @@ def preprocessing(path: str | os.PathLike, model_name: str) -> Preprocessing:
     kind = convention(path)
     if kind in (KERAS, CAFFE):
         return KERAS_BGR if kind == KERAS else CAFFE_BGR
+    if model_name.startswith("face_landmarks68"):
+        return FACE_API
     if model_name.startswith("inception5h"):
         return INCEPTION5H
     if model_name.startswith("googlenet"):
@@ -74,9 +79,9 @@ def load_weights(path: str | os.PathLike, model_name: str, variables: Variables)
 
     `variables` gives the structure, as arrays or shapes. The file's names are torchvision's or timm's
     (.safetensors, .pth, .pt, .th), Keras's (.h5: VGG16, VGG19, and ResNets as resnet50_v1), Caffe's (.npz:
-    squeezenet1_0_caffe) or those of Google's frozen graph (.pb: inception5h). Counters of batches and the auxiliary heads of a GoogLeNet that has none here are
-    passed over. Raises ConfigError naming a tensor that is missing, superfluous, of the
-    wrong shape or not finite.
+    squeezenet1_0_caffe), those of Google's frozen graph (.pb: inception5h) or face-api.js's (.json:
+    face_landmarks68). Counters of batches and the auxiliary heads of a GoogLeNet that has none here are passed over.
+    Raises ConfigError naming a tensor that is missing, superfluous, of the wrong shape or not finite.
     """
     model = create_model(model_name)
     kind = convention(path)

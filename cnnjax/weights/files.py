@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax.config import ConfigError
-from cnnjax.weights import frozen_graph
+from cnnjax.weights import frozen_graph, shards
 
 TORCH, KERAS, CAFFE, TENSORFLOW = "torch", "keras", "caffe", "tensorflow"
 FORMATS = {
     ".safetensors": TORCH, ".pth": TORCH, ".pt": TORCH, ".th": TORCH, ".bin": TORCH, ".ckpt": TORCH, ".h5": KERAS, ".npz": CAFFE,
-    ".pb": TENSORFLOW,
+    ".pb": TENSORFLOW, ".json": TENSORFLOW,
 }  # fmt: skip
 
 Tensors = dict[str, np.ndarray]
@@ -35,7 +35,8 @@ def read_tensors(path: str | os.PathLike) -> Tensors:
 
     safetensors; torch checkpoints (needs torch, which is told to refuse anything but tensors); Keras .h5
     (needs h5py), named layer.leaf; .npz without pickled objects; constants of frozen
-    TensorFlow graphs (.pb) named layer_w and layer_b, as layer.w and layer.b. A checkpoint's {"state_dict": ...}, as of
+    TensorFlow graphs (.pb) named layer_w and layer_b, and TensorFlow.js's manifest with its shards beside it (.json),
+    as layer.w and layer.b. A checkpoint's {"state_dict": ...}, as of
     Lightning, and the prefixes of wrappers ("module." of parallel training, "model." of Lightning, "_orig_mod." of
     torch.compile) are taken off. Keras 3 files (.weights.h5) know no names of layers: "conv2d_1.0" is variable 0 of
     the second convolution. Raises ConfigError if the file cannot be read or
@@ -51,6 +52,8 @@ def read_tensors(path: str | os.PathLike) -> Tensors:
         tensors = _read_npz(path)
     elif path.suffix == ".pb":
         tensors = _read_frozen_graph(path)
+    elif path.suffix == ".json":
+        tensors = _read_shards(path)
     else:
         tensors = _read_keras(path) if kind == KERAS else _read_torch(path)
     return {_WRAPPERS.sub("", name): _numbers(path, name, value) for name, value in tensors.items()}
@@ -91,6 +94,13 @@ def _read_frozen_graph(path: Path) -> Tensors:
     if not weights:
         raise ConfigError(f"{path}: a TensorFlow graph without constants named like weights (..._w, ..._b)")
     return {f"{name[:-2]}.{name[-1]}": value for name, value in weights.items()}
+
+
+def _read_shards(path: Path) -> Tensors:
+    try:
+        return shards.named_by_layer(shards.read_shards(path))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: not TensorFlow.js's weights ({_first_line(error)})") from error
 
 
 def _read_torch(path: Path) -> Tensors:

@@ -13,7 +13,9 @@ import flax.linen as nn
 
 from cnnjax.models.alexnet import AlexNetOneTower
 from cnnjax.models.densenet import DenseNet
+from cnnjax.models.face_landmarks import FaceLandmarks
 from cnnjax.models.googlenet import GoogLeNet
+from cnnjax.models.mtcnn import ONet, PNet, RNet
 from cnnjax.models.rcnn import BOX_BINS, RCNN
 from cnnjax.models.resnet import ResNet
 from cnnjax.models.resnet_cifar import CifarResNet
@@ -34,6 +36,8 @@ def torch_names(model: nn.Module, layers: Iterable[str]) -> Names | None:
         return _vgg(model)
     if isinstance(model, SqueezeNet):
         return _squeezenet(model)
+    if isinstance(model, PNet | RNet | ONet):
+        return {layer: layer for layer in layers}  # of facenet-pytorch
     rename: Callable[[str], str]
     if isinstance(model, GoogLeNet) and model.norm:
         rename = _googlenet
@@ -70,7 +74,9 @@ def caffe_names(model: nn.Module, layers: Iterable[str]) -> Names | None:
 
 
 def tensorflow_names(model: nn.Module, layers: Iterable[str]) -> Names | None:
-    """Names of constants in Google's frozen graph inception5h, without the "_w" or "_b" at their end."""
+    """Names without the ".w" or ".b": of constants in Google's frozen graph inception5h, and of face-api.js."""
+    if isinstance(model, FaceLandmarks):
+        return {layer: layer.replace("_conv", "/conv") for layer in layers} | {"output": "fc"}
     if not isinstance(model, GoogLeNet) or not model.same_padding:
         return None
     return {layer: _inception5h(layer) for layer in layers}

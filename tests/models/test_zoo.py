@@ -140,6 +140,8 @@ PUBLISHED = {
         10,
         64 * 76 + 64 * 1601 + 49 * (64 * 577 + 32 * 577) + 512 * (49 * 32 + 1) + 10 * 513,
     ),
+    "face_landmarks68": ((112, 112, 3), 136, 356_840),
+    "face_landmarks68_tiny": ((112, 112, 3), 136, 77_224),
     "one_layer_full": ((20, 20, 1), 10, 400 * 400 + 10 * 401),
     "one_layer_local": ((20, 20, 1), 10, 400 * 4 * 100 + 10 * 1601),
     "one_layer_shared": ((20, 20, 1), 10, 4 * 100 + 10 * 1601),
@@ -153,6 +155,7 @@ TESTED_ELSEWHERE = {
         f"{kind}_resnet{form}" for kind in ("fasterrcnn", "maskrcnn", "keypointrcnn")
         for form in ("50_fpn", "50_fpn_coco_v1", "101_fpn")
     ),
+    "mtcnn_pnet", "mtcnn_rnet", "mtcnn_onet",
 }  # fmt: skip
 
 # The smallest images that pass through: small enough for gradients on any machine.

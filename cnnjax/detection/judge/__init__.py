@@ -1,1 +1,1 @@
-"""How good detections are: COCO's and Pascal VOC's average precision, kinds of errors."""
+"""How good detections are: average precision and kinds of errors; and points: NME, PCK, OKS."""
