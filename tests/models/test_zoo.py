@@ -149,6 +149,8 @@ TESTED_ELSEWHERE = {
     "softmax_regression", "mlp", "local", "lenet5", "two_stage", "toy_cnn", "worked_example", "mnist_cnn",
     "sliding_window", "airbench_laptop", "airbench94", "airbench95", "airbench96",
     "grid8", "grid16", "grid32", "localizer", "yolov1",
+    "darknet53", "yolov3", "yolov3_spp", "yolov3_tiny",
+    "tiny_darknet53", "tiny_yolov3", "tiny_yolov3_spp", "tiny_yolov3_tiny",
 }  # fmt: skip
 
 # The smallest images that pass through: small enough for gradients on any machine.
