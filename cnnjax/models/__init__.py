@@ -26,6 +26,8 @@ from cnnjax.models.classic import (
     LocalNet,
 )
 from cnnjax.models.connectivity import OneHiddenLayer
+from cnnjax.models.darknet import Darknet53, YoloV3, YoloV3Tiny
+from cnnjax.models.darknet_network import PREFIX, create_darknet
 from cnnjax.models.densenet import DenseNet, cifar_densenet
 from cnnjax.models.dropconnect import DropConnectCNN, DropConnectLocal, DropConnectMLP
 from cnnjax.models.face_landmarks import FaceLandmarks
@@ -145,6 +147,15 @@ MODELS: dict[str, Callable[..., Model]] = {
     "mtcnn_pnet": PNet,
     "mtcnn_rnet": RNet,
     "mtcnn_onet": ONet,
+    # Detectors over several scales and the trunk of them; the network of a file FILE.cfg is called darknet:FILE.cfg
+    "darknet53": Darknet53,
+    "yolov3": YoloV3,
+    "yolov3_spp": partial(YoloV3, spp=True),
+    "yolov3_tiny": YoloV3Tiny,
+    "tiny_darknet53": partial(Darknet53, width=4, blocks=(1, 1, 1, 1, 1)),
+    "tiny_yolov3": partial(YoloV3, width=4, blocks=(1, 1, 1, 1, 1)),
+    "tiny_yolov3_spp": partial(YoloV3, spp=True, width=4, blocks=(1, 1, 1, 1, 1)),
+    "tiny_yolov3_tiny": partial(YoloV3Tiny, width=2),
     # Pre-activation ResNets and wide ResNets
     "preact_resnet18": partial(PreActResNet, stage_sizes=resnet.RESNET18),
     "preact_resnet34": partial(PreActResNet, stage_sizes=resnet.RESNET34),
@@ -211,14 +222,15 @@ def create_model(
 
     Weights are float32; `dtype` is what the layers compute in. Without `num_outputs` the model has as many as its
     paper. `options` set fields of the module: "width=32"; of a tuple "widths=8/16/32". Raises ConfigError if the
-    table has no such name, or the module no such field.
+    table has no such name, or the module no such field. "darknet:FILE.cfg" is the network of that file.
     """
-    if name not in MODELS:
+    if not name.startswith(PREFIX) and name not in MODELS:
         close = difflib.get_close_matches(name, MODELS, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(MODELS)}"
         raise ConfigError(f"no model is called {name!r}: {hint}")
     outputs = {} if num_outputs is None else {"num_outputs": num_outputs}
-    model = MODELS[name](**outputs, dtype=jnp.dtype(dtype))
+    create = create_darknet(name) if name.startswith(PREFIX) else MODELS[name]
+    model = create(**outputs, dtype=jnp.dtype(dtype))
     return model.clone(**dict(_option(model, name, text) for text in options)) if options else model
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.detection.nms import nms
+from cnnjax.detection.nms import multi_label_nms, nms
 
 BOXES = jnp.array(
     [[100, 100, 210, 210], [105, 105, 215, 215], [250, 250, 360, 360], [100, 100, 210, 210], [251, 251, 361, 361],
@@ -100,3 +100,48 @@ def test_boxes_without_an_inside_are_kept_once():
 def test_no_boxes_give_no_boxes():
     found, count = jax.jit(lambda b, s: nms(b, s, 0.5, 3))(jnp.zeros((0, 4)), jnp.zeros(0))
     assert found.tolist() == [-1, -1, -1] and int(count) == 0
+
+
+@pytest.mark.parametrize("max_outputs", [1500, 40])
+def test_more_candidates_than_are_compared_at_once(max_outputs):
+    """In several rounds, of which the later ones must see what the earlier ones took; ties reach over their borders."""
+    rng = np.random.default_rng(1)
+    low = np.round(rng.uniform(0, 300, (1500, 2)))
+    boxes = np.concatenate([low, low + np.round(rng.uniform(20, 80, low.shape))], -1).astype(np.float32)
+    scores = np.round(rng.uniform(0, 1, 1500), 2).astype(np.float32)
+    found = kept(*jax.jit(lambda b, s: nms(b, s, 0.3, max_outputs))(jnp.asarray(boxes), jnp.asarray(scores)))
+    assert found == greedy(boxes, scores, 0.3)[:max_outputs]
+
+
+def test_a_chain_of_boxes_needs_many_rounds():
+    """Each box suppresses the next one if it is kept itself: every second one stays."""
+    low = np.arange(0, 600, 3, dtype=np.float32)
+    boxes = jnp.stack([low, jnp.zeros_like(low), low + 10, jnp.full_like(low, 10)], axis=1)
+    scores = jnp.linspace(1, 0.1, len(low), dtype=jnp.float32)
+    assert kept(*nms(boxes, scores, 0.5, 200)) == list(range(0, 200, 2))
+
+
+def test_a_box_of_several_classes_is_several_detections():
+    """Class by class, against the greedy rule for each class alone."""
+    rng = np.random.default_rng(2)
+    low = rng.uniform(0, 60, (80, 2))
+    boxes = np.concatenate([low, low + rng.uniform(10, 40, low.shape)], -1).astype(np.float32)
+    scores = rng.uniform(0, 1, (80, 5)).astype(np.float32)
+    run = jax.jit(lambda b, s: multi_label_nms(b, s, 0.45, 400, 0.3))
+    indices, labels, count = jax.device_get(run(jnp.asarray(boxes), jnp.asarray(scores)))
+    found = list(zip(labels[:count].tolist(), indices[:count].tolist(), strict=True))
+    assert np.all(indices[count:] == -1) and np.all(labels[count:] == -1)
+    for label in range(5):
+        above = np.flatnonzero(scores[:, label] > 0.3)
+        wanted = above[greedy(boxes[above], scores[above, label], 0.45)]
+        assert [index for name, index in found if name == label] == wanted.tolist()
+    taken = scores[indices[:count], labels[:count]]
+    assert np.all(np.diff(taken) <= 0)
+
+
+def test_memory_for_all_boxes_of_yolov3_at_608_pixels_and_64_images():
+    """22,743 candidates: their N x N overlaps would be 132 GB of float32 for the batch."""
+    shapes = [jax.ShapeDtypeStruct((64, 22_743, *rest), jnp.float32) for rest in ((4,), ())]
+    run = jax.jit(jax.vmap(lambda b, s: nms(b, s, 0.45, 300)))
+    memory = run.lower(*shapes).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 1e9

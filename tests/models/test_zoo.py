@@ -156,6 +156,8 @@ TESTED_ELSEWHERE = {
         for form in ("50_fpn", "50_fpn_coco_v1", "101_fpn")
     ),
     "mtcnn_pnet", "mtcnn_rnet", "mtcnn_onet",
+    "darknet53", "yolov3", "yolov3_spp", "yolov3_tiny",
+    "tiny_darknet53", "tiny_yolov3", "tiny_yolov3_spp", "tiny_yolov3_tiny",
 }  # fmt: skip
 
 # The smallest images that pass through: small enough for gradients on any machine.
