@@ -36,7 +36,7 @@ def configure_late() -> None:
     from jax._src import xla_bridge  # nothing public says whether devices were looked for
 
     late = _lacks_cpu_flag() and xla_bridge.backends_are_initialized()
-    if late and jax.default_backend() == "cpu":
+    if late and jax.devices()[0].platform == "cpu":
         log.warning(
             "JAX has computed before: convolutions on this CPU will be up to 10 times slower than they could be. Call "
             "cnnjax before JAX, or set XLA_FLAGS=%s",

@@ -273,7 +273,6 @@ def test_several_sources_are_trained_on_together(folders, launch):
         *data,
         "--train.steps=2",
         "--train.log_every=1",
-        "--data.workers=0",
         "--data.mean=0.5",
         "--data.std=0.3",
     )
@@ -295,7 +294,13 @@ def test_several_sources_are_trained_on_together(folders, launch):
     for part in ("one", "two"):
         prepare(Data(name=f"folder:{folders / part}"), folders / f"{part}_records")
     records = f"records:{folders / 'one_records'}+records:{folders / 'two_records'}"
-    run(*flags, f"--data.name={records}", "--data.stream", f"--workdir={folders / 'streamed'}")
+    run(
+        *flags,
+        f"--data.name={records}",
+        "--data.stream",
+        "--data.workers=0",
+        f"--workdir={folders / 'streamed'}",
+    )
     assert losses(folders / "streamed") == trained
 
 

@@ -19,7 +19,7 @@ DATA = (
     "--experiment=scenes_grid", "--model.name=tiny_grid", "--data.image_size=32", "--data.batch_size=3",
     "--data.mean=0.5,0.5,0.5", "--data.std=0.3,0.3,0.3",
 )  # fmt: skip
-FLAGS = (*DATA, "--data.workers=0", "--train.steps=3", "--train.evaluate_every=0", "--train.log_every=1")
+FLAGS = (*DATA, "--train.steps=3", "--train.evaluate_every=0", "--train.log_every=1")
 
 
 def read_csv(path):
@@ -84,7 +84,7 @@ def test_a_format_of_ones_own_in_every_mode(boxes, tmp_path, launch):
     run("--mode=preview", *DATA, name, f"--output={tmp_path / 'preview.png'}")
     assert (tmp_path / "preview.png").stat().st_size > 1000
     assert "6 train and 4 test images" in run("--mode=prepare", name, f"--output={tmp_path / 'records'}")
-    streamed = ("--data.stream=true", f"--data.name=records:{tmp_path / 'records'}")
+    streamed = ("--data.stream=true", "--data.workers=0", f"--data.name=records:{tmp_path / 'records'}")
     run(*FLAGS, *streamed, f"--workdir={tmp_path / 'streamed'}")
     assert losses(tmp_path / "streamed") == trained
 
