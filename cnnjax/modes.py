@@ -182,10 +182,10 @@ def mode_summarize() -> None:
         summarize_device()
         return
     only_changes("model.", "data.")
-    from cnnjax.inspect import look
+    from cnnjax.inspect import summary
 
     print(
-        look.summarize_experiment(
+        summary.summarize_experiment(
             chosen_experiment(optional_workdir()), FLAGS.data_dir, FLAGS.compiler, FLAGS.output
         )
     )
@@ -204,24 +204,24 @@ def summarize_device() -> None:
 
 
 def mode_preview() -> None:
-    from cnnjax.inspect import look
+    from cnnjax.inspect import preview
 
     experiment = chosen_experiment(optional_workdir())
     path = FLAGS.output or f"preview_{experiment.name}.png"
-    look.preview(experiment, FLAGS.data_dir, path)
+    preview.preview(experiment, FLAGS.data_dir, path)
     print(f"the first training batch after augmentation: {path}")
 
 
 def mode_layers() -> None:
-    from cnnjax.inspect import look
+    from cnnjax.inspect import summary
     from cnnjax.runs import run
 
-    print(look.list_layers(run.restore(existing_workdir(), FLAGS.checkpoint)))
+    print(summary.list_layers(run.restore(existing_workdir(), FLAGS.checkpoint).first))
 
 
 def mode_visualize() -> None:
     """Looks at the run in --workdir; for a named experiment that has none yet, imports --weights or trains first."""
-    from cnnjax.inspect import look
+    from cnnjax.inspect import gallery
     from cnnjax.runs import train
     from cnnjax.runs.workdir import Workdir
 
@@ -244,7 +244,7 @@ def mode_visualize() -> None:
                 )
             import_weights(experiment, workdir)
     folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "gallery"
-    count = look.make_gallery(
+    count = gallery.make_gallery(
         workdir, FLAGS.checkpoint, FLAGS.inputs, FLAGS.data_dir, options, folder, command_line()
     )
     print(f"{count} pictures: {folder / 'gallery.html'}")
@@ -252,7 +252,8 @@ def mode_visualize() -> None:
 
 def mode_slide() -> None:
     """Slides the classifier in --workdir over a large canvas; without one, trains digits_sliding first."""
-    from cnnjax.inspect import look
+    from cnnjax.data import sources
+    from cnnjax.inspect import slide
     from cnnjax.runs import run, train
     from cnnjax.runs.workdir import Workdir
 
@@ -265,7 +266,9 @@ def mode_slide() -> None:
         only_changes()
         without("experiment", "--workdir, whose run is shown")
     folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "slide"
-    print(look.slide_over_canvas(run.restore(workdir, FLAGS.checkpoint), FLAGS.data_dir, folder))
+    restored = run.restore(workdir, FLAGS.checkpoint)
+    images = sources.load(restored.experiment.data, FLAGS.data_dir).test["image"]
+    print(slide.slide(restored, images, folder))
     print(f"heat maps: {folder / 'slide.png'}")
 
 

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from PIL import Image, ImageDraw
 
+from cnnjax.config import ConfigError
+
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
@@ -42,6 +44,15 @@ def subplots(rows: int = 1, columns: int = 1, squeeze: bool = True, **options: A
 def save(figure: Figure, path: str | Path, kind: str | None = None) -> None:
     """Writes a figure, cut to what is drawn in it, in the format that the name ends in, or `kind`."""
     figure.savefig(path, format=kind, dpi=100, bbox_inches="tight")
+
+
+def write(figure: Figure, path: str | Path) -> None:
+    """Saves to a file that the user names; ConfigError if it cannot be written."""
+    try:
+        kind = Path(path).suffix[1:] or "png"  # given, or matplotlib would write to another name
+        save(figure, path, kind)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: the picture cannot be written: {error}") from error
 
 
 @names_as_they_are()

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from cnnjax.config import ConfigError
 from cnnjax.drawing import figures
 from cnnjax.inspect.summary import compiled_costs
 from cnnjax.ops.dense import to_dense
@@ -46,8 +47,10 @@ def slide(run: Run, images: np.ndarray, folder: Path) -> Slide:
     """Slides the first seed of a classifier's run over a canvas of these images; writes slide.txt and slide.png.
 
     Both ways run once before they are timed, and are given all of their windows at once.
-    Raises ConfigError if the network has no convolutional form (see ops/dense.py).
+    Raises ConfigError if the run is no classifier, or has no convolutional form (see ops/dense.py).
     """
+    if run.experiment.task != "classification":
+        raise ConfigError(f"mode=slide needs a classifier; this run's task is {run.experiment.task}")
     variables = jax.tree.map(lambda a: a[0], run.state.variables)
     model: Any = run.recipe.model
     height, width, channels = run.image_shape

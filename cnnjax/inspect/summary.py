@@ -9,9 +9,13 @@ import jax
 import jax.numpy as jnp
 from matplotlib.figure import Figure
 
-from cnnjax.config import ConfigError
+from cnnjax.config import ConfigError, Experiment
+from cnnjax.data import sources
+from cnnjax.drawing import figures
 from cnnjax.inspect.dataflow import Stage, trace_stages
-from cnnjax.models import Model
+from cnnjax.models import Model, create_model
+from cnnjax.network import Network
+from cnnjax.runtime import sharding
 
 IMAGE = "image"
 MAX_BARS = 60  # with more layers, the figure adds up those of a block
@@ -168,3 +172,29 @@ def _bytes(number: int) -> str:
         if number >= size:
             return f"{number / size:.2f} {unit}"
     return f"{number} B"
+
+
+def summarize_experiment(
+    experiment: Experiment, data_dir: str | None, ask_compiler: bool, picture: str | None
+) -> str:
+    """The table of an experiment's model on one image, as text; `picture` names a file for its bars."""
+    shape = sources.image_shape(experiment.data, data_dir)
+    named = experiment.model
+    model = create_model(named.name, dtype=named.dtype, options=named.options)
+    costs = summarize(model, shape)
+    text = text_table(costs)
+    if ask_compiler:
+        found = compiler_costs(model, shape)
+        computer = "CPU" if sharding.process_on_cpu() else "accelerator"
+        lines = [f"  {name:<16}{value:>20,.0f}" for name, value in found.items()]
+        text += "\n".join(["", f"the compiler on this {computer}, for one image:", *lines])
+    if picture:
+        figures.write(bar_figure(costs, experiment.model.name), picture)
+    return text
+
+
+def list_layers(network: Network) -> str:
+    """Names and shapes of all stages, a line each."""
+    layers = network.layers()
+    width = max(map(len, layers))
+    return "\n".join(f"{name:<{width}}  {'x'.join(map(str, shape))}" for name, shape in layers.items())

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from cnnjax.data.batches import evaluation_indices
+
 
 def to_float(images: Any) -> Array:
     """uint8, or floats in [0, 1], [..., H, W, C] -> float32 in [0, 1]."""
@@ -22,13 +24,8 @@ def map_batches(function: Callable[[Array], Any], images: np.ndarray, batch_size
 
     The last batch is filled up by repeating an image, so a jitted function is compiled once.
     """
-    size = min(batch_size, len(images))
     results = []
-    for first in range(0, len(images), size):
-        batch = images[first : first + size]
-        missing = size - len(batch)
-        if missing:
-            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-        result = jax.device_get(function(to_float(batch)))
-        results.append(jax.tree.map(lambda leaf, keep=size - missing: leaf[:keep], result))
+    for index, mask in evaluation_indices(len(images), min(batch_size, len(images))):
+        found = jax.device_get(function(to_float(images[index])))
+        results.append(jax.tree.map(lambda leaf, mask=mask: leaf[mask], found))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)

@@ -21,7 +21,7 @@ from cnnjax.data.letterbox import framed
 from cnnjax.data.sources import load
 from cnnjax.detection.results import Truth
 from cnnjax.drawing import figures
-from cnnjax.inspect.look import preview
+from cnnjax.inspect.preview import preview
 from cnnjax.models import MODELS
 from cnnjax.models.grid import GridNet
 from cnnjax.runs.run import restore

@@ -9,7 +9,6 @@ import pytest
 
 from cnnjax.config import Data
 from cnnjax.data.images import read_image
-from cnnjax.inspect import look
 from cnnjax.runs.run import restore
 from cnnjax.runs.transfer import import_weights
 from cnnjax.runs.workdir import Workdir
@@ -34,7 +33,7 @@ def squeezenet(tmp_path_factory):
 
 
 def test_a_photograph_becomes_a_dog(squeezenet, shared):
-    network = look.network(squeezenet)
+    network = squeezenet.first
     original = read_image(shared("data/imagenet_sample/n09332890_lakeside.jpg"), Data(), 3)
     photograph = squeezenet.recipe.preprocessing.frame(original, squeezenet.image_shape)
     result = interrogate(network, photograph, GOLDEN_RETRIEVER, key=jax.random.key(0), steps=(0, 64))
@@ -44,7 +43,7 @@ def test_a_photograph_becomes_a_dog(squeezenet, shared):
 
 def test_channels_of_several_layers_give_pictures(squeezenet):
     """No grey fields, and each picture excites its own channel more than the others do."""
-    network = look.network(squeezenet).at_size(96, 96)
+    network = squeezenet.first.at_size(96, 96)
     for layer in ("fire3", "fire9"):
         made = render_each(network, [f"{layer}:{c}" for c in range(3)], key=jax.random.key(0), steps=(0, 48))
         pictures = np.concatenate([r.images for r in made])

@@ -1,0 +1,41 @@
+"""The first training batch of an experiment, as the network sees it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax.config import Experiment
+from cnnjax.data import batches, sources
+from cnnjax.drawing import figures
+from cnnjax.runs.plan import with_statistics
+from cnnjax.training.step import AUGMENT, augmented, make_recipe, stream
+
+_PREVIEWED = 24
+
+
+def preview(experiment: Experiment, data_dir: str | None, path: str) -> None:
+    """Draws the first training batch after augmentation, with its labels or boxes."""
+    dataset = sources.load(experiment.data, data_dir)
+    experiment = with_statistics(experiment, dataset)
+    recipe = make_recipe(experiment, dataset.classes, dataset.train["image"].shape[1:], num_steps=1)
+    recipe = recipe.of_step(experiment.train.seed, 0)
+    count = min(_PREVIEWED, experiment.data.batch_size, len(dataset.train["image"]))
+    index, epoch = batches.train_indices(experiment.train.seed, 0, len(dataset.train["image"]), count)
+    batch = {name: jnp.asarray(values[index]) for name, values in dataset.train.items()}
+    batch |= {"index": jnp.asarray(index), "epoch": jnp.asarray(epoch)}
+    seed = jnp.int32(experiment.train.seed)
+    changed = jax.jit(lambda b: augmented(recipe, b, stream(seed, AUGMENT)))(batch)
+    images = np.clip(np.asarray(changed["image"]), 0, 255).astype(np.uint8)
+    shown, texts = [], []
+    for i, image in enumerate(images):
+        if "boxes" in changed:
+            real = np.asarray(changed["valid"][i])
+            names = [dataset.classes[c] for c in np.asarray(changed["classes"][i])[real]]
+            boxes = figures.Boxes(np.asarray(changed["boxes"][i])[real], names, ["lime"] * len(names))
+            shown.append(figures.draw_boxes(image, boxes))
+            texts.append(f"{len(names)} objects")
+        else:
+            shown.append(image)
+            texts.append(dataset.classes[int(changed["label"][i])])
+    grid = figures.image_grid("preview", "", "", shown, texts, columns=6)
+    figures.write(grid.figure, path)
