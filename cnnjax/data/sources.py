@@ -210,7 +210,7 @@ def labelled_training(data: Data, data_dir: str | None) -> tuple[int, tuple[str,
     folder = tfds_builder.data_folder(data_dir)
     builder = tfds_builder.builder(data.name, folder, own_names())
     features = builder.info.features
-    label: Any = features.get("label") if hasattr(features, "get") else None
+    label: Any = dict(features.items()).get("label") if hasattr(features, "items") else None
     if not hasattr(label, "num_classes"):
         raise ConfigError(f"data.name={data.name!r} has no label for each image")
     split = builder.info.splits.get("train")
