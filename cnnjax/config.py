@@ -45,8 +45,8 @@ class Data:
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
     resize: str = option(
         "stretch",
-        "how to reach image_size: stretch; resize the short side and crop the centre; or fit in and pad with grey, which data with boxes always does",
-        ("stretch", "crop", "letterbox"),
+        "how to reach image_size: stretch; resize the short side and crop the centre; or fit in and pad with grey, which data with boxes always does, unless as darknet does, which may fit in or stretch",
+        ("stretch", "crop", "letterbox", "darknet_letterbox", "darknet_stretch"),
     )
     resize_short: int = option(0, "with resize=crop: the short side before the crop; 0 means image_size")
     image_width: int = option(0, "with boxes: width of the frame, where it is not image_size too")
@@ -149,8 +149,24 @@ class Detection:
         ("squared", "logistic", "yolov1", "anchors"),
     )
     boxes: int = option(1, "yolov1: boxes that each cell predicts", above=0)
-    num_anchors: int = option(5, "anchors: how many shapes k-means finds in the training boxes", above=0)
-    anchors: tuple[float, ...] = option((), "anchors: width, height, width, ... in pixels; empty: k-means")
+    num_anchors: int = option(
+        5, "anchors, kmeans: how many shapes k-means finds in the training boxes", above=0
+    )
+    anchors: tuple[float, ...] = option(
+        (), "anchors: width, height, width, ... in pixels; empty: k-means, of several scales the model's"
+    )
+    kmeans: bool = option(
+        False, "several scales: take num_anchors shapes of k-means for the anchors, not those of the model"
+    )
+    loss: str = option(
+        "darknet",
+        "several scales: darknet's; or CIoU of boxes, which is also the wanted objectness, and several anchors for an object",
+        ("darknet", "ciou"),
+    )
+    ignore_iou: float = option(
+        0.7, "several scales: an anchor without an object that overlaps one by more is left alone", most=1
+    )
+    label_smoothing: float = option(0.0, "several scales, ciou: of the classes", most=1)
     focal_gamma: float = option(
         0.0, "anchors: above 0, focal loss of presence with this gamma (Lin et al. 2017); 2 in the paper"
     )

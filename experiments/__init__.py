@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from cnnjax.config import Experiment
-from experiments import cifar10, detection, digits, imagenet, mnist, visualize
+from experiments import cifar10, darknet, detection, digits, imagenet, mnist, visualize
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     function.__name__: function
@@ -22,6 +22,9 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         detection.bccd_localization,
         detection.bccd_grid,
         detection.coco128_overfit,
+        darknet.coco_yolov3,
+        darknet.coco_yolov3_tiny,
+        darknet.bccd_yolo,
         *imagenet.EXPERIMENTS,
         visualize.visualize_digits,
         visualize.visualize_cifar10,

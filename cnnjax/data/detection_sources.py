@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from cnnjax.config import ConfigError, Data
+from cnnjax.data import images
 from cnnjax.data.dataset import Dataset, Split, first, join
 from cnnjax.data.formats import coco, folders, voc, yolo
 from cnnjax.data.formats.annotations import (
@@ -64,7 +65,8 @@ def read_scenes(data: Data) -> Dataset:
 
 
 def read_annotated(data: Data) -> Dataset:
-    """voc:PATH, coco:PATH or yolo:PATH, letterboxed into data.image_size x (data.image_width or image_size).
+    """voc:PATH, coco:PATH or yolo:PATH, letterboxed into data.image_size x (data.image_width or image_size), or as
+    darknet does if data.resize says so.
 
     What LAYOUTS knows is read as it is. Mistakes in annotations are logged; the note of the dataset counts them.
     """
@@ -74,9 +76,10 @@ def read_annotated(data: Data) -> Dataset:
         )
     size = (data.image_size, data.image_width or data.image_size)
     found = read_splits(data)
+    how = data.resize if data.resize in images.FRAMING else "letterbox"
     room = max(len(truth.boxes) for split in found.splits.values() for truth in split.truths)
     splits: dict[str, Split] = {
-        name: load_detection(annotations, size, room) for name, annotations in found.splits.items()
+        name: load_detection(annotations, size, room, how) for name, annotations in found.splits.items()
     }
     dataset = Dataset(
         data.name,

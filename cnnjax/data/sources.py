@@ -63,6 +63,8 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
     Raises:
       ConfigError: unknown name, missing or damaged data, no network, images that do not fit together.
     """
+    if data.resize.startswith("darknet") and data.name.partition(":")[0] not in LAYOUTS:
+        raise ConfigError(f"data.resize={data.resize} is for {', '.join(LAYOUTS)}, not for {data.name!r}")
     if data.name.startswith("records:") and len(data.name) > len("records:"):
         dataset = records.read(Path(data.name.removeprefix("records:")).expanduser(), data)
     elif data.stream:

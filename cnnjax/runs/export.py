@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, export
 
 from cnnjax.augment.examples import before_views
-from cnnjax.data import images
+from cnnjax.data import darknet_resize, images
 from cnnjax.runs.run import Restored
 from cnnjax.runs.workdir import write_atomically
 from cnnjax.runtime import platform
@@ -91,6 +91,16 @@ def _preprocessing(run: Restored, shape: tuple[int, ...]) -> dict[str, Any]:
     about: dict[str, Any] = {"filter": "bilinear with antialiasing, as Pillow's BILINEAR"}
     if how == "stretch":
         steps.append("resize to height x width, whatever the proportions")
+    elif how.startswith("darknet"):
+        about["filter"] = "bilinear between corners, without antialiasing"
+        if how == darknet_resize.LETTERBOX:
+            about["fill"] = darknet_resize.PADDING
+            steps.append(
+                "resize to the largest size in proportion, rounded down, that fits into height x width"
+            )
+            steps.append("centre it, left and top rounded down, on height x width filled with the value fill")
+        else:
+            steps.append("resize to height x width, whatever the proportions")
     elif how == "crop":
         about["short_side"] = data.resize_short or data.image_size
         steps.append("resize the short side to short_side, the long one in proportion and rounded down")

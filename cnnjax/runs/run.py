@@ -336,7 +336,11 @@ def with_statistics(experiment: Experiment, dataset: Dataset) -> Experiment:
         std = tuple(value or 1.0 for value in std)  # 0: a constant channel
         changes |= {"data.mean": in_rgb(mean, experiment.data), "data.std": in_rgb(std, experiment.data)}
     detection = experiment.detection
-    if detection.form == "anchors" and not detection.anchors and "boxes" in dataset.train:
+    if (
+        (detection.form == "anchors" or detection.kmeans)
+        and not detection.anchors
+        and "boxes" in dataset.train
+    ):
         boxes = dataset.train["boxes"][dataset.train["valid"]]
         try:
             anchors = kmeans_anchors(boxes[:, 2:] - boxes[:, :2], detection.num_anchors)

@@ -23,11 +23,11 @@ def frames(model: Model, heights: Sequence[int], image_shape: tuple[int, ...]) -
     height, width, channels = image_shape
 
     def trace(frame: Frame) -> tuple[tuple[float, ...], Any]:
-        """The size of an output's cells in pixels, if it has any, and the shapes of the weights."""
+        """The size of the outputs' cells in pixels, if they have any, and the shapes of the weights."""
         image = jax.ShapeDtypeStruct((1, *frame, channels), jnp.float32)
         output, variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), image)
-        cells = output.shape[1:3] if len(output.shape) == 4 else ()
-        return tuple(side / number for side, number in zip(frame, cells, strict=False)), variables
+        maps = [one.shape[1:3] for one in jax.tree.leaves(output) if len(one.shape) == 4]
+        return tuple(side / n for cells in maps for side, n in zip(frame, cells, strict=True)), variables
 
     cell, weights = trace((height, width))
     found = []

@@ -16,7 +16,7 @@ from cnnjax import config
 from cnnjax.augment import boxes as box_augment
 from cnnjax.augment import examples as augment
 from cnnjax.config import Experiment
-from cnnjax.data import batches
+from cnnjax.data import batches, images
 from cnnjax.models import Model, create_model
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch, Task, make_task
@@ -83,7 +83,9 @@ def make_recipe(
     """
     task = make_task(experiment, classes, image_shape)
     data = experiment.data
-    if "boxes" in task.targets:  # such images are always read so, and must be predicted and exported alike
+    if (
+        "boxes" in task.targets and data.resize not in images.FRAMING
+    ):  # such images are always read so, and must be predicted and exported alike
         data = dataclasses.replace(data, resize="letterbox")
     recipe = Recipe(
         model=create_model(

@@ -1,0 +1,136 @@
+"""What every task that finds several objects in an image shares: how it is judged, drawn and told."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from cnnjax import config
+from cnnjax.config import ConfigError, Experiment
+from cnnjax.data.darknet_resize import geometry
+from cnnjax.data.images import FRAMING
+from cnnjax.data.letterbox import detections_in_originals, truths_in_originals
+from cnnjax.detection.boxes import box_from_letterbox
+from cnnjax.detection.judge.coco import AREAS, coco_evaluate
+from cnnjax.detection.judge.errors import confusion_matrix, error_analysis
+from cnnjax.detection.judge.voc import best_f1, mean_of_known, precision_recall, voc_evaluate
+from cnnjax.detection.results import Detections, Truth, unpad
+from cnnjax.tasks.result import Result
+from cnnjax.tasks.task import Judgement, Split, Task
+
+if TYPE_CHECKING:
+    from cnnjax.drawing.figures import Picture
+
+SHOWN_SCORE = 0.3  # where neither a flag nor a validation split says what pictures and predictions show
+
+
+def framing(experiment: Experiment) -> str:
+    """How the images of an experiment with boxes get into their frame."""
+    return experiment.data.resize if experiment.data.resize in FRAMING else "letterbox"
+
+
+def check_similar(experiment: Experiment, classes: tuple[str, ...]) -> None:
+    """Raises ConfigError if a name in detection.similar is none of the classes."""
+    names = [name for group in experiment.detection.similar for name in group.split("/")]
+    if unknown := [name for name in names if name not in classes]:
+        raise ConfigError(f"detection.similar: no class is called {unknown[0]!r}, but {', '.join(classes)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectDetection(Task):
+    """The batch holds "boxes" [N, M, 4] xyxy pixels, "classes", "valid" [N, M]; predictions are "boxes" [N, K, 4],
+    "scores", "classes" [N, K] and "counts" [N]."""
+
+    targets: ClassVar[tuple[str, ...]] = ("boxes", "classes", "valid")
+    headline: ClassVar[str] = "ap50"
+    classes: tuple[str, ...]
+    settings: config.Detection
+    resize: str  # how images got into the frame: one of images.FRAMING
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Height and width of the images that the network sees."""
+        raise NotImplementedError
+
+    @property
+    def shown_score(self) -> float:
+        """From which score on boxes are drawn, predicted and counted as confusions."""
+        return self.settings.shown_score or SHOWN_SCORE
+
+    def judge(self, predictions: Mapping[str, np.ndarray], split: Split) -> Judgement:
+        """Average precision in pixels of the images before letterboxing: by pycocotools COCO's means, those of small,
+        medium and large objects and AP50 of each class; and the mean at IoU 0.5 by the rules of Pascal VOC. What there
+        is no object of is left out. Chosen: the score from which on detections at IoU 0.5 have the best F1."""
+        truths, found = self._in_originals(predictions, split)
+        result = coco_evaluate(truths, found, len(self.classes))
+        per_class = {
+            f"ap50/{name}": float(value)
+            for name, value in zip(self.classes, result.class_ap50, strict=True)
+            if not np.isnan(value)
+        }
+        named = {"ap50": result.ap50, "ap": result.ap, "ap75": result.ap75}
+        curves = voc_evaluate(truths, found, len(self.classes)).curves
+        for rule in ("voc2007", "voc2010"):
+            named[rule] = mean_of_known([curve.average_precision(rule) for curve in curves])
+        named = {name: 0.0 if np.isnan(value) else float(value) for name, value in named.items()}
+        sizes = {f"ap/{area}": getattr(result, f"ap_{area}") for area in AREAS[1:]}
+        sizes = {name: float(value) for name, value in sizes.items() if not np.isnan(value)}
+        score, _ = best_f1([precision_recall(truths, found, index) for index in range(len(self.classes))])
+        return Judgement(
+            named | sizes | (per_class if len(per_class) <= 20 else {}),
+            {} if np.isnan(score) else {"detection.shown_score": score},
+        )
+
+    def _in_originals(
+        self, predictions: Mapping[str, np.ndarray], split: Split
+    ) -> tuple[list[Truth], list[Detections]]:
+        """Objects and detections in pixels of the images before letterboxing."""
+        return truths_in_originals(split, self.frame, self.resize), detections_in_originals(
+            _unpadded(predictions), split, self.frame, self.resize
+        )
+
+    def pictures(self, predictions: Mapping[str, np.ndarray], split: Split) -> "list[Picture]":
+        """Precision over recall, confusions, kinds of errors, and examples with real and found boxes."""
+        from cnnjax.drawing import figures
+        from cnnjax.drawing.results import boxes_of
+
+        truths, found = self._in_originals(predictions, split)
+        result = coco_evaluate(truths, found, len(self.classes))
+        matrix = confusion_matrix(truths, found, len(self.classes), score_threshold=self.shown_score)
+        analysis = error_analysis(truths, found, len(self.classes), self._similar())
+        images, texts = [], []
+        for i in range(min(12, len(truths))):
+            prediction = {name: values[i] for name, values in predictions.items()}
+            drawn = boxes_of(self.result(prediction, split["image"][i].shape))
+            boxes = split["boxes"][i][split["valid"][i]]
+            both = figures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
+            images.append(figures.draw_boxes(split["image"][i].astype(np.uint8), both))
+            texts.append(f"{len(boxes)} objects, {len(drawn.boxes)} found")
+        caption = f"White: real boxes. Colour: boxes found with a score of {self.shown_score:.2f} or more."
+        return [
+            figures.precision_recall_curves(result.precision[0], self.classes),
+            figures.confusion_matrix(matrix, (*self.classes, "background")),
+            figures.error_kinds(analysis.shares),
+            figures.image_grid("examples", "Examples", caption, images, texts, columns=4),
+        ]
+
+    def _similar(self) -> list[list[int]]:
+        """Of each group of classes that are alike their numbers."""
+        return [[self.classes.index(name) for name in group.split("/")] for group in self.settings.similar]
+
+    def result(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Result:
+        """What scores enough to be shown, best first."""
+        count = int(prediction["counts"])
+        place = geometry(self.resize, shape[0], shape[1], self.frame)
+        boxes = box_from_letterbox(prediction["boxes"][:count], place)
+        boxes = np.clip(boxes, 0, [[shape[1], shape[0]] * 2])
+        scores, labels = prediction["scores"][:count], prediction["classes"][:count]
+        shown = scores >= self.shown_score
+        return Result(
+            shape[0], shape[1], self.classes, boxes=boxes[shown], scores=scores[shown], labels=labels[shown]
+        )
+
+
+def _unpadded(predictions: Mapping[str, np.ndarray]) -> list[Detections]:
+    return unpad(predictions["boxes"], predictions["scores"], predictions["classes"], predictions["counts"])
