@@ -1,4 +1,7 @@
-"""Images in the size of a network as darknet prepares them: bilinear between corners, without antialiasing."""
+"""Images in the size of a network as darknet prepares them: bilinear, without antialiasing.
+
+Its letterbox takes corners to corners; AlexeyAB's fork, which stretches, has OpenCV's centres of pixels.
+"""
 
 import numpy as np
 
@@ -30,20 +33,19 @@ def resize(image: np.ndarray, how: str, frame: tuple[int, int]) -> np.ndarray:
     """[H, W, C] of 0 to 255 in a frame (height, width), float32, as `geometry` says; the rest is PADDING."""
     place = geometry(how, image.shape[0], image.shape[1], frame)
     result = np.full((*frame, image.shape[2]), PADDING, np.float32)
-    inner = between_corners(image.astype(np.float32), place.inner_height, place.inner_width)
+    inner = _along(image.astype(np.float32), place.inner_width, 1, corners=how == LETTERBOX)
+    inner = _along(inner, place.inner_height, 0, corners=how == LETTERBOX)
     result[place.top : place.top + len(inner), place.left : place.left + inner.shape[1]] = inner
     return result
 
 
-def between_corners(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """float32 [H, W, C] -> [height, width, C]: linear along the rows, then along the columns; corners stay corners."""
-    return _along(_along(image, width, 1), height, 0)
-
-
-def _along(image: np.ndarray, size: int, axis: int) -> np.ndarray:
+def _along(image: np.ndarray, size: int, axis: int, corners: bool) -> np.ndarray:
     old = image.shape[axis]
-    scale = np.float32(old - 1) / np.float32(max(1, size - 1))
-    place = np.arange(size, dtype=np.float32) * scale
+    place = np.arange(size, dtype=np.float32)
+    if corners:
+        place = place * (np.float32(old - 1) / np.float32(max(1, size - 1)))
+    else:
+        place = np.maximum((place + np.float32(0.5)) * np.float32(old / size) - np.float32(0.5), 0)
     low = np.minimum(place.astype(np.int64), old - 1)
     share = (place - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
     high = np.minimum(low + 1, old - 1)

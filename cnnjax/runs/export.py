@@ -92,7 +92,8 @@ def _preprocessing(run: Restored, shape: tuple[int, ...]) -> dict[str, Any]:
     if how == "stretch":
         steps.append("resize to height x width, whatever the proportions")
     elif how.startswith("darknet"):
-        about["filter"] = "bilinear between corners, without antialiasing"
+        places = "corners to corners" if how == darknet_resize.LETTERBOX else "half pixels"
+        about["filter"] = f"bilinear without antialiasing, {places}"
         if how == darknet_resize.LETTERBOX:
             about["fill"] = darknet_resize.PADDING
             steps.append(

@@ -33,6 +33,16 @@ def test_stretching_fills_the_frame():
     assert (place.scale_x, place.scale_y, place.left, place.top) == (0.5, 2.0, 0, 0)
 
 
+def test_stretching_against_torch():
+    """Half pixels, no antialiasing, as OpenCV has it."""
+    torch = pytest.importorskip("torch")
+    image = np.random.default_rng(0).integers(0, 256, (30, 50, 3))
+    found = darknet_resize.resize(image, "darknet_stretch", (41, 24))
+    planes = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32))
+    wanted = torch.nn.functional.interpolate(planes, (41, 24), mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(found, wanted[0].numpy().transpose(1, 2, 0), rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -47,6 +57,7 @@ def test_what_does_not_fit_is_refused(changes, message):
         make_task(replace(experiment, changes), ("a", "b"), (64, 64, 3))
 
 
+@pytest.mark.slow
 def test_a_run_trains_at_several_sizes_and_predicts(launch, tmp_path):
     flags = (
         "--experiment=bccd_yolo", "--data.name=shapes", "--data.image_size=64", "--data.image_width=0",
@@ -62,7 +73,12 @@ def test_a_run_trains_at_several_sizes_and_predicts(launch, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "how", "ap", "ap50"),
-    [("yolo-fastest-1.1-xl", "letterbox", 0.225, 0.437), ("yolo-fastest-1.1", "letterbox", 0.166, 0.382)],
+    [
+        ("yolo-fastest-1.1-xl", "letterbox", 0.225, 0.437),
+        ("yolo-fastest-1.1-xl", "stretch", 0.246, 0.463),
+        ("yolo-fastest-1.1", "letterbox", 0.166, 0.382),
+        ("yolo-fastest-1.1", "stretch", 0.171, 0.379),
+    ],
 )
 def test_published_weights_find_what_they_should(shared, launch, tmp_path, name, how, ap, ap50):
     """AP on the 100 annotated validation images of coco128, and the three objects of darknet's photograph."""
