@@ -42,7 +42,8 @@ class Dataset:
         for split_name, split in splits.items():
             where = f"{self.name} {split_name}"
             image = split["image"]
-            if image.dtype != np.uint8 or image.ndim != 4:
+            # Of darknet's ways to resize, whose detections rounding moves, float32 of 0 to 255.
+            if image.dtype not in (np.uint8, np.float32) or image.ndim != 4:
                 raise ValueError(
                     f"{where}: images are {image.dtype}{list(image.shape)}, not uint8 [N, H, W, C]"
                 )
