@@ -63,7 +63,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "weights",
     None,
-    "mode=import and visualize: file of published weights (.safetensors, .pth, .th, .h5, .npz, .pb).",
+    "mode=import and visualize: file of published weights (.safetensors, .pth, .th, .h5, .npz, .pb, .weights).",
 )
 flags.DEFINE_string(
     "classes",

@@ -48,6 +48,8 @@ def option(
 
 
 LAID_OUT = ("voc", "coco", "yolo")
+DARKNET = ("darknet_letterbox", "darknet_stretch")  # of data.resize
+SEVERAL_SCALES = {"task": ("multiscale_detection",)}
 ANNOTATED = (*LAID_OUT, "tensorflow-datasets")
 WHITENED = ("airbench_laptop", "airbench94", "airbench95", "airbench96")
 MUON = {"optimizer.name": ("muon",)}
@@ -63,8 +65,8 @@ class Data:
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
     resize: str = option(
         "stretch",
-        "how to reach image_size: stretch; resize the short side and crop the centre; or fit in and pad with grey, which data with boxes always does",
-        ("stretch", "crop", "letterbox"),
+        "how to reach image_size: stretch; resize the short side and crop the centre; or fit in and pad with grey, which data with boxes always does, or, of voc, coco and yolo, as darknet fits in or stretches",
+        ("stretch", "crop", "letterbox", *DARKNET),
         needs={"targets": ("label",)},
     )
     resize_short: int = option(
@@ -215,8 +217,31 @@ class Detection:
     )
     anchors: tuple[float, ...] = option(
         (),
-        "anchors: width, height, width, ... in pixels; empty: k-means",
-        needs={"task": ("grid_detection",), "detection.form": ("anchors",)},
+        "anchors: width, height, width, ... in pixels; empty: k-means, or of several scales the model's",
+        needs={"task": ("grid_detection", "multiscale_detection"), "detection.form": ("anchors",)},
+    )
+    kmeans: bool = option(
+        False,
+        "several scales: anchors are shapes that k-means finds in the training boxes, not the model's",
+        needs=SEVERAL_SCALES,
+    )
+    loss: str = option(
+        "darknet",
+        "several scales: darknet's; or CIoU of boxes, which is also the wanted objectness, and several anchors for an object",
+        ("darknet", "ciou"),
+        needs=SEVERAL_SCALES,
+    )
+    ignore_iou: float = option(
+        0.7,
+        "several scales: an anchor without an object that overlaps one by more is left alone",
+        most=1,
+        needs=SEVERAL_SCALES,
+    )
+    label_smoothing: float = option(
+        0.0,
+        "several scales, ciou: of the classes",
+        most=1,
+        needs={**SEVERAL_SCALES, "detection.loss": ("ciou",)},
     )
     focal_gamma: float = option(
         0.0,

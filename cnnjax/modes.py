@@ -294,7 +294,8 @@ def import_weights(experiment: Experiment, workdir: Any) -> Experiment:
     if FLAGS.classes:
         classes = transfer.read_classes(FLAGS.classes)
     else:
-        count = create_model(experiment.model.name, options=experiment.model.options).num_outputs
+        model = create_model(experiment.model.name, options=experiment.model.options)
+        count = getattr(model, "num_classes", model.num_outputs)
         classes = sources.class_names(experiment.data, FLAGS.data_dir, count)
     if not Path(FLAGS.weights).is_file():
         raise ConfigError(f"{FLAGS.weights}: no such file of weights")
@@ -305,9 +306,12 @@ def mode_export_weights() -> None:
     from cnnjax.runs import run, transfer
 
     if not FLAGS.output:
-        raise ConfigError("mode=export_weights needs --output=FILE.safetensors")
+        raise ConfigError(
+            "mode=export_weights needs --output=FILE.safetensors, or of a darknet model FILE.weights"
+        )
     transfer.export_weights(run.restore(existing_workdir(), FLAGS.checkpoint), FLAGS.output)
-    print(f"weights with torchvision's names: {FLAGS.output}")
+    form = "darknet's form" if FLAGS.output.endswith(".weights") else "torchvision's names"
+    print(f"weights with {form}: {FLAGS.output}")
 
 
 def mode_export() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from cnnjax.config import ConfigError, Experiment
 
-from . import cifar10, detection, digits, imagenet, mnist, visualize
+from . import cifar10, darknet, detection, digits, imagenet, mnist, visualize
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     function.__name__: function
@@ -29,6 +29,9 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         detection.bccd_localization,
         detection.bccd_grid,
         detection.coco128_overfit,
+        darknet.coco_yolov3,
+        darknet.coco_yolov3_tiny,
+        darknet.bccd_yolo,
         *imagenet.EXPERIMENTS,
         visualize.visualize_digits,
         visualize.visualize_cifar10,

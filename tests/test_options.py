@@ -35,6 +35,12 @@ TASKS = {
         model=Model(name="grid8"),
         train=QUICK,
     ),
+    "multiscale_detection": Experiment(
+        task="multiscale_detection",
+        data=Data(name="shapes", limit=8, batch_size=4),
+        model=Model(name="tiny_yolov3_tiny"),
+        train=QUICK,
+    ),
     "two_stage": Experiment(
         task="two_stage",
         data=Data(name="shapes", image_size=64, masks=True, limit=4, batch_size=2),
@@ -153,7 +159,8 @@ def test_an_option_that_needs_another_changes_the_program_beside_it():
         needs = {k: v for k, v in field.metadata["needs"].items() if "." in k and k != "model.name"}
         if not needs:
             continue
-        task = "grid_detection" if name.startswith("detection.") else "classification"
+        usual = "grid_detection" if name.startswith("detection.") else "classification"
+        task = field.metadata["needs"].get("task", (usual,))[0]
         beside = {}
         for needed, allowed in needs.items():
             beside |= {needed: allowed[0]} if allowed else other(needed, OPTIONS[needed])

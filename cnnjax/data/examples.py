@@ -50,7 +50,9 @@ class Entry(NamedTuple):
 
 # An entry with another name is as its task wants it, and passes through.
 ENTRIES = {
-    "image": Entry(np.uint8, "H W C", "images"),  # channels in the order R, G, B
+    "image": Entry(
+        np.uint8, "H W C", "images"
+    ),  # channels in the order R, G, B; float32 where FRACTIONS has them
     "label": Entry(np.int32, "", "labels"),
     # Objects: M is room for the most that an image has, and valid tells which are there.
     "boxes": Entry(np.float32, "M 4"),  # xyxy, pixels of the image
@@ -65,6 +67,7 @@ ENTRIES = {
     "points": Entry(np.float32, "* K 2"),
     "visible": Entry(np.bool_, "* K"),
 }
+FRACTIONS = {"image": np.float32}  # of 0 to 255: darknet's ways to resize do not round
 TOGETHER = {
     "boxes": ("classes", "valid"),
     "points": ("visible",),
@@ -167,7 +170,8 @@ class Columns(Mapping[str, Any]):
         for name, values in self.entries.items():
             entry = ENTRIES.get(name, Entry(values.dtype, "*"))
             title, found = entry.title or name, f"{values.dtype}{list(values.shape)}"
-            if values.dtype != entry.dtype or not _fits(values.shape[1:], entry.axes.split(), sides):
+            dtypes = (entry.dtype, FRACTIONS.get(name, entry.dtype))
+            if values.dtype not in dtypes or not _fits(values.shape[1:], entry.axes.split(), sides):
                 wanted = f"{np.dtype(entry.dtype)} [{', '.join(['N', *entry.axes.split()])}]"
                 lengths = ", ".join(f"{axis} = {sides[axis]}" for axis in entry.axes.split() if axis in sides)
                 given = f"images are {found}" if name == "image" else f"{found} {title} for {count} images"

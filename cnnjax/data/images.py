@@ -26,6 +26,7 @@ SUFFIXES = frozenset(
 # Folders that systems leave beside images, with more images in them: of macOS in archives, of Synology, of Windows.
 _LEFTOVERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
 PADDING = 128  # grey around a letterboxed image
+FRAMING = ("letterbox", "darknet_letterbox", "darknet_stretch")  # of data.resize: to any height and width
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
@@ -155,15 +156,25 @@ def fit(image: Image.Image, data: Framing) -> Image.Image:
 
 
 def resize(image: np.ndarray, data: Framing, shape: Sequence[int]) -> np.ndarray:
-    """uint8 [H, W, C] brought to the frame [height, width, C] of a network, as `data.resize` says."""
-    if data.resize == "letterbox":
-        return letterbox_image(image, (shape[0], shape[1]))
+    """uint8 [H, W, C] brought to the frame [height, width, C] of a network, as `data.resize` says; darknet's ways give
+    float32."""
+    if data.resize in FRAMING:
+        return frame_image(image, (shape[0], shape[1]), data.resize)
     whole = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
     if data.image_size:
         resized = np.asarray(fit(whole, data))
     else:  # the data came in the size of the network
         resized = np.asarray(whole.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
     return resized.reshape(*resized.shape[:2], shape[-1])
+
+
+def frame_image(image: np.ndarray, frame: tuple[int, int], how: str) -> np.ndarray:
+    """uint8 [H, W, C] in a frame (height, width) by one of the FRAMING ways; those of darknet give float32."""
+    if how == "letterbox":
+        return letterbox_image(image, frame)
+    from cnnjax.data import darknet_resize  # imports jax
+
+    return darknet_resize.resize(image, how, frame)
 
 
 def letterbox_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import images
+from cnnjax.data import darknet_resize, images
 from cnnjax.data.formats.annotations import Annotations, padded
-from cnnjax.detection.boxes import box_from_letterbox, box_to_letterbox, letterbox
+from cnnjax.detection.boxes import box_from_letterbox, box_to_letterbox
 from cnnjax.detection.results import Detections, Truth
 
 # Targets that are places in an image: pairs of x and y, and the entries of which one has to say that a place is there.
@@ -15,16 +15,17 @@ PLACES = {"boxes": ("valid", "ignored"), "points": ("visible",)}
 
 
 def load_detection(
-    annotations: Annotations, frame: tuple[int, int], max_boxes: int = 0
+    annotations: Annotations, frame: tuple[int, int], max_boxes: int = 0, how: str = "letterbox"
 ) -> dict[str, np.ndarray]:
-    """Reads every image of a data set, letterboxed into a frame (height, width).
+    """Reads every image of a data set, put into a frame (height, width) by one of images.FRAMING.
 
-    Returns what `framed` does, with room for `max_boxes` boxes in an image, and image: uint8 [N, height, width, 3].
+    Returns what `framed` does, with room for `max_boxes` boxes in an image, and image: [N, height, width, 3], uint8, or
+    float32 by darknet's ways.
 
     Raises ConfigError if an image is missing, damaged, or not of the size that its annotation says, and if an
     image has more than `max_boxes` boxes.
     """
-    targets = framed(padded(annotations.images, max_boxes), frame)
+    targets = framed(padded(annotations.images, max_boxes), frame, how)
     count = len(annotations.images)
 
     def read(index: int) -> np.ndarray:
@@ -33,13 +34,15 @@ def load_detection(
         if pixels.shape[:2] != (image.height, image.width):
             found = f"{pixels.shape[1]}x{pixels.shape[0]}"
             raise ConfigError(f"{image.path} is {found}, its annotation says {image.width}x{image.height}")
-        return images.letterbox_image(pixels, frame)
+        return images.frame_image(pixels, frame, how)
 
     pixels = images.stack(read, count, "reading images") if count else np.zeros((0, *frame, 3), np.uint8)
     return {"image": pixels, **targets}
 
 
-def framed(targets: Mapping[str, np.ndarray], frame: tuple[int, int]) -> dict[str, np.ndarray]:
+def framed(
+    targets: Mapping[str, np.ndarray], frame: tuple[int, int], how: str = "letterbox"
+) -> dict[str, np.ndarray]:
     """Targets of images of these sizes, such as `annotations.padded` returns, in pixels of the letterboxed frame.
 
     What PLACES names moves, as far as it is there to be moved, and is zero elsewhere; area stays in pixels of the
@@ -47,12 +50,13 @@ def framed(targets: Mapping[str, np.ndarray], frame: tuple[int, int]) -> dict[st
 
     Args:
       frame: height and width.
+      how: images got into it, one of images.FRAMING.
     """
     moved = {name: np.zeros(targets[name].shape, np.float32) for name in PLACES if name in targets}
     for name, places in moved.items():
         real = np.any([targets[flag] for flag in PLACES[name] if flag in targets], axis=0)
         for i, (height, width) in enumerate(targets["size"].tolist()):
-            geometry = letterbox(height, width, frame)
+            geometry = darknet_resize.geometry(how, height, width, frame)
             here = targets[name][i][real[i]]
             corners = here.reshape(len(here), here.shape[-1] // 2, 2)  # two of a box; a point is its own
             both = np.concatenate([corners, corners], axis=-1)
@@ -61,16 +65,17 @@ def framed(targets: Mapping[str, np.ndarray], frame: tuple[int, int]) -> dict[st
     return {**targets, **moved, **area}
 
 
-def truths_in_originals(targets: Mapping[str, np.ndarray], frame: tuple[int, int]) -> list[Truth]:
+def truths_in_originals(
+    targets: Mapping[str, np.ndarray], frame: tuple[int, int], how: str = "letterbox"
+) -> list[Truth]:
     """What `framed` returned, in pixels of the images. Without "size" the images have the size of the frame."""
     ignored = targets.get("ignored", np.zeros_like(targets["valid"]))
     real = targets["valid"] | ignored
     truths = []
     for i, (height, width) in enumerate(_sizes(targets, len(real), frame)):
         keep = real[i]
-        boxes = box_from_letterbox(
-            targets["boxes"][i][keep].astype(np.float64), letterbox(height, width, frame)
-        )
+        geometry = darknet_resize.geometry(how, height, width, frame)
+        boxes = box_from_letterbox(targets["boxes"][i][keep].astype(np.float64), geometry)
         crowd = ignored[i][keep] & ~targets["valid"][i][keep]
         area = targets["area"][i][keep] if "area" in targets else None
         truths.append(Truth(boxes, targets["classes"][i][keep], ignored[i][keep] & ~crowd, crowd, area))
@@ -78,12 +83,16 @@ def truths_in_originals(targets: Mapping[str, np.ndarray], frame: tuple[int, int
 
 
 def detections_in_originals(
-    detections: Sequence[Detections], targets: Mapping[str, np.ndarray], frame: tuple[int, int]
+    detections: Sequence[Detections],
+    targets: Mapping[str, np.ndarray],
+    frame: tuple[int, int],
+    how: str = "letterbox",
 ) -> list[Detections]:
     """Detections in letterboxed images, in pixels of the images and clipped to them."""
     result = []
     for found, (height, width) in zip(detections, _sizes(targets, len(detections), frame), strict=True):
-        boxes = box_from_letterbox(found.boxes, letterbox(height, width, frame))
+        geometry = darknet_resize.geometry(how, height, width, frame)
+        boxes = box_from_letterbox(found.boxes, geometry)
         result.append(Detections(np.clip(boxes, 0, [[width, height] * 2]), found.scores, found.classes))
     return result
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.config import ConfigError, Data
+from cnnjax.config import DARKNET, LAID_OUT, ConfigError, Data
 from cnnjax.data.dataset import About, Dataset, concat, first, hold_out, mixed
 from cnnjax.data.examples import Columns
 from cnnjax.data.formats import coco, folders, layouts, packed, records, voc, yolo
@@ -158,6 +158,7 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
     Raises:
       ConfigError: unknown name, missing or damaged data, no network, images that do not fit together.
     """
+    _check_resize(data)
     parts = parse(data.name)
     for named in parts:
         if data.stream and not named.source.streams:
@@ -167,6 +168,15 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
     read = [one.source.read(dataclasses.replace(data, name=one.name), one.place(data_dir)) for one in parts]
     dataset = read[0] if len(read) == 1 else first(concat(data.name, read), data.limit)
     return hold_out(dataset, data.validation) if data.validation else dataset
+
+
+def _check_resize(data: Data) -> None:
+    """Raises ConfigError if images would have to be resized in a way that their source has not."""
+    for named in parse(data.name):
+        if data.resize in DARKNET and named.kind not in LAID_OUT:
+            raise ConfigError(
+                f"data.resize={data.resize} is for {', '.join(LAID_OUT)}, not for {named.name!r}"
+            )
 
 
 def load_evaluated(
@@ -179,6 +189,7 @@ def load_evaluated(
       everything: the network has seen none of this data, so nothing has to be held out of a folder that has no
         test split, nor for `data.validation`.
     """
+    _check_resize(data)
     if everything:
         data = dataclasses.replace(data, validation=0.0)
     parts = parse(data.name)

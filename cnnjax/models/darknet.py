@@ -164,6 +164,10 @@ class YoloV3(nn.Module):
     def heads(self) -> tuple[Head, ...]:
         return heads_of(len(self.anchors), 3)
 
+    @property
+    def num_classes(self) -> int:
+        return self.num_outputs // len(self.heads[0].mask) - 5
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> tuple[Array, ...]:
         layer = partial(DarknetConv, norm=self.norm, dtype=self.dtype)
@@ -202,6 +206,10 @@ class YoloV3Tiny(nn.Module):
     @property
     def heads(self) -> tuple[Head, ...]:
         return heads_of(len(self.anchors), 2)
+
+    @property
+    def num_classes(self) -> int:
+        return self.num_outputs // len(self.heads[0].mask) - 5
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> tuple[Array, ...]:

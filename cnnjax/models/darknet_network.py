@@ -59,6 +59,10 @@ class DarknetNetwork(nn.Module):
     def heads(self) -> tuple[Head, ...]:
         return tuple(Head(yolo.mask, yolo.scale_x_y, yolo.new_coords) for yolo in self.network.yolos)
 
+    @property
+    def num_classes(self) -> int:
+        return self.network.yolos[0].classes if self.network.yolos else self.num_outputs
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> tuple[Array, ...] | Array:
         values: list[Array] = []

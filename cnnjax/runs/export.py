@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array, export
 
 from cnnjax.augment.views import before_views
-from cnnjax.data import images
+from cnnjax.config import DARKNET
+from cnnjax.data import darknet_resize, images
 from cnnjax.runs.run import Run
 from cnnjax.runs.workdir import write_atomically
 from cnnjax.runtime import platform
@@ -22,7 +23,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export_run(run: Run, path: Path) -> dict[str, Any]:
     """Writes `path`, StableHLO for all PLATFORMS and any batch size, and beside it a JSON file that describes it.
 
-    The function in it takes uint8 images [batch, H, W, C] (RGB, in the size of the training images) and returns
+    The function in it takes uint8 images [batch, H, W, C] (RGB, in the size of the training images; float32 of 0 to
+    255 if they are resized as darknet does, which does not round) and returns
     what mode=predict computes: a dict of arrays, such as "label" and "probability" of the most probable classes,
     or the "boxes", "scores", "classes" and "counts" that are left after non-maximum suppression. Preprocessing,
     weights, test-time views and, with several seeds, their committee are inside.
@@ -33,7 +35,8 @@ def export_run(run: Run, path: Path) -> dict[str, Any]:
     """
     shape = _input_shape(run)
     (batch,) = export.symbolic_shape("batch")
-    pixels = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
+    dtype = jnp.float32 if run.recipe.preprocessing.resize in DARKNET else jnp.uint8
+    pixels = jax.ShapeDtypeStruct((batch, *shape), dtype)
     network, views = jax.tree.map(np.asarray, run.network), run.experiment.evaluate.augment
 
     def predict(images: Array) -> dict[str, Array]:
@@ -51,7 +54,7 @@ def export_run(run: Run, path: Path) -> dict[str, Any]:
         "classes": list(run.classes),
         "input": {
             "shape": ["batch", *shape],
-            "dtype": "uint8",
+            "dtype": str(pixels.dtype),
             "channels": "grey, ITU-R 601 luma" if shape[-1] == 1 else "RGB",
             "values": "0 to 255",
         },
@@ -84,6 +87,8 @@ def _preprocessing(run: Run, shape: tuple[int, ...]) -> dict[str, Any]:
     about: dict[str, Any] = {"filter": "bilinear with antialiasing, as Pillow's BILINEAR"}
     if how == "stretch":
         steps.append("resize to height x width, whatever the proportions")
+    elif how in DARKNET:
+        about |= _as_darknet(how, steps)
     elif how == "crop":
         about["short_side"] = data.resize_short or data.image_size
         steps.append("resize the short side to short_side, the long one in proportion and rounded down")
@@ -95,6 +100,18 @@ def _preprocessing(run: Run, shape: tuple[int, ...]) -> dict[str, Any]:
         steps.append("resize to the largest size in proportion, rounded, that fits into height x width")
         steps.append("centre it, left and top rounded down, on height x width filled with the value fill")
     return {"height": shape[0], "width": shape[1], **about, "steps": steps}
+
+
+def _as_darknet(how: str, steps: list[str]) -> dict[str, Any]:
+    """Adds the steps of darknet's resizing, and returns what they speak of."""
+    places = "corners to corners" if how == darknet_resize.LETTERBOX else "half pixels"
+    about: dict[str, Any] = {"filter": f"bilinear without antialiasing, {places}, not rounded"}
+    if how == darknet_resize.STRETCH:
+        steps.append("resize to height x width, whatever the proportions")
+        return about
+    steps.append("resize to the largest size in proportion, rounded down, that fits into height x width")
+    steps.append("centre it, left and top rounded down, on height x width filled with the value fill")
+    return about | {"fill": darknet_resize.PADDING}
 
 
 def _shape(out: Any) -> list[Any]:

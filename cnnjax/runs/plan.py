@@ -17,7 +17,7 @@ from cnnjax.data.dataset import Dataset
 from cnnjax.data.sources import is_path, load
 from cnnjax.data.statistics import channel_stats
 from cnnjax.detection.anchors import kmeans_anchors
-from cnnjax.models import Model
+from cnnjax.models import Model, create_model
 from cnnjax.network import Preprocessing
 from cnnjax.runs import refusals
 from cnnjax.runs.checkpoint import CheckpointStore
@@ -148,16 +148,28 @@ def with_statistics(experiment: Experiment, dataset: Dataset, task: Task | None 
         std = tuple(value or 1.0 for value in std)  # 0: a constant channel
         in_order = Preprocessing.of(experiment.data).in_rgb
         changes |= {"data.mean": in_order(mean), "data.std": in_order(std)}
-    detection = experiment.detection
-    if detection.form == "anchors" and not detection.anchors and "boxes" in dataset.train:
+    if "boxes" in dataset.train and (count := _anchors_to_find(experiment)):
         boxes = dataset.train["boxes"][dataset.train["valid"]]
         try:
-            anchors = kmeans_anchors(boxes[:, 2:] - boxes[:, :2], detection.num_anchors)
+            anchors = kmeans_anchors(boxes[:, 2:] - boxes[:, :2], count)
         except ValueError as error:
             cause = f"; {dataset.note}" if dataset.note else ""  # perhaps that boxes were lost
-            raise ConfigError(f"detection.num_anchors={detection.num_anchors}: {error}{cause}") from error
+            asked = "detection.kmeans" if experiment.detection.kmeans else f"detection.num_anchors={count}"
+            raise ConfigError(f"{asked}: {error}{cause}") from error
         changes["detection.anchors"] = tuple(side for anchor in anchors for side in anchor)
     return config.replace(experiment, changes)
+
+
+def _anchors_to_find(experiment: Experiment) -> int:
+    """How many anchors k-means should find; 0 if it is not asked to."""
+    detection = experiment.detection
+    if detection.anchors:
+        return 0
+    if detection.kmeans:
+        return len(
+            getattr(create_model(experiment.model.name, options=experiment.model.options), "anchors", ())
+        )
+    return detection.num_anchors if detection.form == "anchors" else 0
 
 
 def with_classes_of_run(workdir: Workdir, dataset: Dataset) -> Dataset:

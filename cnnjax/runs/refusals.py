@@ -10,6 +10,7 @@ from cnnjax import config
 from cnnjax.augment.augment import check
 from cnnjax.config import OWN, RESUMABLE, ConfigError, Experiment
 from cnnjax.data import identity
+from cnnjax.data.images import FRAMING
 from cnnjax.data.sources import check_folder, parse
 from cnnjax.models import create_model
 from cnnjax.runs.checkpoint import CheckpointStore
@@ -17,7 +18,8 @@ from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import processes
 from cnnjax.tasks import TASKS, task_class
 
-_ALWAYS_SO = ("data.resize", "letterbox")  # of images with boxes, whatever is said
+# Of images with boxes: what they always are, whatever is said, and what their source and task judge (Task.framing).
+_FRAMED = {("data.resize", how) for how in FRAMING}
 log = logging.getLogger(__name__)
 
 
@@ -37,10 +39,16 @@ def refuse_without_effect(experiment: Experiment, said: Collection[str]) -> None
     A field that is left at, or set back to, what it is by itself asks for nothing, and is none of these.
     """
     defaults = {name: value for name, _, value in config.fields(Experiment())}
+    tasks = {name: _needs(name, field).get("task") for name, field, _ in config.fields(experiment)}
     for name, field, value in config.fields(experiment):
-        if name not in said or value == defaults[name] or (name, value) == _ALWAYS_SO:
+        if name not in said or value == defaults[name] or (name, value) in _FRAMED:
             continue
-        for what, allowed in _needs(name, field).items():
+        needs = _needs(name, field)
+        for what, allowed in needs.items():
+            if experiment.task in needs.get("task", ()) and experiment.task not in (
+                tasks.get(what) or needs["task"]
+            ):
+                continue  # a field that this task reads, whatever the value of one that it does not read
             have = _values(experiment, what)
             if not allowed and not any(have):
                 raise ConfigError(f"--{name} has no effect without {what}")

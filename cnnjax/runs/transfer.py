@@ -11,12 +11,16 @@ import jax.numpy as jnp
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
+from cnnjax.data import darknet_resize
+from cnnjax.models import create_model
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.run import Run
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import platform
+from cnnjax.tasks import task_class
 from cnnjax.training.step import init_state, make_recipe
 from cnnjax.weights.convert import load_weights, preprocessing, save_torchvision
+from cnnjax.weights.darknet import input_size, is_darknet, load_darknet, save_darknet
 
 
 def import_weights(
@@ -36,31 +40,23 @@ def import_weights(
     with workdir.claim():
         if workdir.has_run():
             raise ConfigError(f"workdir {workdir.path} holds a run already: import into a new one")
-        prepared = preprocessing(weights, experiment.model.name)
-        changes: dict[str, Any] = {
-            "mean": prepared.mean,
-            "std": prepared.std,
-            "channel_order": prepared.channel_order,
-        }
-        if prepared.image_size != 32:  # the images of CIFAR come as they are
-            changes |= {
-                "image_size": prepared.image_size,
-                "resize_short": prepared.resize_short,
-                "resize": "crop",
-            }
+        changes = _preprocessing(experiment, weights)
         said = {*said, *(("data.mean", "data.std") if {"data.mean", "data.std"} & {*said} else ())}
         taken = {f"data.{name}": value for name, value in changes.items() if f"data.{name}" not in said}
         experiment = config.check(config.replace(experiment, taken))
-        side = experiment.data.image_size or prepared.image_size
+        side = experiment.data.image_size or 32
         if experiment.data.resize == "crop" and 0 < experiment.data.resize_short < side:
             raise ConfigError(
                 f"data.resize_short={experiment.data.resize_short} is smaller than data.image_size={side}"
             )
-        image_shape = (side, side, 3)
+        image_shape = (side, experiment.data.image_width or side, 3)
         recipe = make_recipe(experiment, classes, image_shape, num_steps=1)
         state = jax.eval_shape(lambda: init_state(recipe, image_shape, jnp.int32(0)))
-        variables = load_weights(
-            weights, experiment.model.name, {"params": state.params, **state.model_state}
+        template = {"params": state.params, **state.model_state}
+        variables = (
+            load_darknet(weights, recipe.model, template)
+            if is_darknet(weights)
+            else load_weights(weights, experiment.model.name, template)
         )
         params = variables.pop("params")
         state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), state)
@@ -81,8 +77,28 @@ def import_weights(
     return experiment
 
 
+def _preprocessing(experiment: Experiment, weights: str | os.PathLike) -> dict[str, Any]:
+    """What the fields of `data` should be for the images of published weights."""
+    if is_darknet(weights):
+        height, width = input_size(create_model(experiment.model.name))
+        fitted = {"image_size": height, "image_width": width, "resize": darknet_resize.LETTERBOX}
+        if "boxes" not in task_class(experiment.task).targets:
+            fitted = {"image_size": height, "resize_short": height, "resize": "crop"}
+        return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "channel_order": "rgb"} | fitted
+    prepared = preprocessing(weights, experiment.model.name)
+    changes = {"mean": prepared.mean, "std": prepared.std, "channel_order": prepared.channel_order}
+    if prepared.image_size == 32:  # the images of CIFAR come as they are
+        return changes
+    size = {"image_size": prepared.image_size, "resize_short": prepared.resize_short}
+    return changes | size | {"resize": "crop"}
+
+
 def export_weights(run: Run, path: str | os.PathLike) -> None:
-    """Writes the first seed's weights as safetensors with torchvision's names; ConfigError if it has none."""
+    """Writes the first seed's weights: as safetensors with torchvision's names, or, of darknet's networks, as a file
+    that ends in .weights. ConfigError if the model has no such form."""
+    if is_darknet(path):
+        save_darknet(path, run.recipe.model, run.first.variables)
+        return
     save_torchvision(path, run.experiment.model.name, run.first.variables)
 
 

@@ -4,6 +4,7 @@ from cnnjax.config import ConfigError, Experiment
 from cnnjax.tasks.classification import Classification
 from cnnjax.tasks.grid_detection import GridDetection
 from cnnjax.tasks.localization import Localization
+from cnnjax.tasks.multiscale_detection import MultiscaleDetection
 from cnnjax.tasks.result import Result
 from cnnjax.tasks.task import Batch, Judgement, Outputs, Task
 from cnnjax.tasks.two_stage import TwoStageDetection
@@ -17,6 +18,7 @@ TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "localization": Localization,
     "grid_detection": GridDetection,
+    "multiscale_detection": MultiscaleDetection,
     "two_stage": TwoStageDetection,
 }
 

@@ -8,8 +8,10 @@ import numpy as np
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
+from cnnjax.data.darknet_resize import geometry
+from cnnjax.data.images import FRAMING
 from cnnjax.data.letterbox import detections_in_originals, truths_in_originals
-from cnnjax.detection.boxes import box_from_letterbox, letterbox
+from cnnjax.detection.boxes import box_from_letterbox
 from cnnjax.detection.judge.coco import AREAS, coco_evaluate
 from cnnjax.detection.judge.errors import confusion_matrix, error_analysis
 from cnnjax.detection.judge.voc import best_f1, mean_of_known, precision_recall, voc_evaluate
@@ -34,6 +36,11 @@ class BoxDetection(Task):
     classes: tuple[str, ...]
     settings: config.Detection
     frame: tuple[int, int]  # height and width of the images that the network sees
+    resize: str  # how images get into the frame: one of images.FRAMING
+
+    @classmethod
+    def framing(cls, resize: str) -> str:
+        return resize if resize in FRAMING else "letterbox"
 
     @property
     def shown_score(self) -> float:
@@ -68,8 +75,8 @@ class BoxDetection(Task):
         self, predictions: Mapping[str, np.ndarray], split: Split
     ) -> tuple[list[Truth], list[Detections]]:
         """Objects and detections in pixels of the images before letterboxing."""
-        return truths_in_originals(split, self.frame), detections_in_originals(
-            _unpadded(predictions), split, self.frame
+        return truths_in_originals(split, self.frame, self.resize), detections_in_originals(
+            _unpadded(predictions), split, self.frame, self.resize
         )
 
     def pictures(self, predictions: Mapping[str, np.ndarray], split: Split) -> "list[Picture]":
@@ -88,7 +95,7 @@ class BoxDetection(Task):
             drawn = boxes_of(said)
             boxes = split["boxes"][i][split["valid"][i]]
             both = figures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
-            images.append(figures.draw_boxes(with_masks(split["image"][i], said), both))
+            images.append(figures.draw_boxes(with_masks(split["image"][i].astype(np.uint8), said), both))
             texts.append(f"{len(boxes)} objects, {len(drawn.boxes)} found")
         caption = f"White: real boxes. Colour: boxes found with a score of {self.shown_score:.2f} or more."
         return [
@@ -104,9 +111,9 @@ class BoxDetection(Task):
 
     def result(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Result:
         """What scores enough to be shown, best first."""
-        geometry = letterbox(shape[0], shape[1], self.frame)
+        place = geometry(self.resize, shape[0], shape[1], self.frame)
         count = int(prediction["counts"])
-        boxes = box_from_letterbox(prediction["boxes"][:count], geometry)
+        boxes = box_from_letterbox(prediction["boxes"][:count], place)
         boxes = np.clip(boxes, 0, [[shape[1], shape[0]] * 2])
         scores, labels = prediction["scores"][:count], prediction["classes"][:count]
         shown = scores >= self.shown_score

@@ -50,7 +50,8 @@ class GridDetection(BoxDetection):
             boxes=experiment.detection.boxes if experiment.detection.form == "yolov1" else 1,
             anchors=anchors,
         )
-        return cls(classes, experiment.detection, (grid.height, grid.width), grid)
+        how = cls.framing(experiment.data.resize)
+        return cls(classes, experiment.detection, (grid.height, grid.width), how, grid)
 
     @property
     def num_outputs(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from jax import Array
 
-from cnnjax.config import ConfigError, Experiment
+from cnnjax.config import DARKNET, ConfigError, Experiment
 from cnnjax.tasks.metrics import Values
 from cnnjax.tasks.result import Result
 
@@ -60,6 +60,16 @@ class Task:
         tuple[str, ...]
     ] = ()  # sections of an experiment, such as "detection", that only some tasks read
     headline: ClassVar[str] = "score"  # the metric that decides which checkpoint is best; higher is better
+
+    @classmethod
+    def framing(cls, resize: str) -> str:
+        """How images with boxes get into their frame where data.resize says `resize`.
+
+        Raises ConfigError if that is a way whose boxes this task cannot tell in pixels of the images.
+        """
+        if resize in DARKNET:
+            raise ConfigError(f"data.resize={resize}: {cls.__name__} takes letterboxed images only")
+        return "letterbox"
 
     @classmethod
     def of(cls, experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...]) -> "Task":

@@ -41,7 +41,8 @@ class TwoStageDetection(BoxDetection):
         if not isinstance(model, RCNN):
             raise ConfigError(f"model.name={name!r} has no two stages; maskrcnn_small has, for example")
         check_similar(experiment, classes)
-        return cls(classes, experiment.detection, (image_shape[0], image_shape[1]))
+        how = cls.framing(experiment.data.resize)
+        return cls(classes, experiment.detection, (image_shape[0], image_shape[1]), how)
 
     @property
     def num_outputs(self) -> int:

@@ -23,12 +23,14 @@ def frames(model: Model, heights: Sequence[int], image_shape: tuple[int, ...]) -
     height, width, channels = image_shape
 
     def trace(frame: Frame) -> tuple[tuple[float, ...], Any]:
-        """The size of an output's cells in pixels, if it has any, and the shapes of the weights."""
+        """The size of the outputs' cells in pixels, if they have any, and the shapes of the weights."""
         image = jax.ShapeDtypeStruct((1, *frame, channels), jnp.float32)
         output, variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), image)
-        shape = getattr(output, "shape", ())  # a model may return more than one array
-        cells = shape[1:3] if len(shape) == 4 else ()
-        return tuple(side / number for side, number in zip(frame, cells, strict=False)), variables
+        maps = output if hasattr(model, "heads") else (output,)  # others may return more than arrays
+        shapes = [one.shape for one in maps if len(getattr(one, "shape", ())) == 4]
+        return tuple(
+            side / n for shape in shapes for side, n in zip(frame, shape[1:3], strict=True)
+        ), variables
 
     cell, weights = trace((height, width))
     found = []

@@ -17,7 +17,7 @@ from cnnjax.augment.augment import augment, resize
 from cnnjax.augment.draws import keys_of
 from cnnjax.config import Experiment
 from cnnjax.data import batches
-from cnnjax.data.images import PADDING
+from cnnjax.data.images import FRAMING, PADDING
 from cnnjax.models import Model, create_model
 from cnnjax.network import Apply, Network, Preprocessing
 from cnnjax.runtime import sharding
@@ -105,7 +105,7 @@ def make_recipe(
     task = of_size(image_shape)
     preprocessing = Preprocessing.of(experiment.data)
     if "boxes" in task.targets:  # such images are always read so, and must be predicted and exported alike
-        preprocessing = dataclasses.replace(preprocessing, resize="letterbox")
+        preprocessing = dataclasses.replace(preprocessing, resize=task.framing(experiment.data.resize))
     named = experiment.model
     recipe = Recipe(
         model=model or create_model(named.name, task.num_outputs, named.dtype, named.options),
@@ -218,7 +218,7 @@ def augmented(recipe: Recipe, batch: Batch, root: Array) -> Batch:
     keys = keys_of(root, batch["epoch"], batch["index"])
     batch = {**batch, "image": batch["image"].astype(jnp.float32)}
     mean_pixel = 255 * jnp.asarray(recipe.preprocessing.in_rgb(recipe.preprocessing.mean), jnp.float32)
-    fill = PADDING if recipe.preprocessing.resize == "letterbox" else 0
+    fill = PADDING if recipe.preprocessing.resize in FRAMING else 0
     changed = augment(recipe.augment, batch, keys, mean_pixel, fill)
     return resize(changed, recipe.frame) if recipe.frame else changed
 

@@ -15,7 +15,7 @@ import numpy as np
 from cnnjax.config import ConfigError
 from cnnjax.models import MODELS, Model, create_model
 from cnnjax.models.darknet import layers_in_order
-from cnnjax.models.darknet_network import PREFIX
+from cnnjax.models.darknet_network import PREFIX, DarknetNetwork
 
 SUFFIX = ".weights"
 _ORDER = (("norm", "bias"), ("norm", "scale"), ("norm", "mean"), ("norm", "var"), ("conv", "bias"), ("conv", "kernel"))  # fmt: skip
@@ -43,6 +43,19 @@ class Header:
 
     def pack(self) -> bytes:
         return struct.pack(self.format, self.major, self.minor, self.revision, self.seen)
+
+
+def is_darknet(path: str | os.PathLike) -> bool:
+    """By the ending of its name."""
+    return Path(path).suffix == SUFFIX
+
+
+def input_size(model: Model) -> tuple[int, int]:
+    """Height and width of the images that a network's configuration names; of the published ones without: 416 for
+    detectors, 256 for classifiers."""
+    if isinstance(model, DarknetNetwork):
+        return model.network.net.height, model.network.net.width
+    return (416, 416) if hasattr(model, "heads") else (256, 256)
 
 
 def load_darknet(path: str | os.PathLike, model: Model, variables: Variables) -> dict[str, Any]:

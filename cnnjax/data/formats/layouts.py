@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax.config import ConfigError, Data
+from cnnjax.data import images
 from cnnjax.data.dataset import Dataset, first, join
 from cnnjax.data.examples import Columns
 from cnnjax.data.formats import folders
@@ -40,7 +41,8 @@ class Found:
 
 
 def read(layouts: Sequence[Layout], data: Data, folder: Path) -> Dataset:
-    """A folder in one of the layouts, letterboxed into data.image_size x (data.image_width or image_size).
+    """A folder in one of the layouts, letterboxed into data.image_size x (data.image_width or image_size), or put there as
+    darknet does if data.resize says so.
 
     Mistakes in annotations are logged; the note of the dataset counts them. Raises ConfigError as `read_splits` does.
     """
@@ -52,8 +54,9 @@ def read(layouts: Sequence[Layout], data: Data, folder: Path) -> Dataset:
         )
     size = (data.image_size, data.image_width or data.image_size)
     found = read_splits(layouts, data, folder)
+    how = data.resize if data.resize in images.FRAMING else "letterbox"
     splits = {
-        name: Columns(load_detection(annotations, size, _room(found)))
+        name: Columns(load_detection(annotations, size, _room(found), how))
         for name, annotations in found.splits.items()
     }
     dataset = Dataset(

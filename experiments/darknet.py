@@ -1,0 +1,84 @@
+"""Detectors over several scales: YOLOv3 with the recipe of its configuration, and a small one for a few photographs."""
+
+from cnnjax.config import Augment, Data, Detection, Evaluate, Experiment, Model, Optimizer, Train, replace
+
+
+def coco_yolov3() -> Experiment:
+    """YOLOv3 on COCO with the recipe of darknet's yolov3.cfg; also the form in which its weights are imported.
+
+    python launch.py --experiment=coco_yolov3
+    python launch.py --mode=import --experiment=coco_yolov3 --weights=yolov3.weights --classes=coco.names --workdir=DIR
+    Not trained here: 500,200 steps of 64 images. Darknet's own weights have an AP50 of 0.553 at 416 pixels (their authors).
+    """
+    return Experiment(
+        name="coco_yolov3",
+        task="multiscale_detection",
+        data=Data(
+            name="coco/2017",
+            image_size=416,
+            batch_size=64,
+            resize="letterbox",
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+        ),
+        augment=Augment(
+            flip="random",
+            scale=0.3,
+            translate=0.2,
+            hue=0.1,
+            saturation=0.5,
+            exposure=0.5,
+            sizes=tuple(range(320, 609, 32)),
+        ),
+        model=Model(name="yolov3"),
+        detection=Detection(score_threshold=0.005, iou_threshold=0.45, shown_score=0.5),
+        optimizer=Optimizer(
+            name="sgd",
+            learning_rate=1e-3,
+            momentum=0.9,
+            weight_decay=5e-4,
+            warmup=1000 / 500_200,
+            schedule="piecewise",
+            boundaries=(400_000 / 500_200, 450_000 / 500_200),
+        ),
+        train=Train(steps=500_200, evaluate_every=10, checkpoint_every=1),
+        evaluate=Evaluate(batch_size=16),
+    )
+
+
+def coco_yolov3_tiny() -> Experiment:
+    """YOLOv3-tiny on COCO with the recipe of darknet's yolov3-tiny.cfg; also the form to import its weights.
+
+    python launch.py --experiment=coco_yolov3_tiny
+    Not trained here: 500,200 steps of 64 images. Darknet's own weights have an AP50 of 0.331 (their authors).
+    """
+    return replace(coco_yolov3(), {"name": "coco_yolov3_tiny", "model.name": "yolov3_tiny"})
+
+
+def bccd_yolo() -> Experiment:
+    """Blood cells of three kinds (BCCD, Pascal VOC layout), found at three scales by a YOLOv3 of a quarter of its width.
+
+    python launch.py --experiment=bccd_yolo --data.name=voc:PATH_TO_BCCD
+    Not measured yet; it is meant to be better than bccd_grid, which has a mean AP of 0.88 at IoU 0.5.
+    """
+    return Experiment(
+        name="bccd_yolo",
+        task="multiscale_detection",
+        data=Data(name="voc:bccd", image_size=288, image_width=384, batch_size=8, resize="letterbox"),
+        augment=Augment(
+            flip="random",
+            flip_vertical=True,
+            scale=0.2,
+            translate=0.2,
+            hue=0.05,
+            saturation=0.3,
+            exposure=0.3,
+        ),
+        model=Model(name="yolov3", options=("width=8", "blocks=1/1/2/2/1")),
+        detection=Detection(loss="ciou", kmeans=True, score_threshold=0.01, iou_threshold=0.45),
+        optimizer=Optimizer(
+            name="adamw", learning_rate=2e-3, weight_decay=1e-2, warmup=0.05, clip_norm=10.0, ema=0.99
+        ),
+        train=Train(epochs=60, evaluate_every=20, checkpoint_every=10),
+        evaluate=Evaluate(batch_size=8),
+    )

@@ -1,0 +1,138 @@
+"""darknet's way of preparing images, and its detectors through the launcher."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cnnjax.config import ConfigError, Data, Detection, Experiment, Model, replace
+from cnnjax.data import darknet_resize
+from cnnjax.data.sources import load
+from cnnjax.runs.plan import with_statistics
+from cnnjax.tasks import make_task
+from cnnjax.training.step import make_recipe
+
+
+@pytest.mark.parametrize(
+    ("seed", "shape", "side", "total", "grey"),
+    [(3, (30, 50, 3), 32, 1528.02522, 13), (3, (30, 50, 3), 96, 13845.58790, 39), (4, (75, 43, 3), 64, 6149.22357, 0)],
+)  # fmt: skip
+def test_letterbox_of_darknets_c_program(seed, shape, side, total, grey):
+    image = np.random.RandomState(seed).randint(0, 256, shape)
+    found = darknet_resize.resize(image, "darknet_letterbox", (side, side)) / np.float32(255)
+    np.testing.assert_allclose(found.sum(dtype=np.float64), total, rtol=1e-7)
+    assert np.sum(np.all(found == 0.5, axis=(1, 2))) == grey
+    if side == 32:
+        row = [0.3137255, 0.5826693, 0.4635042, 0.8358002]
+        np.testing.assert_allclose(found[15, :4, 0], row, rtol=1e-6)
+        np.testing.assert_allclose(found[20, 10, 2], 0.2525404, rtol=1e-6)
+    if side == 64:
+        inside = np.flatnonzero(~np.all(found == 0.5, axis=(0, 2)))
+        assert (inside[0], inside[-1]) == (14, 49)
+
+
+def test_stretching_fills_the_frame():
+    place = darknet_resize.geometry("darknet_stretch", 30, 50, (60, 25))
+    assert (place.scale_x, place.scale_y, place.left, place.top) == (0.5, 2.0, 0, 0)
+
+
+def test_stretching_against_torch():
+    """Half pixels, no antialiasing, as OpenCV has it."""
+    torch = pytest.importorskip("torch")
+    image = np.random.default_rng(0).integers(0, 256, (30, 50, 3))
+    found = darknet_resize.resize(image, "darknet_stretch", (41, 24))
+    planes = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32))
+    wanted = torch.nn.functional.interpolate(planes, (41, 24), mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(found, wanted[0].numpy().transpose(1, 2, 0), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.name": "grid8"}, "has no heads at several scales"),
+        ({"detection.anchors": (1.0, 2.0)}, "has 2 numbers; .* has 6 anchors, which are 12"),
+        ({"detection.similar": ("a/x",)}, "no class is called 'x'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes, message):
+    experiment = Experiment(task="multiscale_detection", model=Model(name="tiny_yolov3_tiny"))
+    with pytest.raises(ConfigError, match=message):
+        make_task(replace(experiment, changes), ("a", "b"), (64, 64, 3))
+
+
+@pytest.mark.parametrize("how", ["darknet_letterbox", "darknet_stretch"])
+def test_darknets_ways_are_of_folders_with_boxes_and_of_tasks_that_find_several(how):
+    with pytest.raises(ConfigError, match=f"data.resize={how} is for voc, coco, yolo, not for 'shapes'"):
+        load(Data(name="shapes", image_size=64, resize=how))
+    experiment = Experiment(
+        task="localization", model=Model(name="localizer"), data=Data(resize=how, mean=(0.5,), std=(0.5,))
+    )
+    with pytest.raises(ConfigError, match=f"data.resize={how}: Localization takes letterboxed images only"):
+        make_recipe(experiment, ("a", "b"), (64, 64, 3), num_steps=1)
+
+
+def test_a_picture_is_framed_as_its_task_says_and_its_boxes_come_back():
+    experiment = Experiment(
+        task="multiscale_detection",
+        model=Model(name="tiny_yolov3_tiny"),
+        data=Data(resize="darknet_stretch", mean=(0.5,), std=(0.5,)),
+    )
+    recipe = make_recipe(experiment, ("a", "b"), (64, 32, 3), num_steps=1)
+    image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+    framed = recipe.preprocessing.frame(image, (64, 32, 3))
+    np.testing.assert_array_equal(framed, darknet_resize.resize(image, "darknet_stretch", (64, 32)))
+    found = {"boxes": np.array([[16.0, 32.0, 32.0, 48.0]]), "scores": np.ones(1), "classes": np.zeros(1, int)}
+    result = recipe.task.result({**found, "counts": np.int32(1)}, image.shape)
+    np.testing.assert_allclose(result.boxes, [[25, 15, 50, 22.5]], rtol=1e-6)
+
+
+def test_kmeans_finds_as_many_anchors_as_the_model_has():
+    experiment = Experiment(
+        task="multiscale_detection",
+        model=Model(name="tiny_yolov3_tiny"),
+        data=Data(name="shapes", limit=8),
+        detection=Detection(kmeans=True),
+    )
+    assert len(with_statistics(experiment, load(experiment.data)).detection.anchors) == 2 * 6
+
+
+@pytest.mark.slow
+def test_a_run_trains_at_several_sizes_and_predicts(launch, tmp_path):
+    flags = (
+        "--experiment=bccd_yolo", "--data.name=shapes", "--data.image_size=64", "--data.image_width=0",
+        "--model.name=tiny_yolov3_tiny", "--model.options=width=2",
+        "--data.limit=12", "--data.batch_size=4", "--train.steps=2", "--train.evaluate_every=0",
+        "--augment.sizes=64,96", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    result = launch(*flags)
+    assert result.code == 0, result.err
+    assert "ap50" in result.out and "collisions" in result.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "how", "ap", "ap50"),
+    [
+        ("yolo-fastest-1.1-xl", "letterbox", 0.225, 0.437),
+        ("yolo-fastest-1.1-xl", "stretch", 0.246, 0.463),
+        ("yolo-fastest-1.1", "letterbox", 0.166, 0.382),
+        ("yolo-fastest-1.1", "stretch", 0.171, 0.379),
+    ],
+)
+def test_published_weights_find_what_they_should(shared, launch, tmp_path, name, how, ap, ap50):
+    """AP on the 100 annotated validation images of coco128, and the three objects of darknet's photograph."""
+    folder, coco = shared("data/weights/darknet"), shared("data/coco128")
+    run = f"--workdir={tmp_path / 'run'}"
+    result = launch(
+        "--mode=import", "--experiment=coco_yolov3", f"--model.name=darknet:{folder}/{name}.cfg", run,
+        f"--weights={folder}/{name}.weights", f"--classes={coco}/classes.txt", f"--data.resize=darknet_{how}",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    result = launch("--mode=evaluate", run, f"--data.name=coco:{coco}")
+    assert result.code == 0, result.err
+    values = dict(line.split()[:2] for line in result.out.splitlines() if line.endswith("%"))
+    assert abs(float(values["ap"]) / 100 - ap) < 0.002 and abs(float(values["ap50"]) / 100 - ap50) < 0.002
+    result = launch("--mode=predict", run, f"--inputs={folder}/dog.jpg", f"--output={tmp_path / 'dog'}")
+    assert result.code == 0, result.err
+    found = json.loads((tmp_path / "dog" / "predictions.json").read_text())[0]["detections"]
+    assert {"dog", "bicycle", "car"} == {one["category"] for one in found[:3]}
