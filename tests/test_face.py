@@ -1,11 +1,15 @@
 """`import cnnjax` from a program: its documented examples, own data, modules and tasks, and what it says too late."""
 
+import dataclasses
 import doctest
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -117,3 +121,56 @@ def test_the_cpu_flag_is_set_while_it_can_be_and_said_where_it_cannot(tmp_path):
         assert found.returncode == 0, found.stderr
         assert "ynn_fusion_type" in found.stdout
         assert ("JAX has computed before" in found.stderr) == said
+
+
+class Regression(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(6)(nn.relu(nn.Dense(64)(x.reshape(len(x), -1))))
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxAndPoint(cj.Task):
+    """Where the box of a bright square is, and its centre: two kinds of targets, each a part of the loss."""
+
+    targets, headline = ("boxes", "valid", "points"), "minus_loss"
+
+    def loss(self, outputs, batch):
+        box, point = batch["boxes"][:, 0] / 16, batch["points"][:, 0] / 16
+        return {
+            "box": jnp.sum((outputs[:, :4] - box) ** 2, axis=-1),
+            "point": jnp.sum((outputs[:, 4:] - point) ** 2, axis=-1),
+        }
+
+    def metrics(self, outputs, batch):
+        parts = self.loss(outputs, batch)
+        return {**parts, "minus_loss": -parts["box"] - parts["point"]}
+
+
+def test_one_task_learns_from_boxes_and_points_at_once(tmp_path):
+    rng = np.random.default_rng(0)
+    corners, sides = rng.integers(0, 9, (256, 2)), rng.integers(3, 8, 256)
+    x = np.zeros((256, 16, 16, 1), np.uint8)
+    for image, (left, top), side in zip(x, corners, sides, strict=True):
+        image[top : top + side, left : left + side] = 255
+    boxes = np.concatenate([corners, corners + sides[:, None]], axis=1).astype(np.float32)
+    targets = {
+        "boxes": boxes[:, None],
+        "classes": np.zeros((256, 1), np.int32),
+        "valid": np.ones((256, 1), bool),
+    }
+    targets |= {"points": (boxes[:, None, :2] + boxes[:, None, 2:]) / 2, "visible": np.ones((256, 1), bool)}
+    targets |= {"flip_points": np.zeros((256, 1), np.int32)}
+    experiment = cj.Experiment(
+        data=cj.Data(batch_size=32, mean=(0.0,), std=(1.0,)),
+        augment=cj.Augment(flip="random", flip_vertical=True),
+        optimizer=cj.Optimizer(learning_rate=5e-3),
+        train=cj.Train(epochs=30, evaluate_every=0, log_every=8),
+    )
+    data = cj.Dataset.of_arrays(x, targets)
+    run = cj.train(experiment, tmp_path / "run", data=data, model=Regression(), task=BoxAndPoint())
+    # The mean is off by 0.2 of the image for each number: that is what guessing costs.
+    assert run.metrics["box"] < 0.04 and run.metrics["point"] < 0.02
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    first, last = (next(line for line in order if line["split"] == "train") for order in (lines, lines[::-1]))
+    assert last["loss/box"] < first["loss/box"] / 3 and last["loss/point"] < first["loss/point"] / 3
