@@ -67,7 +67,7 @@ ENTRIES = {
     "points": Entry(np.float32, "* K 2"),
     "visible": Entry(np.bool_, "* K"),
 }
-FRACTIONS = {"image": np.float32}  # of 0 to 255: darknet's ways to resize do not round
+FRACTIONS = {"image": np.float32}  # of 0 to 255, beside boxes: darknet's ways to resize do not round
 TOGETHER = {
     "boxes": ("classes", "valid"),
     "points": ("visible",),
@@ -170,7 +170,8 @@ class Columns(Mapping[str, Any]):
         for name, values in self.entries.items():
             entry = ENTRIES.get(name, Entry(values.dtype, "*"))
             title, found = entry.title or name, f"{values.dtype}{list(values.shape)}"
-            dtypes = (entry.dtype, FRACTIONS.get(name, entry.dtype))
+            rounded = name not in FRACTIONS or "boxes" not in self.entries
+            dtypes = (entry.dtype, entry.dtype if rounded else FRACTIONS[name])
             if values.dtype not in dtypes or not _fits(values.shape[1:], entry.axes.split(), sides):
                 wanted = f"{np.dtype(entry.dtype)} [{', '.join(['N', *entry.axes.split()])}]"
                 lengths = ", ".join(f"{axis} = {sides[axis]}" for axis in entry.axes.split() if axis in sides)
