@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from cnnjax.augment.views import VIEWS, before_views, test_views
@@ -173,7 +174,7 @@ class Network:
         gradient with respect to a zero perturbation is the gradient with respect to that stage.
         """
         _, stages = self._run(self.preprocessing.of_shares(images), perturbations)
-        return {IMAGE: images, **flatten(stages)}
+        return {IMAGE: images, **flatten_dict(dict(stages), sep="/")}
 
     def logits(self, images: Array) -> Array:
         """The outputs of a classifier, [N, classes], of pictures in [0, 1]."""
@@ -200,7 +201,7 @@ class Network:
     def _run(self, x: Array, perturbations: Stages | None) -> tuple[Array, Any]:
         variables = dict(self.variables)
         if perturbations:
-            variables["perturbations"] = _unflatten(perturbations)
+            variables["perturbations"] = unflatten_dict(dict(perturbations), sep="/")
         output, state = self.model.apply(variables, x, train=False, mutable=["stages"])
         if not state.get("stages"):
             raise ConfigError(
@@ -327,22 +328,3 @@ def _layers(model: Any, variables: Any, image_shape: Shape) -> tuple:
     if empty:
         raise ConfigError(f"images of {height}x{width} are too small: nothing is left at {empty[0]}")
     return tuple((name, shapes[name].shape[1:]) for name in order)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Array]:
-    """{"block/name": array} of nested dictionaries, in their order."""
-    flat: dict[str, Array] = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
-def _unflatten(flat: Stages) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree

@@ -4,9 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax import Array
 
-from cnnjax.network import Apply, flatten
+from cnnjax.network import Apply
 from cnnjax.tasks import Batch
 from cnnjax.tasks.task import total_loss
 from cnnjax.training.step import (
@@ -77,16 +78,19 @@ def _places(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, Array]
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     differentiate = jax.grad(forward, argnums=(0, 1), has_aux=True)
     (of_weights, of_stages), (losses, stages) = differentiate(state.params, zeros)
-    layers = flatten(stages)
-    gradients = flatten(of_stages)
+    layers = flatten_dict(dict(stages), sep="/")
+    gradients = flatten_dict(dict(of_stages), sep="/")
     return {
-        **{f"the weights {name}": a for name, a in flatten(state.params).items()},
-        **{f"the statistics {name}": a for name, a in flatten(state.model_state).items()},
+        **{f"the weights {name}": a for name, a in flatten_dict(dict(state.params), sep="/").items()},
+        **{f"the statistics {name}": a for name, a in flatten_dict(dict(state.model_state), sep="/").items()},
         "the images after augmentation": recipe.preprocessing(batch["image"]),
         **{f"the layer {name}": a for name, a in layers.items()},
         "the losses": losses,
         **{f"the gradient of the layer {name}": gradients[name] for name in reversed(layers)},
-        **{f"the gradient of the weights {name}": a for name, a in flatten(of_weights).items()},
+        **{
+            f"the gradient of the weights {name}": a
+            for name, a in flatten_dict(dict(of_weights), sep="/").items()
+        },
     }
 
 

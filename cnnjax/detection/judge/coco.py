@@ -77,7 +77,7 @@ def coco_evaluate(
     images = [{"id": i + 1, "height": 0, "width": 0} for i in range(len(truths))]
     categories = [{"id": c + 1, "name": str(c)} for c in range(num_classes)]
     return coco_judge(
-        _index(images, categories, real), _index(images, categories, found), kind, max_detections
+        coco_index(images, categories, real), coco_index(images, categories, found), kind, max_detections
     )
 
 
@@ -89,9 +89,9 @@ def coco_evaluate_files(
     kind: "bbox" or "segm". Classes are ordered by category id.
     """
     shifted = [{**a, "id": i} for i, a in enumerate(annotations["annotations"], start=1)]
-    truth = _index(annotations["images"], annotations["categories"], shifted)
+    truth = coco_index(annotations["images"], annotations["categories"], shifted)
     if not results:
-        return coco_judge(truth, _index(annotations["images"], annotations["categories"], []), kind)
+        return coco_judge(truth, coco_index(annotations["images"], annotations["categories"], []), kind)
     with contextlib.redirect_stdout(io.StringIO()):
         found = truth.loadRes([dict(r) for r in results])
     return coco_judge(truth, found, kind)
@@ -110,17 +110,17 @@ def coco_judge(truth: COCO, found: COCO, kind: str = "bbox", max_detections: int
 
     def ap(threshold: float | None = None, area: str = "all") -> float:
         rows = slice(None) if threshold is None else np.isclose(thresholds, threshold)
-        return _mean(precision[rows, :, :, AREAS.index(area), 2])
+        return mean_of_found(precision[rows, :, :, AREAS.index(area), 2])
 
     def ar(limit: int = 2, area: str = "all") -> float:
-        return _mean(recall[:, :, AREAS.index(area), limit])
+        return mean_of_found(recall[:, :, AREAS.index(area), limit])
 
     overall = precision[:, :, :, 0, 2]
     return CocoResult(
         ap(), ap(0.5), ap(0.75), ap(area="small"), ap(area="medium"), ap(area="large"),
         ar(0), ar(1), ar(2), ar(area="small"), ar(area="medium"), ar(area="large"),
-        class_ap=np.array([_mean(overall[:, :, c]) for c in range(overall.shape[2])]),
-        class_ap50=np.array([_mean(overall[0, :, c]) for c in range(overall.shape[2])]),
+        class_ap=np.array([mean_of_found(overall[:, :, c]) for c in range(overall.shape[2])]),
+        class_ap50=np.array([mean_of_found(overall[0, :, c]) for c in range(overall.shape[2])]),
         precision=np.where(overall < 0, np.nan, overall),
     )  # fmt: skip
 
@@ -145,7 +145,8 @@ def _segmentation(kind: str, masks: Sequence[RLE] | None, number: int) -> dict[s
     return {"segmentation": masks[number]}
 
 
-def _index(images: list[dict], categories: list[dict], annotations: list[dict]) -> COCO:
+def coco_index(images: list[dict], categories: list[dict], annotations: list[dict]) -> COCO:
+    """A data set of COCO's format in memory, as pycocotools takes it; ids of annotations count from 1."""
     data = COCO()
     data.dataset = {"images": images, "categories": categories, "annotations": annotations}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -153,6 +154,7 @@ def _index(images: list[dict], categories: list[dict], annotations: list[dict]) 
     return data
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of_found(values: np.ndarray) -> float:
+    """The mean of what pycocotools could measure, which is not -1; NaN of nothing."""
     known = values[values > -1]
     return float(known.mean()) if known.size else float("nan")

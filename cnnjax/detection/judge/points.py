@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cnnjax.config import ConfigError
+from cnnjax.detection.judge.coco import coco_index, mean_of_found
 
 RIGHT_EYE, LEFT_EYE = slice(36, 42), slice(42, 48)  # of the 68 points of a face
 OUTER_CORNERS = (36, 45)
@@ -163,9 +164,15 @@ def keypoint_average_precision(
     precision, recall = judge.eval["precision"][:, :, 0, :, 0], judge.eval["recall"][:, 0, :, 0]
     table = {}
     for name, values in (("ap", precision), ("ar", recall)):
-        table[name] = _mean(values[..., 0])
-        table[f"{name}50"], table[f"{name}75"] = _mean(values[0, ..., 0]), _mean(values[5, ..., 0])
-        table[f"{name}_medium"], table[f"{name}_large"] = _mean(values[..., 1]), _mean(values[..., 2])
+        table[name] = mean_of_found(values[..., 0])
+        table[f"{name}50"], table[f"{name}75"] = (
+            mean_of_found(values[0, ..., 0]),
+            mean_of_found(values[5, ..., 0]),
+        )
+        table[f"{name}_medium"], table[f"{name}_large"] = (
+            mean_of_found(values[..., 1]),
+            mean_of_found(values[..., 2]),
+        )
     return table
 
 
@@ -212,17 +219,8 @@ def _around(points: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def _index(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> COCO:
-    data = COCO()
     numbered = [{**entry, "id": i} for i, entry in enumerate(annotations, start=1)]
-    data.dataset = {"images": images, "categories": [{"id": 1, "name": "person"}], "annotations": numbered}
-    with contextlib.redirect_stdout(io.StringIO()):
-        data.createIndex()
-    return data
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[values > -1]
-    return float(known.mean()) if known.size else float("nan")
+    return coco_index(images, [{"id": 1, "name": "person"}], numbered)
 
 
 def _faces(points: np.ndarray) -> np.ndarray:
