@@ -24,9 +24,14 @@ def photograph():
     return read
 
 
+def published(shared):
+    pytest.importorskip("torch", reason="the files are torch's")
+    return mtcnn.load_networks(shared("data/weights/mtcnn"))
+
+
 @pytest.mark.slow
 def test_the_six_faces_of_the_photograph(shared, photograph):
-    networks = mtcnn.load_networks(shared("data/weights/mtcnn"))
+    networks = published(shared)
     (found,) = find_faces(networks, [photograph(shared)])
     order = [int(np.argmin(np.abs(found.boxes - box).sum(axis=1))) for box in BOXES]
     assert sorted(order) == list(range(6)) and len(found.boxes) == 6
@@ -37,7 +42,7 @@ def test_the_six_faces_of_the_photograph(shared, photograph):
 
 def test_images_of_different_sizes_in_one_batch(shared, photograph):
     whole = photograph(shared)
-    networks = mtcnn.load_networks(shared("data/weights/mtcnn"))
+    networks = published(shared)
     settings = Settings(min_face=50, most=128)
     one, two = whole[100:280, 390:540], whole[20:190, 520:690]
     tiny, flat = np.zeros((11, 30, 3), np.uint8), np.full((190, 190, 3), 128, np.uint8)

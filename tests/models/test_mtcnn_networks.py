@@ -20,6 +20,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_networks(shared, name):
+    pytest.importorskip("torch", reason="the files are torch's")
     side = mtcnn.SIDES[name]
     x = np.arange(3 * side**2, dtype=np.float32).reshape(1, 3, side, side) / (3 * side**2) - np.float32(0.5)
     variables = mtcnn.load_networks(shared("data/weights/mtcnn"))[name]

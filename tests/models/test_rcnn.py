@@ -45,7 +45,7 @@ def test_frozen_norms_are_no_parameters():
 
 
 def test_frozen_batch_norm_is_that_of_torch_and_takes_no_gradient():
-    import torch
+    torch = pytest.importorskip("torch", reason="the reference is torch")
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 4, 5, 3)).astype(np.float32)
@@ -75,7 +75,7 @@ def test_a_pyramid_stands_on_any_trunk(name):
 
 @pytest.mark.parametrize(("size", "larger"), [((3, 4), (6, 8)), ((3, 4), (5, 7)), ((2, 5), (8, 9))])
 def test_maps_are_enlarged_as_by_torch(size, larger):
-    import torch
+    torch = pytest.importorskip("torch", reason="the reference is torch")
 
     x = np.arange(np.prod(size), dtype=np.float32).reshape(1, *size, 1)
     expected = torch.nn.functional.interpolate(torch.tensor(x).permute(0, 3, 1, 2), size=larger)
@@ -89,15 +89,14 @@ def random_tree(module, x, seed=0):
 
 
 def in_torch(layer):
-    import torch
-
+    torch = pytest.importorskip("torch", reason="the reference is torch")
     return torch.tensor(np.transpose(layer["kernel"], (3, 2, 0, 1))), torch.tensor(np.asarray(layer["bias"]))
 
 
 @pytest.mark.parametrize("head", [MaskHead(3, (5, 6), jnp.float32), KeypointHead(4, (5, 6), jnp.float32)])
 def test_heads_on_regions_are_those_of_torch(head):
-    import torch
-    from torch.nn import functional as F
+    torch = pytest.importorskip("torch", reason="the reference is torch")
+    F = torch.nn.functional
 
     x = np.random.default_rng(1).normal(size=(2, 6, 6, 5)).astype(np.float32)
     variables = random_tree(head, x)

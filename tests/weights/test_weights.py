@@ -380,7 +380,7 @@ def test_checkpoints_of_torch(published, tmp_path):
 
 
 def load_weights_of(path, state, variables):
-    import torch
+    torch = pytest.importorskip("torch", reason="the file is torch's")
 
     torch.save(state, path)
     return load_weights(path, "vgg11_bn", variables)
