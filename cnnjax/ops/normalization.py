@@ -1,20 +1,58 @@
 """Batch normalization as plain array operations, with few passes over memory in both directions."""
 
 import functools
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 
-def channel_sums(*arrays: Array) -> list[Array]:
-    """The sum over all axes but the last of each array: [N, ..., C] -> [C].
+_LANES = 4  # parts of the height that are added first
+_BLOCKS = 128  # of places whose sums are taken apart
 
-    First over the examples, which walks memory in order, then over places: on CPU several times faster than in
-    one go. Sums of products have to be products of arrays that exist, or the compiler makes them twice.
+Terms = Callable[..., tuple[Array, ...]]
+
+
+def channel_sums(terms: Terms, *arrays: Array) -> list[Array]:
+    """Sums over all axes but the last of each of `terms(*arrays)`, elementwise in arrays [N, ..., C]: each [C].
+
+    Compiled for a CPU in a form of its own, three to five times as fast. XLA:CPU makes slow windowed reductions of a
+    long sum, and stores what is summed when it is a product.
     """
-    rows = [jnp.sum(x.reshape(x.shape[0], -1), axis=0) for x in arrays]
-    return [jnp.sum(r.reshape(-1, x.shape[-1]), axis=0) for r, x in zip(rows, arrays, strict=True)]
+    return lax.platform_dependent(
+        *arrays, cpu=functools.partial(_sums_by_products, terms), default=functools.partial(_sums, terms)
+    )
+
+
+def _sums(terms: Terms, *arrays: Array) -> list[Array]:
+    return [jnp.sum(x, axis=tuple(range(x.ndim - 1))) for x in terms(*arrays)]
+
+
+def _sums_by_products(terms: Terms, *arrays: Array) -> list[Array]:
+    """Parts of the height are added, in one vectorized loop that stores no term; a product with ones does the rest.
+
+    Not parts of the batch, which devices share. The product is over [places, C]: in [N, the rest] the loop would have
+    to divide to find its channel. It is taken in blocks, for one would add all places one after another, with their
+    rounding errors.
+    """
+    channels = arrays[0].shape[-1]
+    height = arrays[0].shape[1] if arrays[0].ndim > 2 else 1
+    parts = math.gcd(height, _LANES)
+    if parts == 1:
+        pieces = [terms(*arrays)]
+    else:
+        strips = zip(*(jnp.split(x, parts, axis=1) for x in arrays), strict=True)
+        pieces = [terms(*strip) for strip in strips]
+    sums = []
+    for term in zip(*pieces, strict=True):
+        rows = functools.reduce(jnp.add, term).reshape(-1, channels)
+        blocks = rows.reshape(math.gcd(rows.shape[0], _BLOCKS), -1, channels)
+        ones = jnp.ones(blocks.shape[:2], rows.dtype)
+        by_block = lax.dot_general(ones, blocks, (((1,), (1,)), ((0,), (0,))), precision="highest")
+        sums.append(jnp.sum(by_block, axis=0))
+    return sums
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -34,8 +72,12 @@ def batch_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Arr
 def _forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple:
     count = x.size // x.shape[-1]
     sample = x.reshape(-1, x.shape[-1])[0]
-    centred = _minus(x, sample)
-    total, squares = channel_sums(centred, centred * centred)
+
+    def moments(x: Array) -> tuple[Array, Array]:
+        centred = _minus(x, sample)
+        return centred, centred * centred
+
+    total, squares = channel_sums(moments, x)
     offset = total / count
     mean = sample + offset
     var = jnp.maximum(squares / count - offset * offset, 0)
@@ -48,8 +90,7 @@ def _backward(epsilon: float, saved: tuple, gradients: tuple) -> tuple[Array, Ar
     x, scale, mean, rstd = saved
     dy = gradients[0]
     count = x.size // x.shape[-1]
-    centred = _minus(x, mean)
-    dbias, products = channel_sums(dy, dy * centred)
+    dbias, products = channel_sums(lambda dy, x: (dy, dy * _minus(x, mean)), dy, x)
     dscale = products * rstd
     # dx = rstd * scale * (dy - dbias / count - normalized x * dscale / count), as one line in x - mean and dy.
     factor = rstd * scale
@@ -57,7 +98,7 @@ def _backward(epsilon: float, saved: tuple, gradients: tuple) -> tuple[Array, Ar
     shift = -factor * dbias / count
     axes = (None,) * (x.ndim - 1)
     # The last operation has two large operands: see ops/materialize.py.
-    return (factor[axes] * dy + shift[axes]) + slope[axes] * centred, dscale, dbias
+    return (factor[axes] * dy + shift[axes]) + slope[axes] * _minus(x, mean), dscale, dbias
 
 
 batch_norm.defvjp(_forward, _backward)
