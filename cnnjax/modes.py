@@ -383,7 +383,7 @@ def mode_sweep() -> None:
     from cnnjax.sweeps import space, sweep
 
     one = chosen_sweep(space.parse(FLAGS.sweep) if FLAGS.sweep else None)
-    sweep.run_sweep(one, FLAGS["sweep.jobs"].value, FLAGS.yes, command_line())
+    sweep.run_sweep(one, FLAGS["sweep.jobs"].value or 0, FLAGS.yes, command_line())
     print(f"page: {one.path / 'sweep.html'}")
 
 
@@ -403,7 +403,7 @@ def chosen_sweep(varied: Any) -> Any:
             raise ConfigError(f"--{name} has no effect beside --sweep={name}=...")
     experiment = chosen_experiment(None)
     path = Path(FLAGS.workdir or Path("runs") / f"{FLAGS.mode}_{experiment.name}")
-    return sweep.Sweep(path, experiment, varied, FLAGS["sweep.draws"].value, FLAGS.data_dir)
+    return sweep.Sweep(path, experiment, varied, FLAGS["sweep.draws"].value or 0, FLAGS.data_dir)
 
 
 class Mode(NamedTuple):
