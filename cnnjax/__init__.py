@@ -10,6 +10,7 @@ Importing this package changes nothing in the process, and none of its parts is 
 
 import importlib
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from cnnjax.network import Network as Network
     from cnnjax.network import Preprocessing as Preprocessing
     from cnnjax.runs.run import Run as Run
+    from cnnjax.sweeps.sweep import Member as Member
     from cnnjax.tasks import Judgement as Judgement
     from cnnjax.tasks import Result as Result
     from cnnjax.tasks import Task as Task
@@ -62,7 +64,7 @@ _NAMES = {
     "Run": "runs.run",
     **dict.fromkeys(("Judgement", "Result", "Task"), "tasks"),
 }
-__all__ = ["experiments", "load_run", "train", *_NAMES]  # noqa: PLE0604 (they are strings)
+__all__ = ["experiments", "load_run", "sweep", "train", *_NAMES]  # noqa: PLE0604 (they are strings)
 
 
 def train(
@@ -138,6 +140,58 @@ def load_run(
     from cnnjax.runs.workdir import Workdir
 
     return restore(Workdir(workdir), checkpoint, given=Given(data, model, task))
+
+
+def sweep(
+    experiment: "Experiment",
+    settings: Mapping[Any, Any],
+    workdir: str | os.PathLike | None = None,
+    *,
+    jobs: int = 1,
+    draws: int = 0,
+    data: "Dataset | None" = None,
+    model: Any = None,
+    task: "Task | None" = None,
+    data_dir: str | None = None,
+) -> "list[Member]":
+    """Trains every combination of settings, or goes on with the sweep in `workdir`; returns its runs.
+
+    The best settings are chosen on validation data, evaluated on the test set once, and shown in sweep.html.
+
+    Args:
+      experiment: all other settings; it needs data.validation, or data with a validation split.
+      settings: {"optimizer.learning_rate": [0.05, 0.1], "train.seed": range(5)}; settings that change together as
+        {("optimizer.name", "optimizer.learning_rate"): [("sgd", 0.1), ("adamw", 1e-3)]}; a range to draw from as
+        {"optimizer.learning_rate": "1e-4..1:log"}.
+      workdir: folder of the sweep, with runs/ in it. Default: runs/sweep_<name of the experiment>.
+      jobs: runs at a time, as processes; 0 trains nothing.
+      draws: how many values are drawn of the ranges, each combined with all others.
+      data, model, task: as of `train`; the runs then follow each other in this process.
+    Raises:
+      ConfigError: with one line, for what cannot be meant, and where `workdir` holds another sweep. A run that fails
+        raises nothing: it has an `error`.
+
+    >>> import cnnjax as cj
+    >>> quick = {"model.name": "softmax_regression", "train.epochs": 1.0, "data.validation": 0.2}
+    >>> experiment = cj.replace(cj.experiments.digits_lenet(), quick)
+    >>> runs = cj.sweep(experiment, {"optimizer.learning_rate": [0.001, 0.01]}, "runs/rates")  # doctest: +ELLIPSIS
+    2 runs, 2 to do, 1 at a time: runs/rates
+    ...
+    >>> [run.name for run in runs], all(run.done for run in runs)
+    (['learning_rate=0.001', 'learning_rate=0.01'], True)
+    """
+    _configure()
+    from pathlib import Path
+
+    from cnnjax.config import check
+    from cnnjax.runs.plan import Given
+    from cnnjax.sweeps import space
+    from cnnjax.sweeps.sweep import Sweep, run_sweep
+
+    path, given = Path(workdir or Path("runs") / f"sweep_{experiment.name}"), Given(data, model, task)
+    varied = space.of_mapping(settings)
+    one = Sweep(path, check(experiment), varied, draws, data_dir, given)
+    return run_sweep(one, jobs, many=True, command="cnnjax.sweep")
 
 
 def _configure() -> None:

@@ -17,6 +17,7 @@
   python launch.py --mode=import --experiment=NAME --weights=FILE --workdir=DIR     published weights as a run
   python launch.py --mode=export_weights --workdir=DIR --output=FILE.safetensors
   python launch.py --mode=export --workdir=DIR        one file, pixels to answer, that needs only JAX
+  python launch.py --mode=sweep --data.validation=0.1 --sweep=optimizer.learning_rate=0.001,0.003 --sweep=train.seed=0:3
   python launch.py --mode=benchmark --experiment=NAME records its result in RESULTS.md
   python launch.py --mode=benchmark --benchmark.name=cpu   speed against peers, recorded too; --list shows the names
 
@@ -99,6 +100,21 @@ flags.DEFINE_string(
     None,
     "With --compiler: what a training step would need on such a device, which need not be here: h200, h200x8, v5e:2x2.",
 )
+flags.DEFINE_multi_string(
+    "sweep",
+    [],
+    "mode=sweep, once for each setting: optimizer.learning_rate=0.05,0.1; train.seed=0:5; 1e-4..1:log, with --sweep.draws; settings that change together are joined by ;. Without it the sweep in --workdir goes on.",
+)
+flags.DEFINE_integer(
+    "sweep.jobs", 1, "Runs at a time, as processes; 0: only the page, of what is there.", lower_bound=0
+)
+flags.DEFINE_integer(
+    "sweep.draws",
+    0,
+    "Random draws from the ranges of --sweep, each with all values of the others.",
+    lower_bound=0,
+)
+flags.DEFINE_bool("yes", False, "mode=sweep: more than a thousand runs are meant.")
 flags.DEFINE_bool(
     "distributed",
     False,

@@ -379,6 +379,33 @@ def benchmark_speed(output: Path) -> None:
     print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
 
 
+def mode_sweep() -> None:
+    from cnnjax.sweeps import space, sweep
+
+    one = chosen_sweep(space.parse(FLAGS.sweep) if FLAGS.sweep else None)
+    sweep.run_sweep(one, FLAGS["sweep.jobs"].value or 0, FLAGS.yes, command_line())
+    print(f"page: {one.path / 'sweep.html'}")
+
+
+def chosen_sweep(varied: Any) -> Any:
+    """The sweep of the flags; without --sweep, that in --workdir."""
+    from cnnjax.sweeps import sweep
+
+    if varied is None:
+        path = existing_workdir().path
+        only_changes()
+        for name in ("experiment", "sweep.draws"):
+            without(name, "the sweep that goes on in --workdir")
+        return sweep.read_sweep(path, FLAGS.data_dir)
+    changes = flag_changes()
+    for name in varied.names:
+        if name in changes:
+            raise ConfigError(f"--{name} has no effect beside --sweep={name}=...")
+    experiment = chosen_experiment(None)
+    path = Path(FLAGS.workdir or Path("runs") / f"{FLAGS.mode}_{experiment.name}")
+    return sweep.Sweep(path, experiment, varied, FLAGS["sweep.draws"].value or 0, FLAGS.data_dir)
+
+
 class Mode(NamedTuple):
     """What a mode does, and which flags it reads: `flags` of the launcher, and of an experiment the fields that begin
     like one of `fields`. All others are refused."""
@@ -393,6 +420,7 @@ PROCESSES = ("distributed", "coordinator", "num_processes", "process_id")
 SPEED = ("benchmark.repetitions", "benchmark.seeds", "benchmark.airbench", "benchmark.hiverge")
 PREVIEWED = ("task", "data.", "augment.", "model.", "detection.", "train.seed")
 RUN = ("workdir", "checkpoint")
+SWEEP = ("sweep", "sweep.jobs", "sweep.draws")
 
 MODES: dict[str, Mode] = {
     "train": Mode(mode_train, ("experiment", "workdir", "data_dir", *PROCESSES), ALL),
@@ -411,6 +439,7 @@ MODES: dict[str, Mode] = {
     "import": Mode(mode_import, ("experiment", "workdir", "data_dir", "weights", "classes"), ALL),
     "export_weights": Mode(mode_export_weights, (*RUN, "output"), ()),
     "export": Mode(mode_export, (*RUN, "output"), ()),
+    "sweep": Mode(mode_sweep, ("experiment", "workdir", "data_dir", "yes", *SWEEP), ALL),
     "benchmark": Mode(
         mode_benchmark,
         (

@@ -5,7 +5,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 import numpy as np
@@ -41,7 +41,7 @@ def subplots(rows: int = 1, columns: int = 1, squeeze: bool = True, **options: A
 
 
 @names_as_they_are()
-def save(figure: Figure, path: str | Path, kind: str | None = None) -> None:
+def save(figure: Figure, path: str | Path | IO[bytes], kind: str | None = None) -> None:
     """Writes a figure, cut to what is drawn in it, in the format that the name ends in, or `kind`."""
     figure.savefig(path, format=kind, dpi=100, bbox_inches="tight")
 

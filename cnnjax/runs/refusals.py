@@ -101,17 +101,19 @@ def refuse_other_data(store: CheckpointStore, experiment: Experiment, here: Mapp
 
 def refuse_another_experiment(workdir: Workdir, experiment: Experiment) -> None:
     """Raises ConfigError if the run is of other settings. Those that the data decide may be empty still."""
-    there = workdir.read_config()
-    decided = {
-        "data.mean": there.data.mean,
-        "data.std": there.data.std,
-        "detection.anchors": there.detection.anchors,
-    }
-    empty = {name for name, _, value in config.fields(experiment) if name in decided and not value}
-    changed = config.differences(there, config.replace(experiment, {name: decided[name] for name in empty}))
+    there = workdir.read_config()  # of a run that never began, it has the same gaps
+    changed = config.differences(_filled(there, experiment), _filled(experiment, there))
     moved = {"data.name"} if identity.is_moved(there.data.name, experiment.data.name) else set()
     blocking = [line for line in changed if line.split(":")[0] not in RESUMABLE | moved]
     if blocking:
         raise ConfigError(
             f"workdir {workdir.path} holds another experiment; use another --workdir. It differs in {'; '.join(blocking)}"
         )
+
+
+def _filled(experiment: Experiment, other: Experiment) -> Experiment:
+    """With the values of the other in place of those that the data decide and that are empty."""
+    values = {name: value for name, _, value in config.fields(other)}
+    decided = ("data.mean", "data.std", "detection.anchors")
+    gaps = [name for name, _, value in config.fields(experiment) if name in decided and not value]
+    return config.replace(experiment, {name: values[name] for name in gaps})

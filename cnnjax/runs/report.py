@@ -1,9 +1,7 @@
 """The self-contained HTML page, with pictures, that a run ends with."""
 
-import base64
 import html
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +10,7 @@ import numpy as np
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.dataset import Dataset
+from cnnjax.drawing import pages
 from cnnjax.drawing.figures import Picture, image_grid, learning_curves, save
 from cnnjax.network import Network
 from cnnjax.runs.workdir import Workdir, write_atomically
@@ -40,13 +39,13 @@ def write(
     image = dataset.test["image"][0]
     first = jax.tree.map(lambda a: a[0], variables)
     pictures += _filters_and_maps(recipe.network(first, image.shape, dataset.classes), image)
-    pages = []
+    sections = []
     for picture in pictures:
         path = workdir.plots / f"{picture.name}.png"
         save(picture.figure, path)
-        pages.append(_section(picture, path))
+        sections.append(pages.section(picture, path.read_bytes()))
     write_atomically(
-        workdir.path / "report.html", _page(experiment, dataset, evaluation, command, judged, pages)
+        workdir.path / "report.html", _page(experiment, dataset, evaluation, command, judged, sections)
     )
 
 
@@ -76,15 +75,6 @@ def _filters_and_maps(network: Network, image: np.ndarray) -> list[Picture]:
     return pictures
 
 
-def _section(picture: Picture, path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    title = html.escape(picture.title)
-    return (
-        f'<section><h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">'
-        f"<p>{html.escape(picture.caption)}</p></section>"
-    )
-
-
 def _page(
     experiment: Experiment,
     dataset: Dataset,
@@ -111,18 +101,10 @@ def _page(
     if evaluation.notes:
         facts = {"note": "; ".join(evaluation.notes), **facts}
     about = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(experiment.name)}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-img {{ max-width: 100%; height: auto }}
-table {{ border-collapse: collapse }} td, th {{ padding: .25rem 1rem; border-bottom: 1px solid #ddd; text-align: right }}
-td:first-child, th:first-child {{ text-align: left }}
-dt {{ font-weight: 600 }} dd {{ margin: 0 0 .5rem 0; overflow-wrap: anywhere }} pre {{ background: #f6f6f6; padding: 1rem; overflow: auto }}
-</style></head><body>
-<h1>{html.escape(experiment.name)}</h1>
-<table><tr>{head}</tr>{"</tr>".join(rows)}</tr></table>
+    return pages.page(
+        experiment.name,
+        f"""<table><tr>{head}</tr>{"</tr>".join(rows)}</tr></table>
 <dl>{about}</dl>
 {"".join(sections)}
-<details><summary>Configuration</summary><pre>{html.escape(config.to_json(experiment))}</pre></details>
-</body></html>
-"""
+<details><summary>Configuration</summary><pre>{html.escape(config.to_json(experiment))}</pre></details>""",
+    )
