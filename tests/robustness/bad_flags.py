@@ -88,6 +88,7 @@ CASES = [
     Case("labels_for_a_detector", f"{DETECT} --data.name=digits", "data.name='digits' has one label per image; task=grid_detection learns boxes"),
     trained("mosaic_of_labels", "--augment.mosaic", "augment.mosaic: a picture has one label, and not those of four"),
     trained("hue_of_grey_images", "--augment.hue=0.1", "augment.hue: images of 1 channel(s) have no hue"),
+    Case("anchors_beside_those_of_kmeans", f"--experiment=detect {TRAIN} --detection.anchors=8,8,16,16", "detection.anchors and detection.kmeans both say which anchors"),
     Case("cutmix_of_boxes", f"{DETECT} --augment.cutmix=1", "augment.cutmix: pieces of pictures have no boxes"),
     Case("elastic_boxes", f"{DETECT} --augment.elastic=30", "augment.elastic: boxes cannot be bent with the picture"),
     Case("model_for_another_task", f"{DETECT} --data.name=coco:in --data.image_size=64 --model.name=lenet5", "model.name='lenet5'", coco()),

@@ -6,6 +6,7 @@ out so. The first that returns something is taken.
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -125,7 +126,9 @@ def read_splits(layouts: Sequence[Layout], data: Data, folder: Path) -> Found:
     validation = "validation" if "validation" in splits else ""
     if "test" not in splits:
         splits["train"], splits["test"] = _hold_out(splits["train"], data.name)
-        note = join(f"{len(splits['test'].images):,} images of {folder} held out for the test", note)
+        held = f"{len(splits['test'].images):,} images of {folder} held out for the test"
+        print(f"{held}: a random fifth, the same each time", file=sys.stderr, flush=True)
+        note = join(held, note)
     if "test" not in names or role(names["test"]) == "val":
         validation = "test"
     return Found(splits, validation, note)
