@@ -87,8 +87,8 @@ class Data:
     )
     masks: bool = option(
         False,
-        "shapes and digit_scenes: with the masks of the objects",
-        needs={"data": ("shapes", "digit_scenes")},
+        "shapes, digit_scenes and coco: with the masks of the objects",
+        needs={"data": ("shapes", "digit_scenes", "coco")},
     )
     split: str = option(
         "",
