@@ -21,6 +21,7 @@ class ConfigError(ValueError):
 
 
 ON = ()  # of `needs`: any value but none, zero or false
+CFG_FILE = "darknet:"  # begins the name of a model that is described by the file after it
 OWN = "own:"  # begins names of what a Python program gives itself: data, a model, a task
 
 
