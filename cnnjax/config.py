@@ -21,6 +21,7 @@ class ConfigError(ValueError):
 
 
 ON = ()  # of `needs`: any value but none, zero or false
+CFG_FILE = "darknet:"  # begins the name of a model that is described by the file after it
 OWN = "own:"  # begins names of what a Python program gives itself: data, a model, a task
 
 
@@ -87,8 +88,8 @@ class Data:
     )
     masks: bool = option(
         False,
-        "shapes and digit_scenes: with the masks of the objects",
-        needs={"data": ("shapes", "digit_scenes")},
+        "shapes, digit_scenes and coco: with the masks of the objects",
+        needs={"data": ("shapes", "digit_scenes", "coco")},
     )
     split: str = option(
         "",

@@ -32,6 +32,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         darknet.coco_yolov3,
         darknet.coco_yolov3_tiny,
         darknet.bccd_yolo,
+        darknet.detect,
         *imagenet.EXPERIMENTS,
         visualize.visualize_digits,
         visualize.visualize_cifar10,

@@ -59,6 +59,8 @@ ENTRIES = {
     "classes": Entry(np.int32, "M"),
     "valid": Entry(np.bool_, "M"),
     "masks": Entry(np.bool_, "M H W"),
+    # Of their files, beside the masks: run-length codes in the sizes of the images (annotations.padded).
+    "runs": Entry(np.uint8, "M L", "run-length codes"),
     # Of letterboxed images (letterbox.framed): crowds and difficult objects, area in the file, its height and width.
     "ignored": Entry(np.bool_, "M"),
     "area": Entry(np.float32, "M"),
@@ -233,9 +235,14 @@ def concat(parts: Sequence[Columns]) -> Columns:
 def _joined(name: str, columns: Sequence[Any]) -> Any:
     axes = ENTRIES.get(name, Entry(None, "")).axes.split()
     if axes[:1] == ["M"]:
-        room = max(column.shape[1] for column in columns)
-        rest = [(0, 0)] * (columns[0].ndim - 2)
-        columns = [np.pad(column, [(0, 0), (0, room - column.shape[1]), *rest]) for column in columns]
+        padded = [
+            i for i, axis in enumerate(axes, start=1) if axis in "ML"
+        ]  # the others must be equally long
+        room = {i: max(column.shape[i] for column in columns) for i in padded}
+        columns = [
+            np.pad(column, [(0, room.get(i, size) - size) for i, size in enumerate(column.shape)])
+            for column in columns
+        ]
     if len(shapes := {column.shape[1:] for column in columns}) > 1:
         raise ConfigError(f"they have {name} of the shapes {' and '.join(map(str, sorted(shapes)))}")
     if all(isinstance(column, np.ndarray) for column in columns):

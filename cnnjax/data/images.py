@@ -5,6 +5,7 @@ Colours are left in the order R, G, B; `data.channel_order` is applied where the
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -220,7 +221,7 @@ def stack(
     Raises ConfigError if shapes differ, or if the array would not fit into the memory of this machine.
     """
     image = read(0)
-    _check_memory(count, image.shape)
+    check_memory(f"{count:,} images of {image.shape[0]}x{image.shape[1]}", (count, *image.shape))
     images = np.empty((count, *image.shape), image.dtype)
 
     def fill(indices: range) -> int:
@@ -291,9 +292,10 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _check_memory(count: int, shape: tuple[int, ...]) -> None:
-    need = count * int(np.prod(shape))
+def check_memory(title: str, shape: Sequence[int]) -> None:
+    """Raises ConfigError, which begins with `title`, if so many bytes are more than the machine's memory."""
+    need = math.prod(shape)
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > have:
-        size = f"{count:,} images of {shape[0]}x{shape[1]} need {need / 2**30:.1f} GiB of memory"
+        size = f"{title} need {need / 2**30:.1f} GiB of memory"
         raise ConfigError(f"{size}, this machine has {have / 2**30:.1f}: lower data.image_size or data.limit")

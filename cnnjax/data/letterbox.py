@@ -7,8 +7,9 @@ import numpy as np
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import darknet_resize, images
 from cnnjax.data.formats.annotations import Annotations, padded
-from cnnjax.detection.boxes import box_from_letterbox, box_to_letterbox
+from cnnjax.detection.boxes import Letterbox, box_from_letterbox, box_to_letterbox
 from cnnjax.detection.results import Detections, Truth
+from cnnjax.detection.rle import RLE, rle_to_mask
 
 # Targets that are places in an image: pairs of x and y, and the entries of which one has to say that a place is there.
 PLACES = {"boxes": ("valid", "ignored"), "points": ("visible",)}
@@ -46,7 +47,7 @@ def framed(
     """Targets of images of these sizes, such as `annotations.padded` returns, in pixels of the letterboxed frame.
 
     What PLACES names moves, as far as it is there to be moved, and is zero elsewhere; area stays in pixels of the
-    image. Both are float32 then.
+    image. Both are float32 then. Of run-length codes, "runs", come "masks" in the frame beside them, bool [N, M, H, W].
 
     Args:
       frame: height and width.
@@ -62,7 +63,42 @@ def framed(
             both = np.concatenate([corners, corners], axis=-1)
             places[i][real[i]] = box_to_letterbox(both, geometry)[..., :2].reshape(here.shape)
     area = {"area": targets["area"].astype(np.float32)} if "area" in targets else {}
-    return {**targets, **moved, **area}
+    return {**targets, **moved, **area, **_masks(targets, frame, how)}
+
+
+def _masks(targets: Mapping[str, np.ndarray], frame: tuple[int, int], how: str) -> dict[str, np.ndarray]:
+    if "runs" not in targets:
+        return {}
+    shape = (*targets["valid"].shape, *frame)
+    images.check_memory(f"the masks of {shape[0]:,} images with up to {shape[1]:,} objects", shape)
+    masks = np.zeros(shape, bool)
+    for i, (height, width) in enumerate(targets["size"].tolist()):
+        geometry = darknet_resize.geometry(how, height, width, frame)
+        for j in np.flatnonzero(targets["valid"][i]).tolist():
+            mask = rle_to_mask(_rle(targets["runs"][i, j], (height, width)))
+            masks[i, j] = _mask_in_frame(mask, geometry, frame)
+    return {"masks": masks}
+
+
+def _mask_in_frame(mask: np.ndarray, geometry: Letterbox, frame: tuple[int, int]) -> np.ndarray:
+    """bool [H, W] in the frame: of each of its pixels what lies under the centre. An object so thin that this is nothing
+    has the pixels that it touches."""
+    place, inner = (geometry.top, geometry.left), (geometry.inner_height, geometry.inner_width)
+    sampled = [
+        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(inner, mask.shape, strict=True)
+    ]
+    shown = mask[np.ix_(*sampled)]
+    if not shown.any():
+        touched = (at * new // old for at, new, old in zip(np.nonzero(mask), inner, mask.shape, strict=True))
+        shown[tuple(touched)] = True
+    result = np.zeros(frame, bool)
+    result[place[0] : place[0] + inner[0], place[1] : place[1] + inner[1]] = shown
+    return result
+
+
+def _rle(runs: np.ndarray, size: Sequence[int]) -> RLE:
+    """What `annotations.padded` made a row of."""
+    return {"size": list(size), "counts": runs[runs > 0].tobytes().decode()}
 
 
 def truths_in_originals(
@@ -78,7 +114,12 @@ def truths_in_originals(
         boxes = box_from_letterbox(targets["boxes"][i][keep].astype(np.float64), geometry)
         crowd = ignored[i][keep] & ~targets["valid"][i][keep]
         area = targets["area"][i][keep] if "area" in targets else None
-        truths.append(Truth(boxes, targets["classes"][i][keep], ignored[i][keep] & ~crowd, crowd, area))
+        masks = (
+            [_rle(one, (height, width)) for one in targets["runs"][i][keep]] if "runs" in targets else None
+        )
+        truths.append(
+            Truth(boxes, targets["classes"][i][keep], ignored[i][keep] & ~crowd, crowd, area, masks)
+        )
     return truths
 
 

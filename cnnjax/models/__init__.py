@@ -10,7 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cnnjax.config import ConfigError
+from cnnjax.config import CFG_FILE, ConfigError
 from cnnjax.models import allconv, densenet, googlenet, mcdnn, rcnn, resnet, vgg
 from cnnjax.models.airbench import Airbench
 from cnnjax.models.alexnet import AlexNet, AlexNetOneTower, ZFNet
@@ -27,7 +27,7 @@ from cnnjax.models.classic import (
 )
 from cnnjax.models.connectivity import OneHiddenLayer
 from cnnjax.models.darknet import Darknet53, YoloV3, YoloV3Tiny
-from cnnjax.models.darknet_network import PREFIX, create_darknet
+from cnnjax.models.darknet_network import create_darknet
 from cnnjax.models.densenet import DenseNet, cifar_densenet
 from cnnjax.models.dropconnect import DropConnectCNN, DropConnectLocal, DropConnectMLP
 from cnnjax.models.face_landmarks import FaceLandmarks
@@ -224,12 +224,12 @@ def create_model(
     paper. `options` set fields of the module: "width=32"; of a tuple "widths=8/16/32". Raises ConfigError if the
     table has no such name, or the module no such field. "darknet:FILE.cfg" is the network of that file.
     """
-    if not name.startswith(PREFIX) and name not in MODELS:
+    if not name.startswith(CFG_FILE) and name not in MODELS:
         close = difflib.get_close_matches(name, MODELS, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(MODELS)}"
         raise ConfigError(f"no model is called {name!r}: {hint}")
     outputs = {} if num_outputs is None else {"num_outputs": num_outputs}
-    create = create_darknet(name) if name.startswith(PREFIX) else MODELS[name]
+    create = create_darknet(name) if name.startswith(CFG_FILE) else MODELS[name]
     model = create(**outputs, dtype=jnp.dtype(dtype))
     return model.clone(**dict(_option(model, name, text) for text in options)) if options else model
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cnnjax.config import ConfigError
+from cnnjax.config import CFG_FILE, ConfigError
 from cnnjax.detection.multiscale import Head
 from cnnjax.models.darknet import DarknetConv, darknet_max_pool, darknet_norm, upsample
 from cnnjax.models.darknet_cfg import (
@@ -25,8 +25,6 @@ from cnnjax.models.darknet_cfg import (
 )
 from cnnjax.models.grid import leaky_relu
 from cnnjax.models.layers import Activation, Norm, global_avg_pool, stage
-
-PREFIX = "darknet:"  # of a model's name, before the path of a file
 
 ACTIVATIONS: dict[str, Activation] = {
     "linear": lambda x: x,
@@ -118,7 +116,7 @@ class DarknetNetwork(nn.Module):
 
 def create_darknet(name: str) -> Callable[..., DarknetNetwork]:
     """The constructor of the model darknet:FILE.cfg, as those of the table; reads the file."""
-    path = name.removeprefix(PREFIX)
+    path = name.removeprefix(CFG_FILE)
     network = read_cfg(path)
     if network.yolos:
         first = next(i for i, layer in enumerate(network.layers) if isinstance(layer, Yolo))

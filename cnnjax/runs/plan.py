@@ -92,7 +92,7 @@ def make_plan(experiment: Experiment, workdir: Workdir, data_dir: str | None, gi
         raise ConfigError(
             "evaluate.augment=ten_crop needs larger images than training reads: use it with mode=evaluate"
         )
-    experiment = given.named(experiment)
+    experiment = workdir.with_own_cfg(given.named(experiment))
     given.check(experiment)
     refusals.check_names(experiment)
     if workdir.has_run():  # told before the data are read, which takes time; and again with what these decide
@@ -202,7 +202,7 @@ def described(
     texts, sides = (isinstance(name, str) for name in classes), (isinstance(side, int) for side in shape)
     if not (all(texts) and all(sides) and classes and len(shape) == 3 and min(shape) > 0):
         raise ConfigError(f"checkpoint in {workdir.checkpoints}: its classes or image_shape are damaged")
-    return config.from_dict(about.get("experiment")), classes, shape
+    return workdir.with_own_cfg(config.from_dict(about.get("experiment"))), classes, shape
 
 
 def abstract_state(

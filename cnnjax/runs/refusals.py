@@ -38,6 +38,10 @@ def refuse_without_effect(experiment: Experiment, said: Collection[str]) -> None
 
     A field that is left at, or set back to, what it is by itself asks for nothing, and is none of these.
     """
+    if "detection.anchors" in said and experiment.detection.anchors and experiment.detection.kmeans:
+        raise ConfigError(
+            "detection.anchors and detection.kmeans both say which anchors: give --nodetection.kmeans for your own"
+        )
     defaults = {name: value for name, _, value in config.fields(Experiment())}
     tasks = {name: _needs(name, field).get("task") for name, field, _ in config.fields(experiment)}
     for name, field, value in config.fields(experiment):

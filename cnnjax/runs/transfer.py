@@ -20,7 +20,7 @@ from cnnjax.runtime import platform
 from cnnjax.tasks import task_class
 from cnnjax.training.step import init_state, make_recipe
 from cnnjax.weights.convert import load_weights, preprocessing, save_torchvision
-from cnnjax.weights.darknet import input_size, is_darknet, load_darknet, save_darknet
+from cnnjax.weights.darknet import input_size, is_darknet, is_darknet_model, load_darknet, save_darknet
 
 
 def import_weights(
@@ -79,8 +79,9 @@ def import_weights(
 
 def _preprocessing(experiment: Experiment, weights: str | os.PathLike) -> dict[str, Any]:
     """What the fields of `data` should be for the images of published weights."""
-    if is_darknet(weights):
-        height, width = input_size(create_model(experiment.model.name))
+    model = create_model(experiment.model.name, options=experiment.model.options)
+    if is_darknet(weights) or is_darknet_model(model):
+        height, width = input_size(model)
         fitted = {"image_size": height, "image_width": width, "resize": darknet_resize.LETTERBOX}
         if "boxes" not in task_class(experiment.task).targets:
             fitted = {"image_size": height, "resize_short": height, "resize": "crop"}

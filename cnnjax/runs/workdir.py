@@ -1,4 +1,4 @@
-"""The folder of one run: config.json, metrics.jsonl, checkpoints/, plots/, report.html."""
+"""The folder of one run: config.json, metrics.jsonl, checkpoints/, plots/, report.html, and the .cfg of a darknet model."""
 
 import contextlib
 import fcntl
@@ -66,11 +66,34 @@ class Workdir:
         if not self.has_run():
             raise ConfigError(f"workdir {self.path} holds no run: {self.config.name} is missing")
         try:
-            return config.from_json(self.config.read_text(encoding="utf-8-sig"))
+            experiment = config.from_json(self.config.read_text(encoding="utf-8-sig"))
         except (ConfigError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.config}: {error}") from error
+        return self.with_own_cfg(experiment)
+
+    def with_own_cfg(self, experiment: Experiment) -> Experiment:
+        """The experiment with the run's copy of the file that describes its model, in place of one of that name
+        elsewhere, which may have moved. As it is if there is no copy.
+
+        Raises ConfigError if that file is still there and is another by now.
+        """
+        if not experiment.model.name.startswith(config.CFG_FILE):
+            return experiment
+        there = Path(experiment.model.name.removeprefix(config.CFG_FILE))
+        copy = self.path / there.name
+        if not copy.is_file():
+            return experiment
+        if there.is_file() and there.read_bytes() != copy.read_bytes():
+            raise ConfigError(
+                f"{there} is another network than that of the run, {copy}: use another --workdir"
+            )
+        return config.replace(experiment, {"model.name": f"{config.CFG_FILE}{copy}"})
 
     def write_config(self, experiment: Experiment) -> None:
+        """Also a copy of the file that describes a darknet model."""
+        if experiment.model.name.startswith(config.CFG_FILE):
+            there = Path(experiment.model.name.removeprefix(config.CFG_FILE))
+            write_atomically(self.path / there.name, there.read_bytes())
         write_atomically(self.config, config.to_json(experiment) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:

@@ -86,7 +86,8 @@ class TwoStageDetection(BoxDetection):
         return found if outputs.masks is None else found | {"masks": outputs.masks.astype(jnp.float16)}
 
     def judge(self, predictions: Mapping[str, np.ndarray], split: Split) -> Judgement:
-        """As of boxes; and with masks COCO's means for these, compared as they are in the frame."""
+        """As of boxes; and with masks COCO's means for these: in pixels of the images where their files have masks, of
+        the frame else."""
         judged = super().judge(predictions, split)
         if "masks" not in predictions or "masks" not in split:
             return judged
@@ -99,7 +100,15 @@ class TwoStageDetection(BoxDetection):
     def _with_masks(
         self, predictions: Mapping[str, np.ndarray], split: Split
     ) -> tuple[list[Truth], list[Detections]]:
-        """Objects and detections in pixels of the frame."""
+        """Objects and detections with their masks."""
+        if "runs" in split:
+            truths, found = self._in_originals(predictions, split)
+            return truths, [
+                dataclasses.replace(one, masks=_pasted(masks[: len(one.boxes)], one.boxes, (height, width)))
+                for one, masks, (height, width) in zip(
+                    found, predictions["masks"], split["size"].tolist(), strict=True
+                )
+            ]
         truths, found = [], []
         ignored = split.get("ignored", np.zeros_like(split["valid"]))
         for i, count in enumerate(predictions["counts"].tolist()):

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.config import ConfigError
+from cnnjax.config import CFG_FILE, ConfigError
 from cnnjax.models import MODELS, Model, create_model
-from cnnjax.models.darknet import layers_in_order
-from cnnjax.models.darknet_network import PREFIX, DarknetNetwork
+from cnnjax.models.darknet import Darknet53, YoloV3, YoloV3Tiny, layers_in_order
+from cnnjax.models.darknet_network import DarknetNetwork
 
 SUFFIX = ".weights"
 _ORDER = (("norm", "bias"), ("norm", "scale"), ("norm", "mean"), ("norm", "var"), ("conv", "bias"), ("conv", "kernel"))  # fmt: skip
@@ -48,6 +48,11 @@ class Header:
 def is_darknet(path: str | os.PathLike) -> bool:
     """By the ending of its name."""
     return Path(path).suffix == SUFFIX
+
+
+def is_darknet_model(model: Model) -> bool:
+    """Whether it is one of darknet's networks, whose images are put into the frame by darknet."""
+    return isinstance(model, DarknetNetwork | Darknet53 | YoloV3 | YoloV3Tiny)
 
 
 def input_size(model: Model) -> tuple[int, int]:
@@ -159,7 +164,7 @@ def _to_file(value: np.ndarray) -> np.ndarray:
 def _fitting(path: str | os.PathLike, count: int) -> str:
     """Which networks take so many numbers: those of the table, and configurations beside the file."""
     names = [name for name in MODELS if name.startswith(("darknet", "yolov3"))]
-    names += [f"{PREFIX}{cfg}" for cfg in sorted(Path(path).parent.glob("*.cfg"))]
+    names += [f"{CFG_FILE}{cfg}" for cfg in sorted(Path(path).parent.glob("*.cfg"))]
     fit = []
     for name in names:
         try:

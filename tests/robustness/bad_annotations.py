@@ -63,6 +63,10 @@ def coco(change=lambda tree: None):
     return make
 
 
+def coco_with_masks():
+    return both(lambda tree: tree["annotations"][0].update(segmentation=[[4, 2, 10, 2, 10, 10, 4, 10]]))
+
+
 def coco_with(*entries):
     return coco(lambda tree: tree["annotations"].extend(entries))
 

@@ -1,6 +1,6 @@
 """Command lines that cannot be meant. None of them comes as far as writing anything."""
 
-from bad_annotations import coco
+from bad_annotations import coco, coco_with_masks, voc
 from case import Case, colour, write
 
 TRAIN = "--train.steps=1 --workdir=new"
@@ -88,13 +88,16 @@ CASES = [
     Case("labels_for_a_detector", f"{DETECT} --data.name=digits", "data.name='digits' has one label per image; task=grid_detection learns boxes"),
     trained("mosaic_of_labels", "--augment.mosaic", "augment.mosaic: a picture has one label, and not those of four"),
     trained("hue_of_grey_images", "--augment.hue=0.1", "augment.hue: images of 1 channel(s) have no hue"),
+    Case("anchors_beside_those_of_kmeans", f"--experiment=detect {TRAIN} --detection.anchors=8,8,16,16", "detection.anchors and detection.kmeans both say which anchors"),
     Case("cutmix_of_boxes", f"{DETECT} --augment.cutmix=1", "augment.cutmix: pieces of pictures have no boxes"),
     Case("elastic_boxes", f"{DETECT} --augment.elastic=30", "augment.elastic: boxes cannot be bent with the picture"),
     Case("model_for_another_task", f"{DETECT} --data.name=coco:in --data.image_size=64 --model.name=lenet5", "model.name='lenet5'", coco()),
-    Case("grid_model_for_two_stages", f"{TWO_STAGE} --data.image_size=64 --model.name=grid8", "model.name='grid8' has no two stages; maskrcnn_small has", coco()),
+    Case("grid_model_for_two_stages", f"{TWO_STAGE} --data.image_size=64 --model.name=grid8", "model.name='grid8' has no two stages; maskrcnn_small has", coco_with_masks()),
     Case("two_stages_for_a_grid", f"{DETECT} --data.name=coco:in --data.image_size=64 --model.name=maskrcnn_small", "model.name='maskrcnn_small' has no grid as output", coco()),
-    Case("frames_that_do_not_divide", f"{TWO_STAGE} --data.image_size=60", "images of 60x60 do not divide into maps of 8x8", coco()),
-    Case("frozen_parameters_that_are_not_there", f"{TWO_STAGE} --data.image_size=64 --optimizer.frozen=backbone", "optimizer.frozen: no parameter's path begins with 'backbone'", coco()),
+    Case("masks_of_a_format_without", f"{TWO_STAGE} --data.name=voc:in --data.image_size=64", "data.masks: 'voc:in' has no masks; coco:PATH has", voc()),
+    Case("masks_that_are_not_there", f"{TWO_STAGE} --data.image_size=64", "no images with annotations ... left out 1 of 1 objects (no mask: 1)", coco()),
+    Case("frames_that_do_not_divide", f"{TWO_STAGE} --data.image_size=60", "images of 60x60 do not divide into maps of 8x8", coco_with_masks()),
+    Case("frozen_parameters_that_are_not_there", f"{TWO_STAGE} --data.image_size=64 --optimizer.frozen=backbone", "optimizer.frozen: no parameter's path begins with 'backbone'", coco_with_masks()),
     trained("grid_model_for_a_classifier", "--model.name=grid_net", "grid"),
     Case("folder_of_no_classes", f"{TRAIN} --data.name=folder:plain", "has no folders of images, one per class", lambda f: (f / "plain").mkdir()),
     Case("evaluate_without_workdir", "--mode=evaluate", "mode=evaluate needs --workdir"),

@@ -26,6 +26,7 @@ import numpy as np
 
 from cnnjax.config import ConfigError
 from cnnjax.detection.results import Truth
+from cnnjax.detection.rle import RLE
 
 # Files round coordinates, so a box may end a fraction of a pixel beyond its image.
 TOLERANCE = 1.0
@@ -69,8 +70,9 @@ class Annotations:
         return [image.truth for image in self.images]
 
 
-# How to read each split that a folder has, by the name it has there; "" for a folder that is not split.
-Readers = dict[str, Callable[[], Annotations]]
+# How to read each split that a folder has, by the name it has there; "" for a folder that is not split. Formats that have
+# masks take `masks`, whether to read them.
+Readers = dict[str, Callable[..., Annotations]]
 
 
 def describe_lost(problems: Sequence[Problem], objects: int, images: int) -> str:
@@ -125,13 +127,21 @@ def leave_out_missing(annotations: Annotations) -> Annotations:
 class ImageBuilder:
     """Collects the objects of one image and applies the rules."""
 
-    def __init__(self, path: str, width: int, height: int, file: str, problems: list[Problem]):
+    def __init__(
+        self, path: str, width: int, height: int, file: str, problems: list[Problem], masks: bool = False
+    ):
         if width <= 0 or height <= 0:
             raise ValueError(f"image size {width}x{height}")
         self._image = (path, width, height)
         self._file, self._problems = file, problems
+        self._masks: list[RLE] | None = [] if masks else None  # one for each row
         self._rows: list[tuple[list[float], int, bool, bool, float | None]] = []
         self._skipped = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self._image[2], self._image[1]
 
     def skip(self, place: str, text: str, why: str) -> None:
         """Reports an object that is left out."""
@@ -146,8 +156,9 @@ class ImageBuilder:
         difficult: bool = False,
         crowd: bool = False,
         area: float | None = None,
+        mask: RLE | None = None,
     ) -> None:
-        """One object: xyxy pixels; `area` if the file knows a better one than the box's."""
+        """One object: xyxy pixels; `area` if the file knows a better one than the box's; `mask` where masks are read."""
         path, width, height = self._image
         shown = "[" + ", ".join(f"{v:g}" for v in box) + "]"
         x1, y1, x2, y2 = box
@@ -164,6 +175,9 @@ class ImageBuilder:
             text = f"box {shown} reaches out of the image of {width}x{height}: clipped"
             self._problems.append(Problem(self._file, place, text))
         self._rows.append((inside, class_index, difficult, crowd, area))
+        if self._masks is not None:
+            assert mask is not None
+            self._masks.append(mask)
 
     def build(self) -> AnnotatedImage | None:
         """None, and a report, if there are objects and none of them can be used."""
@@ -180,6 +194,7 @@ class ImageBuilder:
             np.array([row[2] for row in self._rows], bool),
             np.array([row[3] for row in self._rows], bool),
             np.array([o if g is None else g for o, g in zip(own, given, strict=True)]),
+            self._masks,
         )
         return AnnotatedImage(*self._image, truth)
 
@@ -200,6 +215,8 @@ def padded(images: Sequence[AnnotatedImage], room: int = 0) -> dict[str, np.ndar
       valid: bool [N, M]. Crowd regions are not objects to learn and not valid; difficult objects are.
       ignored: bool [N, M], crowd or difficult: neither found nor missed in evaluation.
       size: int32 [N, 2], height and width of the image.
+      runs, where masks were read: uint8 [N, M, L], the run-length code of each object's mask in the size of the image
+      (rle.py), filled up with zeros.
 
     Raises ConfigError if an image has more than `room` objects.
     """
@@ -222,7 +239,20 @@ def padded(images: Sequence[AnnotatedImage], room: int = 0) -> dict[str, np.ndar
         arrays["valid"][i, :n] = ~np.asarray(truth.crowd)
         arrays["ignored"][i, :n] = truth.ignored
         arrays["area"][i, :n] = truth.area
-    return arrays
+    return arrays | _runs(images, room)
+
+
+def _runs(images: Sequence[AnnotatedImage], room: int) -> dict[str, np.ndarray]:
+    codes = [image.truth.masks for image in images if image.truth.masks is not None]
+    if not codes:
+        return {}
+    texts = [[mask["counts"].encode() for mask in of_image] for of_image in codes]
+    longest = max((len(text) for row in texts for text in row), default=1)
+    runs = np.zeros((len(texts), room, longest), np.uint8)
+    for i, row in enumerate(texts):
+        for j, text in enumerate(row):
+            runs[i, j, : len(text)] = np.frombuffer(text, np.uint8)
+    return {"runs": runs}
 
 
 def describe_problems(problems: Sequence[Problem], limit: int = 10) -> str:

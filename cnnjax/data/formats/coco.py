@@ -1,8 +1,9 @@
 """COCO's json: one file for a data set, boxes [x, y, width, height] in pixels.
 
-Where bbox is missing, empty or all zeros and segmentation holds polygons, the box around these is taken.
+Where bbox is missing, empty or all zeros, the box around the segmentation, polygons or run-length code, is taken.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -23,16 +24,20 @@ from cnnjax.data.formats.annotations import (
     read_text,
 )
 from cnnjax.data.splits import role
+from cnnjax.detection.rle import RLE, checked_rle, polygons_to_rle, rle_area, rle_box
 
 _ROBOFLOW = "_annotations.coco.json"
 
 
-def read_coco(path: str | Path, *image_folders: str | Path) -> Annotations:
+def read_coco(path: str | Path, *image_folders: str | Path, masks: bool = False) -> Annotations:
     """Reads an annotation file (instances_*.json). Classes are ordered by category id, which may start anywhere
     and have gaps; image and annotation ids may be any whole number, also 0, and also as a text or with ".0". An
     image of size 0 x 0 has that of its file.
 
     Its images lie in the first of the folders that has one of them, else in the last.
+
+    With `masks`, objects without a mask that can be used are left out and reported, as are parts of one that have less
+    than three corners. Polygons become pixels as pycocotools has them.
 
     Raises ConfigError if the file as a whole cannot be used; single boxes are reported (annotations.py).
     """
@@ -55,14 +60,20 @@ def read_coco(path: str | Path, *image_folders: str | Path) -> Annotations:
             height, width = images.size(root / name, str(root / name))
         if not all(_is_number(side) and 1 <= side < 2**31 for side in (width, height)):
             raise ConfigError(f"{file}: image {name} has the size {width!r} x {height!r}")
-        builders[number] = ImageBuilder(name, int(width), int(height), file, problems)
+        builders[number] = ImageBuilder(name, int(width), int(height), file, problems, masks)
     annotations = data.get("annotations", [])
     if not isinstance(annotations, list):
         raise ConfigError(f"{file}: annotations is not a list")
     for position, entry in enumerate(annotations):
         place = f"annotations[{position}]"
         box, problem, why = _box_of(entry, builders, index)
-        if not box:
+        mask: RLE | None = None
+        if box and masks:
+            size = builders[_id(entry["image_id"])].size
+            mask, problem, why = _mask_of(entry.get("segmentation"), *size)
+            if mask and problem:
+                problems.append(Problem(file, place, problem))
+        if not box or (masks and not mask):
             image = builders.get(_id(entry.get("image_id"))) if isinstance(entry, dict) else None
             if image is not None:
                 image.skip(place, problem, why)
@@ -76,7 +87,12 @@ def read_coco(path: str | Path, *image_folders: str | Path) -> Annotations:
             place,
             difficult=bool(entry.get("difficult", 0)),
             crowd=bool(entry.get("iscrowd", 0)),
-            area=float(area) if _is_number(area) and 0 < area < math.inf else None,
+            area=float(area)
+            if _is_number(area) and 0 < area < math.inf
+            else rle_area(mask)
+            if mask
+            else None,
+            mask=mask,
         )
     classes = tuple(str(category.get("name", number)) for number, category in categories)
     return Annotations(root, classes, build_all(builders.values()), tuple(problems))
@@ -127,6 +143,7 @@ def write_coco(annotations: Annotations, path: str | Path) -> None:
                 "area": float(truth.area[i]),
                 "iscrowd": int(truth.crowd[i]),
             }
+            entry |= {"segmentation": truth.masks[i]} if truth.masks is not None else {}
             boxes.append(entry | ({"difficult": 1} if truth.difficult[i] else {}))
     categories = [{"id": i, "name": name} for i, name in enumerate(annotations.classes, start=1)]
     data = {"images": images, "annotations": boxes, "categories": categories}
@@ -180,10 +197,54 @@ def _box_of(
         if isinstance(rings, list) and rings and all(map(_is_polygon, rings)):
             xs, ys = ([float(v) for ring in rings for v in ring[axis::2]] for axis in (0, 1))
             return [min(xs), min(ys), max(xs), max(ys)], "", ""
+        if isinstance(rings, dict):
+            with contextlib.suppress(ValueError):
+                return rle_box(checked_rle(rings, *_sides(rings))), "", ""
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         return [], f"bbox {box!r} is not four numbers", "not a box"
     x, y, w, h = map(float, box)
     return [x, y, x + w, y + h], "", ""
+
+
+def _mask_of(parts: Any, height: int, width: int) -> tuple[RLE | None, str, str]:
+    """The mask of an object; what is wrong with it, or with a part of it that is left out; and that in two words."""
+    problem = ""
+    if isinstance(parts, list):
+        kept = [ring for ring in parts if _is_polygon(ring)]
+        near = [ring for ring in kept if _is_near(ring, height, width)]
+        if len(kept) < len(parts):
+            problem = f"{len(parts) - len(kept)} of {len(parts)} polygons have fewer than three corners, or no numbers"
+        elif len(near) < len(kept):
+            problem = f"{len(kept) - len(near)} of {len(kept)} polygons reach far out of the image"
+        if not near:
+            return None, problem or "segmentation holds no polygon", "no mask"
+        mask = polygons_to_rle(near, height, width)
+    elif parts is None:
+        return None, "no segmentation", "no mask"
+    else:
+        try:
+            mask = checked_rle(parts, height, width)
+        except ValueError as error:
+            return None, str(error), "no mask"
+    if not rle_area(mask):
+        return None, f"the mask has no pixel in the image of {width}x{height}", "empty mask"
+    return mask, problem and f"{problem}: left out", ""
+
+
+def _is_near(ring: list[float], height: int, width: int) -> bool:
+    """Whether no corner is farther outside than the image is long: the pixels of an edge are counted one by one."""
+    sides = ((ring[0::2], width), (ring[1::2], height))
+    return all(-side <= value <= 2 * side for values, side in sides for value in values)
+
+
+def _sides(code: dict[str, Any]) -> tuple[int, int]:
+    """Height and width that a run-length code says it has; ValueError if it does not."""
+    size = code.get("size")
+    if not (
+        isinstance(size, list) and len(size) == 2 and all(type(v) is int and 0 < v < 2**15 for v in size)
+    ):
+        raise ValueError(f"size {size!r}")
+    return size[0], size[1]
 
 
 def _is_polygon(ring: Any) -> bool:

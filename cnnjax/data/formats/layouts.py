@@ -6,6 +6,7 @@ out so. The first that returns something is taken.
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -107,7 +108,10 @@ def read_splits(layouts: Sequence[Layout], data: Data, folder: Path) -> Found:
         raise ConfigError(f"data.name={data.name!r}: no folder {folder}")
     readers = _readers(layouts, data.name, folder)
     names = _names(readers, data.split, folder)
-    read = {name: leave_out_missing(readers[name]()) for name in dict.fromkeys(names.values())}
+    if data.masks and not data.name.startswith("coco:"):
+        raise ConfigError(f"data.masks: {data.name!r} has no masks; coco:PATH has")
+    said = {"masks": True} if data.masks else {}
+    read = {name: leave_out_missing(readers[name](**said)) for name in dict.fromkeys(names.values())}
     for split in read.values():
         if split.classes != read[names["train"]].classes:
             both = f"{read[names['train']].classes} and {split.classes}"
@@ -121,11 +125,15 @@ def read_splits(layouts: Sequence[Layout], data: Data, folder: Path) -> Found:
     problems = [problem for split in read.values() for problem in split.problems]
     images = [image for split in read.values() for image in split.images]
     note = tell_problems(problems, sum(len(image.truth.boxes) for image in images), len(images))
+    if data.masks and (crowds := sum(int(np.asarray(image.truth.crowd).sum()) for image in images)):
+        note = join(f"crowd regions, which are not learned: {crowds:,}", note)
     splits = {split: read[name] for split, name in names.items()}
     validation = "validation" if "validation" in splits else ""
     if "test" not in splits:
         splits["train"], splits["test"] = _hold_out(splits["train"], data.name)
-        note = join(f"{len(splits['test'].images):,} images of {folder} held out for the test", note)
+        held = f"{len(splits['test'].images):,} images of {folder} held out for the test"
+        print(f"{held}: a random fifth, the same each time", file=sys.stderr, flush=True)
+        note = join(held, note)
     if "test" not in names or role(names["test"]) == "val":
         validation = "test"
     return Found(splits, validation, note)
