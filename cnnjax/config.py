@@ -59,7 +59,7 @@ MUON = {"optimizer.name": ("muon",)}
 class Data:
     name: str = option(
         "digits",
-        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; of mode=prepare: records:PATH; several joined by +, as folder:A+folder:B",
+        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; with points: figures, points:PATH; of mode=prepare: records:PATH; several joined by +, as folder:A+folder:B",
     )
     batch_size: int = option(128, "examples per training step, over all devices", above=0)
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
@@ -94,6 +94,11 @@ class Data:
         "",
         "with boxes: the split that is evaluated; empty: test, else val, else a fixed fifth of the training split",
         needs={"targets": ("boxes",), "data": ANNOTATED},
+    )
+    backgrounds: str = option(
+        "",
+        "points:PATH: a folder of photographs that show nothing with points; random squares of them are examples of that",
+        needs={"data": ("points",)},
     )
     channel_order: str = option("rgb", "order of colour channels that the model expects", ("rgb", "bgr"))
     mean: tuple[float, ...] = option(
@@ -193,6 +198,25 @@ class Localization:
         ("squared", "logistic"),
     )
     box_weight: float = option(1.0, "factor of the squared error of the box, which is in shares of the image")
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    weight: float = option(10.0, "factor of the loss of the points, which are in shares of the image")
+    beta: float = option(
+        0.02, "error, as a share of the image, above which the loss grows no faster than the error", above=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Heatmaps:
+    sigma: float = option(2.0, "width of the bumps in pixels of the maps", above=0)
+    decode: str = option(
+        "quarter",
+        "how a place is read: the highest pixel and a quarter toward its neighbour, or the soft-argmax",
+        ("quarter", "soft"),
+    )
+    flip_test: bool = option(False, "in evaluation, average the maps of each image and of its mirror image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -426,6 +450,8 @@ class Experiment:
     model: Model = Model()
     classification: Classification = Classification()
     localization: Localization = Localization()
+    points: Points = Points()
+    heatmaps: Heatmaps = Heatmaps()
     detection: Detection = Detection()
     optimizer: Optimizer = Optimizer()
     train: Train = Train(epochs=1)
@@ -493,6 +519,7 @@ def check(experiment: Experiment) -> Experiment:
         if choices and value not in choices:
             raise ConfigError(f"{name}={value!r}: choose one of {', '.join(choices)}")
     check_local("data.name", experiment.data.name.partition(":")[2])
+    check_local("data.backgrounds", experiment.data.backgrounds)
     check_local("visualize.guide", experiment.visualize.guide)
     if not re.fullmatch(r"\w[\w.-]*", experiment.name):  # files are called after it
         raise ConfigError(f"name={experiment.name!r}: expected letters, digits, '_', '-' and '.'")

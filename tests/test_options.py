@@ -60,6 +60,7 @@ OTHERS = {
     "data.split": {"data.split": "val"},
     "data.keep": {"data.keep": ("square",)},
     "data.masks": {"data.masks": True},
+    "data.backgrounds": {"data.backgrounds": "nowhere"},
     "data.validation": {"data.validation": 0.5},
     "model.options": {"model.options": ("nothing=1",)},
     "augment.sizes": {"augment.sizes": (32,)},

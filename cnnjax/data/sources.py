@@ -55,6 +55,12 @@ def _scenes(kind: str) -> Source:
     return Source(read, lambda data, place: About((64, 64, 3)))
 
 
+def _figures(data: Data, place: Path) -> Dataset:
+    from cnnjax.data import point_sources  # imports jax, too
+
+    return point_sources.read_figures(data, place)
+
+
 def _with_builder(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of a builder of tensorflow-datasets, as one of data.name."""
 
@@ -73,6 +79,8 @@ SOURCES: dict[str, Source] = {
     "voc": annotated(voc.LAYOUTS),
     "coco": annotated(coco.LAYOUTS),
     "yolo": annotated(yolo.LAYOUTS),
+    "figures": Source(_figures, lambda data, place: About((64, 64, 3))),
+    "points": Source(point_sources.read_points, takes="folder"),
     "records": Source(records.read, takes="path", streams=True),
 }
 TFDS = Source(
