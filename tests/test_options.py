@@ -47,6 +47,18 @@ TASKS = {
         model=Model(name="maskrcnn_small"),
         train=QUICK,
     ),
+    "points": Experiment(
+        task="points",
+        data=Data(name="figures", limit=8, batch_size=4),
+        model=Model(name="point_net"),
+        train=QUICK,
+    ),
+    "heatmaps": Experiment(
+        task="heatmaps",
+        data=Data(name="figures", limit=8, batch_size=4),
+        model=Model(name="heatmaps_small"),
+        train=QUICK,
+    ),
 }
 # What decides how long a run is, where it runs, how much is written and shown: not what a step computes.
 ELSEWHERE = ("name", "train.", "evaluate.", "visualize.", "data.stream", "data.workers")
@@ -142,7 +154,10 @@ OPTIONS = {
 
 ROWS = [
     "classification",
-    *(pytest.param(name, marks=pytest.mark.full) for name in ("localization", "grid_detection")),
+    *(
+        pytest.param(name, marks=pytest.mark.full)
+        for name in ("localization", "grid_detection", "points", "heatmaps")
+    ),
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("two_stage", "multiscale_detection")),
 ]
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import images
-from cnnjax.data.dataset import Dataset, Split, join
+from cnnjax.data.dataset import Dataset, join, mixed
+from cnnjax.data.examples import Columns
 from cnnjax.data.formats import landmarks, poses
 from cnnjax.data.formats.points import PointSet
 from cnnjax.data.letterbox import framed
-from cnnjax.data.splits import TEST_SHARE, order, role, stratified_split
+from cnnjax.data.splits import TEST_SHARE, role, stratified_split
 from cnnjax.data.synthetic import figures
 
 NUM_FIGURES = {"train": 4000, "test": 500}
@@ -30,10 +31,10 @@ Readers = dict[str, Callable[[], PointSet]]
 def read_figures(data: Data, _: Path) -> Dataset:
     """Stick figures, 64 pixels wide unless data.image_size says otherwise."""
 
-    def split(name: str) -> Split:
+    def split(name: str) -> Columns:
         count = min(NUM_FIGURES[name], data.limit or NUM_FIGURES[name])
         drawn = figures.figures(jax.random.key(SEEDS[name]), count, data.image_size or 64)
-        return {key: np.asarray(value) for key, value in drawn.items()}
+        return Columns({key: np.asarray(value) for key, value in drawn.items()})
 
     return Dataset(data.name, split("train"), split("test"), figures.NAMES, "figures drawn here")
 
@@ -65,14 +66,14 @@ def read_points(data: Data, folder: Path) -> Dataset:
     if data.limit:
         train, test = (_rows(part, np.arange(min(data.limit, len(part.files)))) for part in (train, test))
         note = join(note, f"at most {data.limit:,} images with points in each split")
-    splits = load(train, data.image_size), load(test, data.image_size)
+    loaded = load(train, data.image_size), load(test, data.image_size)
     if data.backgrounds:
-        splits = _with_backgrounds(*splits, Path(data.backgrounds).expanduser())
+        loaded = _with_backgrounds(*loaded, Path(data.backgrounds).expanduser())
         note = join(note, f"with squares of {data.backgrounds} that have no points")
-    return Dataset(data.name, *splits, classes=train.names, note=note)
+    return Dataset(data.name, *loaded, classes=train.names, note=note)
 
 
-def load(points: PointSet, size: int) -> Split:
+def load(points: PointSet, size: int) -> Columns:
     """Reads every image of a set, letterboxed into size x size pixels; its points are in pixels of that frame."""
     frame = (size, size)
     targets = {"points": points.points, "visible": points.visible, "size": points.sizes()}
@@ -81,15 +82,14 @@ def load(points: PointSet, size: int) -> Split:
     def read(index: int) -> np.ndarray:
         return images.letterbox_image(images.read_image(points.folder / points.files[index], Data()), frame)
 
-    return {
-        "image": images.stack(read, len(points.files), "reading images"),
-        "points": moved["points"],
-        "visible": points.visible,
-        "flip_points": np.tile(np.array(points.mirror, np.int32), (len(points.files), 1)),
-    }
+    mirror = np.tile(np.array(points.mirror, np.int32), (len(points.files), 1))
+    pixels = images.stack(read, len(points.files), "reading images")
+    return Columns(
+        {"image": pixels, "points": moved["points"], "visible": points.visible, "flip_points": mirror}
+    )
 
 
-def _with_backgrounds(train: Split, test: Split, folder: Path) -> tuple[Split, Split]:
+def _with_backgrounds(train: Columns, test: Columns, folder: Path) -> tuple[Columns, Columns]:
     """Both splits with squares of the photographs of a folder, of which a fixed fifth is for the test."""
     files = images.list_files(folder)
     if len(files) < 2:
@@ -102,7 +102,7 @@ def _with_backgrounds(train: Split, test: Split, folder: Path) -> tuple[Split, S
     return first, second
 
 
-def _join(split: Split, files: list[Path], seed: int) -> Split:
+def _join(split: Columns, files: list[Path], seed: int) -> Columns:
     """The split and random squares of photographs, in one fixed shuffled order."""
     count, size = max(1, round(BACKGROUNDS * len(split["image"]))), split["image"].shape[1]
     rng = np.random.default_rng(seed)
@@ -116,11 +116,16 @@ def _join(split: Split, files: list[Path], seed: int) -> Split:
         y, x = round(down * (height - side)), round(right * (width - side))
         return images.letterbox_image(photograph[y : y + side, x : x + side], (size, size))
 
-    empty = {name: np.zeros((count, *values.shape[1:]), values.dtype) for name, values in split.items()}
-    empty |= {"image": images.stack(read, count, "reading backgrounds")}
-    empty |= {"flip_points": np.repeat(split["flip_points"][:1], count, axis=0)}
-    shuffled = order(len(split["image"]) + count)
-    return {name: np.concatenate([split[name], empty[name]])[shuffled] for name in split}
+    points, flips = split["points"], np.repeat(split["flip_points"][:1], count, axis=0)
+    empty = Columns(
+        {
+            "image": images.stack(read, count, "reading backgrounds"),
+            "points": np.zeros((count, *points.shape[1:]), np.float32),
+            "visible": np.zeros((count, points.shape[1]), bool),
+            "flip_points": flips,
+        }
+    )
+    return mixed("data.backgrounds", [split, empty])
 
 
 def _parted(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -55,10 +55,13 @@ def _scenes(kind: str) -> Source:
     return Source(read, lambda data, place: About((64, 64, 3)))
 
 
-def _figures(data: Data, place: Path) -> Dataset:
-    from cnnjax.data import point_sources  # imports jax, too
+def _with_points(name: str) -> Callable[[Data, Path], Dataset]:
+    def read(data: Data, place: Path) -> Dataset:
+        from cnnjax.data import point_sources  # imports jax, too
 
-    return point_sources.read_figures(data, place)
+        return getattr(point_sources, name)(data, place)
+
+    return read
 
 
 def _with_builder(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,8 +82,8 @@ SOURCES: dict[str, Source] = {
     "voc": annotated(voc.LAYOUTS),
     "coco": annotated(coco.LAYOUTS),
     "yolo": annotated(yolo.LAYOUTS),
-    "figures": Source(_figures, lambda data, place: About((64, 64, 3))),
-    "points": Source(point_sources.read_points, takes="folder"),
+    "figures": Source(_with_points("read_figures"), lambda data, place: About((64, 64, 3))),
+    "points": Source(_with_points("read_points"), takes="folder"),
     "records": Source(records.read, takes="path", streams=True),
 }
 TFDS = Source(

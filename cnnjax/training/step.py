@@ -105,7 +105,9 @@ def make_recipe(
 
     task = of_size(image_shape)
     preprocessing = Preprocessing.of(experiment.data)
-    if {*PLACES} & {*task.targets}:  # such images are always read so, and must be predicted and exported alike
+    if {*PLACES} & {
+        *task.targets
+    }:  # such images are always read so, and must be predicted and exported alike
         preprocessing = dataclasses.replace(preprocessing, resize=task.framing(experiment.data.resize))
     named = experiment.model
     recipe = Recipe(

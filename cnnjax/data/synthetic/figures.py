@@ -14,7 +14,8 @@ from jax import Array
 from cnnjax.data.formats.poses import LSP_MIRROR, LSP_NAMES
 
 NAMES = LSP_NAMES
-CHUNK = 200
+CHUNK = 250  # figures drawn in a call
+CLUTTER = 5  # sticks behind each figure
 # Limbs from joint to joint, the farthest behind first: torso, neck to head, then legs and arms.
 LIMBS = (
     (12, 2), (12, 3), (2, 3), (12, 8), (12, 9), (12, 13),
@@ -43,7 +44,8 @@ def figures(key: Array, count: int, size: int = 64) -> dict[str, Array]:
 
 @functools.partial(jax.jit, static_argnames="size")
 def _draw_all(key: Array, indices: Array, size: int) -> dict[str, Array]:
-    return jax.vmap(lambda index: _figure(jax.random.fold_in(key, index), size))(indices)
+    # One after the other: a picture stays in the cache while its sticks are drawn.
+    return jax.lax.map(lambda index: _figure(jax.random.fold_in(key, index), size), indices)
 
 
 def _figure(key: Array, size: int) -> dict[str, Array]:
@@ -107,30 +109,29 @@ def _placed(key: Array, points: Array) -> Array:
 
 def _painted(key: Array, points: Array, size: int) -> Array:
     keys = iter(jax.random.split(key, 6))
-    rows, columns = (jnp.arange(size, dtype=jnp.float32) + 0.5 for _ in range(2))
-    pixels = jnp.stack(jnp.meshgrid(columns, rows), axis=-1)
     # Clutter: a few sticks of any colour behind the figure, on a ground of another.
-    image = jnp.broadcast_to(jax.random.uniform(next(keys), (1, 1, 3), maxval=0.6), (size, size, 3))
-    ends = jax.random.uniform(next(keys), (5, 2, 2), minval=-0.2, maxval=1.2) * size
-    tones = jax.random.uniform(next(keys), (5, 3), maxval=0.8)
-    extent = jnp.max(points.max(axis=0) - points.min(axis=0))
-    for i in range(5):
-        image = _stick(image, pixels, ends[i, 0], ends[i, 1], extent * 0.03, tones[i])
+    ground = jnp.broadcast_to(jax.random.uniform(next(keys), (1, 1, 3), maxval=0.6), (size, size, 3))
+    clutter = jax.random.uniform(next(keys), (CLUTTER, 2, 2), minval=-0.2, maxval=1.2) * size
+    tones = jax.random.uniform(next(keys), (CLUTTER, 3), maxval=0.8)
     tint = jax.random.uniform(next(keys), (3, 3), minval=-0.12, maxval=0.12)
     colours = jnp.clip(jnp.array([_WARM, _COLD, _OTHER]) + tint, 0, 1)
-    for (a, b), kind in zip(LIMBS, _SIDES.tolist(), strict=True):
-        image = _stick(image, pixels, points[a], points[b], extent * 0.03, colours[kind])
-    head = (points[12] + 2 * points[13]) / 3
-    image = _stick(image, pixels, head, points[13], extent * 0.06, colours[2])
+    head = jnp.stack([(points[12] + 2 * points[13]) / 3, points[13]])
+    ends = jnp.concatenate([clutter, points[np.array(LIMBS)], head[None]])
+    paints = jnp.concatenate([tones, colours[_SIDES], colours[2:]])
+    extent = jnp.max(points.max(axis=0) - points.min(axis=0))
+    radii = extent * jnp.array([0.03] * (len(ends) - 1) + [0.06])
+    image, _ = jax.lax.scan(lambda image, stick: (_stick(image, *stick), None), ground, (ends, radii, paints))
     image = image + 0.04 * jax.random.normal(next(keys), image.shape)
     return jnp.round(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)
 
 
-def _stick(image: Array, pixels: Array, start: Array, end: Array, radius: Array, colour: Array) -> Array:
-    """The image with a line from start to end, `radius` thick on either side, with round ends."""
-    along = end - start
-    offset = pixels - start[None, None]
-    share = jnp.clip(jnp.einsum("hwc,c->hw", offset, along) / jnp.maximum(jnp.sum(along**2), 1e-6), 0, 1)
-    gap = offset - share[..., None] * along[None, None]
-    cover = jnp.clip(radius + 0.5 - jnp.sqrt(jnp.sum(gap**2, axis=-1)), 0, 1)[..., None]
+def _stick(image: Array, ends: Array, radius: Array, colour: Array) -> Array:
+    """The image with a line between two points [2, 2], `radius` thick on either side, with round ends."""
+    (x, y), (across, down) = ends[0], ends[1] - ends[0]
+    columns = jnp.arange(image.shape[1], dtype=jnp.float32)[None] + 0.5 - x
+    rows = jnp.arange(image.shape[0], dtype=jnp.float32)[:, None] + 0.5 - y
+    share = (columns * across + rows * down) / jnp.maximum(across**2 + down**2, 1e-6)
+    share = jnp.clip(share, 0, 1)
+    gap = jnp.hypot(columns - share * across, rows - share * down)
+    cover = jnp.clip(radius + 0.5 - gap, 0, 1)[..., None]
     return image + cover * (colour[None, None] - image)
