@@ -148,9 +148,9 @@ def point_pictures(found: np.ndarray, split: Split, names: Sequence[str]) -> "li
 def point_result(
     points: np.ndarray, shape: tuple[int, ...], names: Sequence[str], frame: tuple[int, int], there: bool
 ) -> Result:
-    """Points [K, 2] of a letterboxed frame as those of an image of this shape."""
+    """Points [K, 2] of a letterboxed frame as those of an image of this shape; none if there is nothing."""
     # A point is a box without extent.
     boxes = np.concatenate([points, points], axis=-1)
     placed = box_from_letterbox(boxes, letterbox(shape[0], shape[1], frame))[:, :2]
-    values = {"present": there, "points": dict(zip(names, placed.tolist(), strict=True)) if there else {}}
-    return Result(shape[0], shape[1], tuple(names), values=values)
+    found = placed[None] if there else placed[None][:0]
+    return Result(shape[0], shape[1], (), points=found, point_names=tuple(names))
