@@ -98,7 +98,7 @@ class Data:
     backgrounds: str = option(
         "",
         "points:PATH: a folder of photographs that show nothing with points; random squares of them are examples of that",
-        needs={"data": ("points",)},
+        needs={"data": ("points",), "targets": ("points",)},
     )
     channel_order: str = option("rgb", "order of colour channels that the model expects", ("rgb", "bgr"))
     mean: tuple[float, ...] = option(
@@ -217,6 +217,41 @@ class Heatmaps:
         ("quarter", "soft"),
     )
     flip_test: bool = option(False, "in evaluation, average the maps of each image and of its mirror image")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cascade:
+    features: int = option(4000, "features drawn at random from all of a window, to choose from", above=0)
+    negatives: int = option(4000, "windows without a face that each stage is trained with", above=0)
+    stages: int = option(14, "most stages", above=0)
+    stumps: tuple[int, ...] = option(
+        (5, 10, 20, 30, 40), "most features of each stage; the last number counts for all later ones"
+    )
+    detection: float = option(0.995, "share of held-out faces that each stage keeps", above=0, most=1)
+    false_positives: float = option(
+        0.4, "a stage is done when it lets pass so small a share of its windows", above=0, below=1
+    )
+    enough: float = option(
+        5e-4, "no more stages once so small a share of all windows passes", above=0, below=1
+    )
+    neighbors: int = option(3, "a face that is found is made of more overlapping windows than so many")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapeModel:
+    explained: float = option(
+        0.9, "share of the variance that the modes of the shape explain", above=0, most=1
+    )
+    half_length: int = option(7, "samples of a profile to each side of its point", above=0)
+    reach: tuple[int, ...] = option(
+        (2, 2, 2),
+        "samples to each side in which a point is looked for, of each size of the image, the whole first",
+    )
+    iterations: int = option(5, "most steps of the search on each size", above=0)
+    cascade: str = option(
+        "",
+        "cascade.xml of a run of faces_cascade, which finds the faces first; empty: each image is one face",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -452,6 +487,8 @@ class Experiment:
     localization: Localization = Localization()
     points: Points = Points()
     heatmaps: Heatmaps = Heatmaps()
+    cascade: Cascade = Cascade()
+    shape_model: ShapeModel = ShapeModel()
     detection: Detection = Detection()
     optimizer: Optimizer = Optimizer()
     train: Train = Train(epochs=1)

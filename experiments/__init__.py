@@ -34,6 +34,8 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         darknet.bccd_yolo,
         points.faces_landmarks,
         points.faces_heatmaps,
+        points.faces_cascade,
+        points.faces_shape_model,
         points.pose_figures,
         points.pose_lsp,
         *imagenet.EXPERIMENTS,

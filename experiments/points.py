@@ -23,7 +23,7 @@ def faces_landmarks() -> Experiment:
 
 
 def faces_heatmaps() -> Experiment:
-    """68 points of a face, each by a heatmap of a quarter of the image.
+    """68 points of a face, each by a heatmap of half of the image.
 
     python launch.py --experiment=faces_heatmaps --data.name=points:PATH
     """
@@ -74,4 +74,30 @@ def pose_lsp() -> Experiment:
             name="adam", learning_rate=1e-3, schedule="piecewise", boundaries=(0.64, 0.86), warmup=0.02
         ),
         train=Train(epochs=140, evaluate_every=10, checkpoint_every=10),
+    )
+
+
+def faces_cascade() -> Experiment:
+    """Finds faces by a cascade of boosted Haar features (Viola & Jones 2001), fitted in one go.
+
+    python launch.py --experiment=faces_cascade --data.name=points:PATH --data.backgrounds=PHOTOGRAPHS
+    PATH holds faces with 68 points, PHOTOGRAPHS images without faces.
+    """
+    return Experiment(
+        name="faces_cascade",
+        task="cascade",
+        data=Data(name="points:landmarks68", image_size=128),
+    )
+
+
+def faces_shape_model() -> Experiment:
+    """68 points of a face by their profiles and the modes of its shape (Cootes et al. 1995), fitted in one go.
+
+    python launch.py --experiment=faces_shape_model --data.name=points:PATH
+    With --shape_model.cascade=cascade.xml of faces_cascade, faces are found first.
+    """
+    return Experiment(
+        name="faces_shape_model",
+        task="shape_model",
+        data=Data(name="points:landmarks68", image_size=128),
     )

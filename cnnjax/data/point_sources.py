@@ -55,7 +55,7 @@ def read_points(data: Data, folder: Path) -> Dataset:
     train = readers[names.get("train", next(iter(readers)))]()
     held = names.get("test", names.get("val"))
     if held is None:
-        kept, apart = _parted(len(train.files))
+        kept, apart = parted(len(train.files))
         test, train = _rows(train, apart), _rows(train, kept)
         note = f"{len(apart):,} images of {folder} held out for the test"
     else:
@@ -94,7 +94,7 @@ def _with_backgrounds(train: Columns, test: Columns, folder: Path) -> tuple[Colu
     files = images.list_files(folder)
     if len(files) < 2:
         raise ConfigError(f"data.backgrounds={folder}: {len(files)} images; there must be one for each split")
-    kept, apart = _parted(len(files))
+    kept, apart = parted(len(files))
     first, second = (
         _join(split, [files[i] for i in part.tolist()], seed)
         for split, part, seed in ((train, kept, 0), (test, apart, 1))
@@ -128,7 +128,8 @@ def _join(split: Columns, files: list[Path], seed: int) -> Columns:
     return mixed("data.backgrounds", [split, empty])
 
 
-def _parted(count: int) -> tuple[np.ndarray, np.ndarray]:
+def parted(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of all but a fixed fifth of `count` images, and of that fifth."""
     return stratified_split(np.zeros(count, np.int64), max(1, round(TEST_SHARE * count)))
 
 

@@ -144,7 +144,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     # 68 points of a face, with the weights of face-api.js
     "face_landmarks68": FaceLandmarks,
     "face_landmarks68_tiny": partial(FaceLandmarks, features=(32, 64, 128), convs=3, window=14),
-    # Points by a fully connected layer, and by heatmaps (simple baseline); a compact one of a quarter of the image
+    # Points by a fully connected layer, and by heatmaps (simple baseline); a compact one with maps of half of the image
     "point_net": PointNet,
     "heatmaps_resnet18": partial(
         HeatmapNet,
@@ -156,7 +156,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     ),
     "heatmaps_small": partial(
         HeatmapNet,
-        trunk=partial(GridNet, widths=(16, 32, 64, 128), blocks=(1, 1, 2, 2)),
+        trunk=partial(GridNet, widths=(32, 64, 128), blocks=(1, 1, 3)),
         trunk_stage="head",
         widths=(64, 64),
     ),

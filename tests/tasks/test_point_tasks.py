@@ -97,7 +97,7 @@ def test_parameters_and_shapes_of_the_networks():
         return found.shape, sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
     assert of("point_net", 137, (2, 64, 64, 1)) == ((2, 137), 745_001)
-    assert of("heatmaps_small", 14, (2, 64, 64, 3))[0] == (2, 16, 16, 14)
+    assert of("heatmaps_small", 14, (2, 64, 64, 3))[0] == (2, 32, 32, 14)
     # mmpose and the authors: 34.0 M parameters of ResNet-50 with 17 joints.
     shape, parameters = of("heatmaps_resnet50", 17, (1, 256, 192, 3))
     assert shape == (1, 64, 48, 17) and round(parameters / 1e6, 1) == 34.0
