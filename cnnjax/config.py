@@ -60,7 +60,7 @@ MUON = {"optimizer.name": ("muon",)}
 class Data:
     name: str = option(
         "digits",
-        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; of mode=prepare: records:PATH; several joined by +, as folder:A+folder:B",
+        "digits, synthetic, folder:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; with points: figures, points:PATH; of mode=prepare: records:PATH; several joined by +, as folder:A+folder:B",
     )
     batch_size: int = option(128, "examples per training step, over all devices", above=0)
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
@@ -95,6 +95,11 @@ class Data:
         "",
         "with boxes: the split that is evaluated; empty: test, else val, else a fixed fifth of the training split",
         needs={"targets": ("boxes",), "data": ANNOTATED},
+    )
+    backgrounds: str = option(
+        "",
+        "points:PATH: a folder of photographs that show nothing with points; random squares of them are examples of that",
+        needs={"data": ("points",), "targets": ("points",)},
     )
     channel_order: str = option("rgb", "order of colour channels that the model expects", ("rgb", "bgr"))
     mean: tuple[float, ...] = option(
@@ -194,6 +199,60 @@ class Localization:
         ("squared", "logistic"),
     )
     box_weight: float = option(1.0, "factor of the squared error of the box, which is in shares of the image")
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    weight: float = option(10.0, "factor of the loss of the points, which are in shares of the image")
+    beta: float = option(
+        0.02, "error, as a share of the image, above which the loss grows no faster than the error", above=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Heatmaps:
+    sigma: float = option(2.0, "width of the bumps in pixels of the maps", above=0)
+    decode: str = option(
+        "quarter",
+        "how a place is read: the highest pixel and a quarter toward its neighbour, or the soft-argmax",
+        ("quarter", "soft"),
+    )
+    flip_test: bool = option(False, "in evaluation, average the maps of each image and of its mirror image")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cascade:
+    features: int = option(4000, "features drawn at random from all of a window, to choose from", above=0)
+    negatives: int = option(4000, "windows without a face that each stage is trained with", above=0)
+    stages: int = option(14, "most stages", above=0)
+    stumps: tuple[int, ...] = option(
+        (5, 10, 20, 30, 40), "most features of each stage; the last number counts for all later ones"
+    )
+    detection: float = option(0.995, "share of held-out faces that each stage keeps", above=0, most=1)
+    false_positives: float = option(
+        0.4, "a stage is done when it lets pass so small a share of its windows", above=0, below=1
+    )
+    enough: float = option(
+        5e-4, "no more stages once so small a share of all windows passes", above=0, below=1
+    )
+    neighbors: int = option(3, "a face that is found is made of more overlapping windows than so many")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapeModel:
+    explained: float = option(
+        0.9, "share of the variance that the modes of the shape explain", above=0, most=1
+    )
+    half_length: int = option(7, "samples of a profile to each side of its point", above=0)
+    reach: tuple[int, ...] = option(
+        (2, 2, 2),
+        "samples to each side in which a point is looked for, of each size of the image, the whole first",
+    )
+    iterations: int = option(5, "most steps of the search on each size", above=0)
+    cascade: str = option(
+        "",
+        "cascade.xml of a run of faces_cascade, which finds the faces first; empty: each image is one face",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -427,6 +486,10 @@ class Experiment:
     model: Model = Model()
     classification: Classification = Classification()
     localization: Localization = Localization()
+    points: Points = Points()
+    heatmaps: Heatmaps = Heatmaps()
+    cascade: Cascade = Cascade()
+    shape_model: ShapeModel = ShapeModel()
     detection: Detection = Detection()
     optimizer: Optimizer = Optimizer()
     train: Train = Train(epochs=1)
@@ -494,6 +557,7 @@ def check(experiment: Experiment) -> Experiment:
         if choices and value not in choices:
             raise ConfigError(f"{name}={value!r}: choose one of {', '.join(choices)}")
     check_local("data.name", experiment.data.name.partition(":")[2])
+    check_local("data.backgrounds", experiment.data.backgrounds)
     check_local("visualize.guide", experiment.visualize.guide)
     if not re.fullmatch(r"\w[\w.-]*", experiment.name):  # files are called after it
         raise ConfigError(f"name={experiment.name!r}: expected letters, digits, '_', '-' and '.'")

@@ -131,34 +131,45 @@ def print_table_of(functions: Mapping[str, Callable[..., Any]]) -> None:
 
 
 def mode_train() -> None:
-    from cnnjax.runs import train
+    from cnnjax.runs import fitted, train
     from cnnjax.runs.workdir import Workdir
 
     workdir = optional_workdir()
     experiment = chosen_experiment(workdir)
     workdir = workdir or Workdir(Path("runs") / experiment.name)
-    evaluation = train.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+    run = fitted.fit_run if experiment.task in fitted.FITTED else train.train_run
+    evaluation = run(experiment, workdir, FLAGS.data_dir, command_line())
     print_table(evaluation)
     print(f"report: {workdir.path / 'report.html'}\npictures: {workdir.plots}")
 
 
 def mode_evaluate() -> None:
-    from cnnjax.runs import run
+    from cnnjax.runs import fitted, run
 
     workdir = existing_workdir()
+    if fitted.is_fitted(workdir):
+        without("checkpoint", f"task={workdir.read_config().task}, which has one model")
+        print_table(fitted.evaluate_run(workdir, flag_changes(), FLAGS.data_dir))
+        return
     evaluation = run.restore(workdir, FLAGS.checkpoint).evaluate(flag_changes(), FLAGS.data_dir)
     print_table(evaluation)
 
 
 def mode_predict() -> None:
     from cnnjax.predict import predict
-    from cnnjax.runs import run
+    from cnnjax.runs import fitted, run
 
     workdir = existing_workdir()
     paths = predict.find_images(FLAGS.inputs)
     output = Path(FLAGS.output) if FLAGS.output else workdir.path / "predictions"
-    restored = run.restore(workdir, FLAGS.checkpoint, flag_changes())
-    count, problems = predict.predict_files(restored, paths, output)
+    if fitted.is_fitted(workdir):
+        only_changes()
+        without("checkpoint", f"task={workdir.read_config().task}, which has one model")
+        said = fitted.predictions(fitted.restore(workdir), paths)
+        count, problems = predict.write_predictions(said, output)
+    else:
+        restored = run.restore(workdir, FLAGS.checkpoint, flag_changes())
+        count, problems = predict.predict_files(restored, paths, output)
     print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}")
     for line in problems:
         print(f"not read: {line}", file=sys.stderr)

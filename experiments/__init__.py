@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from cnnjax.config import ConfigError, Experiment
 
-from . import cifar10, darknet, detection, digits, imagenet, mnist, visualize
+from . import cifar10, darknet, detection, digits, imagenet, mnist, points, visualize
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     function.__name__: function
@@ -33,6 +33,12 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         darknet.coco_yolov3_tiny,
         darknet.bccd_yolo,
         darknet.detect,
+        points.faces_landmarks,
+        points.faces_heatmaps,
+        points.faces_cascade,
+        points.faces_shape_model,
+        points.pose_figures,
+        points.pose_lsp,
         *imagenet.EXPERIMENTS,
         visualize.visualize_digits,
         visualize.visualize_cifar10,

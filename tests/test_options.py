@@ -47,6 +47,18 @@ TASKS = {
         model=Model(name="maskrcnn_small"),
         train=QUICK,
     ),
+    "points": Experiment(
+        task="points",
+        data=Data(name="figures", limit=8, batch_size=4),
+        model=Model(name="point_net"),
+        train=QUICK,
+    ),
+    "heatmaps": Experiment(
+        task="heatmaps",
+        data=Data(name="figures", limit=8, batch_size=4),
+        model=Model(name="heatmaps_small"),
+        train=QUICK,
+    ),
 }
 # What decides how long a run is, where it runs, how much is written and shown: not what a step computes.
 ELSEWHERE = ("name", "train.", "evaluate.", "visualize.", "data.stream", "data.workers")
@@ -60,6 +72,7 @@ OTHERS = {
     "data.split": {"data.split": "val"},
     "data.keep": {"data.keep": ("square",)},
     "data.masks": {"data.masks": True},
+    "data.backgrounds": {"data.backgrounds": "nowhere"},
     "data.validation": {"data.validation": 0.5},
     "model.options": {"model.options": ("nothing=1",)},
     "augment.sizes": {"augment.sizes": (32,)},
@@ -68,6 +81,9 @@ OTHERS = {
     "augment.cutout": {"augment.cutout": 4},
     "augment.crop": {"augment.crop": 2},
     "detection.anchors": {"detection.anchors": (10.0, 20.0)},
+    "cascade.stumps": {"cascade.stumps": (3,)},
+    "shape_model.reach": {"shape_model.reach": (3,)},
+    "shape_model.cascade": {"shape_model.cascade": "cascade.xml"},
     "detection.similar": {"detection.similar": ("circle/square",)},
     "optimizer.boundaries": {"optimizer.boundaries": (0.5,)},
     "optimizer.schedule": {"optimizer.schedule": "linear"},
@@ -141,7 +157,10 @@ OPTIONS = {
 
 ROWS = [
     "classification",
-    *(pytest.param(name, marks=pytest.mark.full) for name in ("localization", "grid_detection")),
+    *(
+        pytest.param(name, marks=pytest.mark.full)
+        for name in ("localization", "grid_detection", "points", "heatmaps")
+    ),
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("two_stage", "multiscale_detection")),
 ]
 

@@ -32,7 +32,7 @@ class Dataset:
     name: str
     train: Columns
     test: Columns  # the split that is evaluated
-    classes: tuple[str, ...]  # names; a label is an index into them
+    classes: tuple[str, ...]  # names; a label is an index into them, or they are those of the points
     note: str = ""  # what a reader of results must know, for example where the data came from
     # Where there is one: the split on which thresholds are chosen. It is `test` itself if that is for validation.
     validation: Columns | None = None

@@ -50,7 +50,7 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         if there[split] != here[split]:
             return f"{there[split]:,} {name} examples there, {here[split]:,} here"
     if there["targets"] != here["targets"]:
-        return "the labels or boxes of the training examples are others, or in another order"
+        return "the labels, boxes or points of the training examples are others, or in another order"
     pairs = zip(there["means"], here["means"], strict=True)
     for number, (old, new) in enumerate(pairs, start=1):
         if abs(old - new) > _TOLERANCE:

@@ -55,6 +55,15 @@ def _scenes(kind: str) -> Source:
     return Source(read, lambda data, place: About((64, 64, 3)))
 
 
+def _with_points(name: str) -> Callable[[Data, Path], Dataset]:
+    def read(data: Data, place: Path) -> Dataset:
+        from cnnjax.data import point_sources  # imports jax, too
+
+        return getattr(point_sources, name)(data, place)
+
+    return read
+
+
 def _with_builder(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of a builder of tensorflow-datasets, as one of data.name."""
 
@@ -73,6 +82,8 @@ SOURCES: dict[str, Source] = {
     "voc": annotated(voc.LAYOUTS),
     "coco": annotated(coco.LAYOUTS),
     "yolo": annotated(yolo.LAYOUTS),
+    "figures": Source(_with_points("read_figures"), lambda data, place: About((64, 64, 3))),
+    "points": Source(_with_points("read_points"), takes="folder"),
     "records": Source(records.read, takes="path", streams=True),
 }
 TFDS = Source(

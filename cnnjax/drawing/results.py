@@ -7,6 +7,7 @@ from PIL import ImageColor
 
 from cnnjax.detection.rle import rle_to_mask
 from cnnjax.drawing.figures import Boxes, draw_boxes
+from cnnjax.drawing.points import draw_points, lines_of
 
 if TYPE_CHECKING:
     from cnnjax.tasks.result import Result
@@ -26,8 +27,20 @@ def draw(image: np.ndarray, result: "Result", name: str = "") -> tuple[np.ndarra
         boxes = boxes_of(result)
         share = np.array([image.shape[1] / result.width, image.shape[0] / result.height] * 2)
         smaller = Boxes(boxes.boxes * share[None], boxes.labels, boxes.colours)
-        return draw_boxes(with_masks(image, result), smaller), f"{name}\n{len(result.boxes)} found"
+        found = draw_boxes(with_masks(image, result), smaller)
+        return _with_points(found, result), f"{name}\n{len(result.boxes)} found"
+    if result.points is not None:
+        return _with_points(image, result), f"{name}{'' if len(result.points) else ': nothing'}"
     return image, name
+
+
+def _with_points(image: np.ndarray, result: "Result") -> np.ndarray:
+    """The image with all points of a result; it may have another size than that of the result."""
+    for points in () if result.points is None else result.points:
+        # What was drawn before may have enlarged it.
+        places = points * (image.shape[1] / result.width)
+        image = draw_points(image, places, np.ones(len(points), bool), lines_of(result.point_names), "lime")
+    return image
 
 
 def with_masks(image: np.ndarray, result: "Result") -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 from cnnjax.config import Experiment
 from cnnjax.data import batches, sources
 from cnnjax.drawing import figures
+from cnnjax.drawing.points import draw_points, lines_of
 from cnnjax.runs.plan import with_statistics
 from cnnjax.training.step import AUGMENT, augmented, make_recipe, stream
 
@@ -14,7 +15,7 @@ _PREVIEWED = 24
 
 
 def preview(experiment: Experiment, data_dir: str | None, path: str) -> None:
-    """Draws the first training batch after augmentation, with its labels or boxes."""
+    """Draws the first training batch after augmentation, with its labels, boxes or points."""
     dataset = sources.load(experiment.data, data_dir)
     experiment = with_statistics(experiment, dataset)
     recipe = make_recipe(experiment, dataset.classes, dataset.train["image"].shape[1:], num_steps=1)
@@ -34,6 +35,11 @@ def preview(experiment: Experiment, data_dir: str | None, path: str) -> None:
             boxes = figures.Boxes(np.asarray(changed["boxes"][i])[real], names, ["lime"] * len(names))
             shown.append(figures.draw_boxes(image, boxes))
             texts.append(f"{len(names)} objects")
+        elif "points" in changed:
+            visible = np.asarray(changed["visible"][i])
+            points, lines = np.asarray(changed["points"][i]), lines_of(dataset.classes)
+            shown.append(draw_points(image, points, visible, lines, "lime"))
+            texts.append(f"{visible.sum()} points")
         else:
             shown.append(image)
             texts.append(dataset.classes[int(changed["label"][i])])

@@ -36,6 +36,7 @@ from cnnjax.models.grid import GridNet, Localizer, SlidingWindow, YoloV1
 from cnnjax.models.layers import Trunk, batch_norm
 from cnnjax.models.mcdnn import Column
 from cnnjax.models.mtcnn import ONet, PNet, RNet
+from cnnjax.models.points import HeatmapNet, PointNet
 from cnnjax.models.preact_resnet import PreActResNet, cifar_preact_resnet
 from cnnjax.models.rcnn import RCNN, resnet_rcnn
 from cnnjax.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -143,6 +144,22 @@ MODELS: dict[str, Callable[..., Model]] = {
     # 68 points of a face, with the weights of face-api.js
     "face_landmarks68": FaceLandmarks,
     "face_landmarks68_tiny": partial(FaceLandmarks, features=(32, 64, 128), convs=3, window=14),
+    # Points by a fully connected layer, and by heatmaps (simple baseline); a compact one with maps of half of the image
+    "point_net": PointNet,
+    "heatmaps_resnet18": partial(
+        HeatmapNet,
+        trunk=partial(ResNet, stage_sizes=resnet.RESNET18, block=BasicBlock),
+        trunk_stage="stage4",
+    ),
+    "heatmaps_resnet50": partial(
+        HeatmapNet, trunk=partial(ResNet, stage_sizes=resnet.RESNET50), trunk_stage="stage4"
+    ),
+    "heatmaps_small": partial(
+        HeatmapNet,
+        trunk=partial(GridNet, widths=(32, 64, 128), blocks=(1, 1, 3)),
+        trunk_stage="head",
+        widths=(64, 64),
+    ),
     # The three networks of MT-CNN
     "mtcnn_pnet": PNet,
     "mtcnn_rnet": RNet,

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-
 _LANES = 4  # parts of the height that are added first
 _BLOCKS = 128  # of places whose sums are taken apart
 

@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,6 +57,11 @@ def _names(text: str) -> Iterator[str]:
 
 
 def predict_files(run: Run, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:
+    """What `write_predictions` does with the predictions of a run."""
+    return write_predictions(predictions(run, paths), output)
+
+
+def write_predictions(found_in: "Iterable[tuple[Path, Found]]", output: Path) -> tuple[int, list[str]]:
     """Writes `output`/predictions.json and contact_sheet.png for images of any size; of detections also coco.json.
 
     Of the images no more are held at full size than threads read at once. Returns how many were predicted and one
@@ -66,7 +71,7 @@ def predict_files(run: Run, paths: Sequence[Path], output: Path) -> tuple[int, l
     results: list[Result] = []
     drawn: list[tuple[np.ndarray, str]] = []
     problems: list[str] = []
-    for path, found in predictions(run, paths):
+    for path, found in found_in:
         if isinstance(found, ConfigError):
             problems.append(str(found))
             continue
@@ -76,12 +81,12 @@ def predict_files(run: Run, paths: Sequence[Path], output: Path) -> tuple[int, l
         if thumbnail is not None:
             drawn.append(draw(thumbnail, result, path.name))
     if not results:
-        raise ConfigError(f"none of {len(paths)} files could be read; the first: {problems[0]}")
+        raise ConfigError(f"none of {len(problems)} files could be read; the first: {problems[0]}")
     entries = [{"file": file, **result.to_json()} for file, result in zip(files, results, strict=True)]
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "predictions.json", json.dumps(entries, indent=2) + "\n")
     if results[0].boxes is not None:
-        detected = json.dumps(to_coco(files, results, run.classes), indent=2)
+        detected = json.dumps(to_coco(files, results, results[0].classes), indent=2)
         write_atomically(output / "coco.json", detected + "\n")
     title = (
         "Predictions" if len(drawn) == len(files) else f"The first {len(drawn)} of {len(files):,} predictions"

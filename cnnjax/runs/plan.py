@@ -131,7 +131,8 @@ def with_statistics(experiment: Experiment, dataset: Dataset, task: Task | None 
     learner = task or TASKS.get(experiment.task)
     if learner and not set(learner.targets) <= set(dataset.train):
         has, learns = (
-            "boxes" if "boxes" in of else "one label per image" for of in (dataset.train, learner.targets)
+            next((kind for kind in ("boxes", "points") if kind in of), "one label per image")
+            for of in (dataset.train, learner.targets)
         )
         raise ConfigError(f"data.name={name!r} has {has}; task={experiment.task} learns {learns}")
     if len(experiment.data.mean) not in (0, 1, channels):

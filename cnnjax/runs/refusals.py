@@ -12,14 +12,26 @@ from cnnjax.config import OWN, RESUMABLE, ConfigError, Experiment
 from cnnjax.data import identity
 from cnnjax.data.images import FRAMING
 from cnnjax.data.sources import check_folder, parse
+from cnnjax.faces.fitted import FITTED, Fitted
 from cnnjax.models import create_model
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import processes
-from cnnjax.tasks import TASKS, task_class
+from cnnjax.tasks import TASKS, Task, task_class
 
 # Of images with boxes: what they always are, whatever is said, and what their source and task judge (Task.framing).
 _FRAMED = {("data.resize", how) for how in FRAMING}
+# What a model that is fitted in one go reads beside its own section.
+_OF_FITTED = (
+    "name",
+    "task",
+    "data.name",
+    "data.image_size",
+    "data.backgrounds",
+    "data.limit",
+    "data.validation",
+    "train.seed",
+)
 log = logging.getLogger(__name__)
 
 
@@ -47,6 +59,10 @@ def refuse_without_effect(experiment: Experiment, said: Collection[str]) -> None
     for name, field, value in config.fields(experiment):
         if name not in said or value == defaults[name] or (name, value) in _FRAMED:
             continue
+        if experiment.task in FITTED and not name.startswith(
+            (*_OF_FITTED, *(f"{section}." for section in FITTED[experiment.task].options))
+        ):
+            raise ConfigError(f"--{name} has no effect with task={experiment.task}: it is fitted in one go")
         needs = _needs(name, field)
         for what, allowed in needs.items():
             if experiment.task in needs.get("task", ()) and experiment.task not in (
@@ -65,9 +81,10 @@ def _needs(name: str, field: dataclasses.Field) -> config.Needs:
     """What must hold for a field to have an effect: of the task, whose class says which sections it reads and which
     targets it learns, and what the field says itself."""
     needs = dict(field.metadata["needs"]) if "needs" in field.metadata else {}
-    readers = [task for task, of in TASKS.items() if name.partition(".")[0] in of.options]
+    learners: dict[str, type[Task] | type[Fitted]] = {**TASKS, **FITTED}
+    readers = [task for task, of in learners.items() if name.partition(".")[0] in of.options]
     if targets := needs.pop("targets", ()):
-        readers = [task for task, of in TASKS.items() if {*targets} & {*of.targets}]
+        readers = [task for task, of in learners.items() if {*targets} & {*of.targets}]
     return {"task": tuple(readers), **needs} if readers else needs
 
 

@@ -39,6 +39,19 @@ def write(
     image = dataset.test["image"][0]
     first = jax.tree.map(lambda a: a[0], variables)
     pictures += _filters_and_maps(recipe.network(first, image.shape, dataset.classes), image)
+    write_page(workdir, experiment, dataset, evaluation, command, pictures, judged)
+
+
+def write_page(
+    workdir: Workdir,
+    experiment: Experiment,
+    dataset: Dataset,
+    evaluation: Evaluation,
+    command: str,
+    pictures: Sequence[Picture],
+    judged: str = "",
+) -> None:
+    """Writes pictures to plots/*.png, and report.html of them and the numbers; `judged` as in `write`, if anything is."""
     sections = []
     for picture in pictures:
         path = workdir.plots / f"{picture.name}.png"
@@ -98,6 +111,8 @@ def _page(
         "versions": ", ".join(f"{name} {version}" for name, version in platform.versions().items()),
         "seeds": f"{experiment.train.seed} to {experiment.train.seed + experiment.train.seeds - 1}",
     }
+    if not judged:
+        del facts["best checkpoint"]
     if evaluation.notes:
         facts = {"note": "; ".join(evaluation.notes), **facts}
     about = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())

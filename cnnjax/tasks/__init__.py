@@ -3,8 +3,10 @@
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.tasks.classification import Classification
 from cnnjax.tasks.grid_detection import GridDetection
+from cnnjax.tasks.heatmaps import Heatmaps
 from cnnjax.tasks.localization import Localization
 from cnnjax.tasks.multiscale_detection import MultiscaleDetection
+from cnnjax.tasks.points import Points
 from cnnjax.tasks.result import Result
 from cnnjax.tasks.task import Batch, Judgement, Outputs, Task
 from cnnjax.tasks.two_stage import TwoStageDetection
@@ -20,6 +22,8 @@ TASKS: dict[str, type[Task]] = {
     "grid_detection": GridDetection,
     "multiscale_detection": MultiscaleDetection,
     "two_stage": TwoStageDetection,
+    "points": Points,
+    "heatmaps": Heatmaps,
 }
 
 

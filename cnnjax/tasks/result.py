@@ -17,6 +17,8 @@ class Result:
     top: the most probable classes of the whole image, best first, with their probabilities.
     boxes: [n, 4] xyxy in pixels, best first, with `scores` [n] and `labels` [n], numbers of classes, and where they are
     known with `masks`, n of them in the size of the image.
+    points: [n, K, 2] x and y in pixels, called `point_names`: of each box, or without boxes of what the image shows, if
+    it shows it.
     values: what a task without a form of its own says, as JSON can hold it.
     """
 
@@ -28,6 +30,8 @@ class Result:
     scores: np.ndarray | None = None
     labels: np.ndarray | None = None
     masks: Sequence[RLE] | None = None
+    points: np.ndarray | None = None
+    point_names: tuple[str, ...] = ()
     values: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -38,7 +42,17 @@ class Result:
             found |= {"class": top[0]["class"], "top": top}
         if self.boxes is not None:
             found |= {"width": self.width, "height": self.height, "detections": self._detections()}
+        elif self.points is not None:
+            found |= {
+                "present": len(self.points) > 0,
+                "points": self._named(self.points[0]) if len(self.points) else {},
+            }
         return found
+
+    def _named(self, points: np.ndarray) -> dict[str, list[float]]:
+        return {
+            name: [float(x), float(y)] for name, (x, y) in zip(self.point_names, points.tolist(), strict=True)
+        }
 
     def _detections(self) -> list[dict[str, Any]]:
         assert self.boxes is not None and self.scores is not None and self.labels is not None
@@ -51,6 +65,8 @@ class Result:
             }
             for (x0, y0, x1, y1), score, label in zip(self.boxes, self.scores, self.labels, strict=True)
         ]
+        if self.points is not None:
+            boxes = [box | {"points": self._named(one)} for box, one in zip(boxes, self.points, strict=True)]
         if self.masks is None:
             return boxes
         return [box | {"segmentation": mask} for box, mask in zip(boxes, self.masks, strict=True)]

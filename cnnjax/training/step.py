@@ -18,6 +18,7 @@ from cnnjax.augment.draws import keys_of
 from cnnjax.config import Experiment
 from cnnjax.data import batches
 from cnnjax.data.images import FRAMING, PADDING
+from cnnjax.data.letterbox import PLACES
 from cnnjax.models import Model, create_model
 from cnnjax.network import Apply, Network, Preprocessing
 from cnnjax.runtime import sharding
@@ -104,7 +105,9 @@ def make_recipe(
 
     task = of_size(image_shape)
     preprocessing = Preprocessing.of(experiment.data)
-    if "boxes" in task.targets:  # such images are always read so, and must be predicted and exported alike
+    if {*PLACES} & {
+        *task.targets
+    }:  # such images are always read so, and must be predicted and exported alike
         preprocessing = dataclasses.replace(preprocessing, resize=task.framing(experiment.data.resize))
     named = experiment.model
     recipe = Recipe(

@@ -155,7 +155,7 @@ TESTED_ELSEWHERE = {
         f"{kind}_resnet{form}" for kind in ("fasterrcnn", "maskrcnn", "keypointrcnn")
         for form in ("50_fpn", "50_fpn_coco_v1", "101_fpn")
     ),
-    "mtcnn_pnet", "mtcnn_rnet", "mtcnn_onet",
+    "mtcnn_pnet", "mtcnn_rnet", "mtcnn_onet", "point_net", "heatmaps_resnet18", "heatmaps_resnet50", "heatmaps_small",
     "darknet53", "yolov3", "yolov3_spp", "yolov3_tiny",
     "tiny_darknet53", "tiny_yolov3", "tiny_yolov3_spp", "tiny_yolov3_tiny",
 }  # fmt: skip

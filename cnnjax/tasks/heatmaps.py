@@ -1,0 +1,85 @@
+"""Points of one face or body per image, each by a heatmap."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from cnnjax.config import ConfigError, Experiment
+from cnnjax.data.formats.points import MIRRORS, mirror_of_names
+from cnnjax.detection import heatmaps
+from cnnjax.tasks.points import point_metrics, point_pictures, point_result
+from cnnjax.tasks.result import Result
+from cnnjax.tasks.task import Apply, Batch, Judgement, Split, Task
+
+if TYPE_CHECKING:
+    from cnnjax.drawing.figures import Picture
+
+SHARPNESS = 0.05  # temperature of the soft-argmax of maps whose bumps are 1 high: thousands of empty pixels weigh nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Heatmaps(Task):
+    """Outputs [N, h, w, K], a bump where each point is. The batch holds "points" [N, K, 2] in pixels, "visible" [N, K].
+
+    As in Xiao, Wu & Wei 2018: half the squared error of the maps, of visible points only, averaged over pixels and
+    points. With `flip_test`, evaluation averages the maps of an image and of its mirror image.
+    """
+
+    targets: ClassVar[tuple[str, ...]] = ("points", "visible")
+    options: ClassVar[tuple[str, ...]] = ("heatmaps",)
+    headline: ClassVar[str] = "pck"
+    names: tuple[str, ...]
+    height: int
+    width: int
+    sigma: float = 2.0
+    decode: str = "quarter"
+    flip_test: bool = False
+
+    @classmethod
+    def of(cls, experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...]) -> "Heatmaps":
+        options = experiment.heatmaps
+        return cls(classes, image_shape[0], image_shape[1], options.sigma, options.decode, options.flip_test)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.names)
+
+    def forward(self, apply: Apply, batch: Batch, key: Array | None = None) -> Array:
+        maps = apply(batch["image"])
+        if key is not None or not self.flip_test:
+            return maps
+        mirror = mirror_of_names(self.names) or MIRRORS.get(len(self.names))
+        if mirror is None:
+            raise ConfigError("heatmaps.flip_test: which points a flip swaps is not known from their names")
+        return heatmaps.average_with_flipped(maps, apply(jnp.flip(batch["image"], axis=2)), mirror)
+
+    def loss(self, outputs: Array, batch: Batch) -> Array:
+        size = (outputs.shape[1], outputs.shape[2])
+        target, weight = heatmaps.encode_heatmaps(
+            batch["points"], batch["visible"], size, self._stride(outputs), self.sigma
+        )
+        squared = jnp.mean((outputs.astype(jnp.float32) - target) ** 2, axis=(1, 2))
+        return 0.5 * jnp.mean(squared * weight, axis=1)
+
+    def predict(self, outputs: Array) -> dict[str, Array]:
+        outputs = outputs.astype(jnp.float32)
+        found = heatmaps.decode_heatmaps(outputs)
+        points = found.points if self.decode == "quarter" else heatmaps.soft_argmax(outputs, SHARPNESS)
+        return {"points": points * self._stride(outputs), "scores": found.scores}
+
+    def judge(self, predictions: Mapping[str, np.ndarray], split: Split) -> Judgement:
+        return Judgement(point_metrics(predictions["points"], split, self.names))
+
+    def pictures(self, predictions: Mapping[str, np.ndarray], split: Split) -> "list[Picture]":
+        return point_pictures(predictions["points"], split, self.names)
+
+    def result(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Result:
+        return point_result(prediction["points"], shape, self.names, (self.height, self.width), True)
+
+    def _stride(self, outputs: Array) -> float:
+        """Pixels of the image for one of the map."""
+        return self.width / outputs.shape[2]

@@ -1,0 +1,103 @@
+"""Experiments that place points: landmarks of faces, joints of bodies."""
+
+from cnnjax.config import Augment, Data, Experiment, Heatmaps, Model, Optimizer, Points, Train
+
+
+def faces_landmarks() -> Experiment:
+    """Is there a face, and where are its 68 points: the lecture's 137 outputs of a fully connected layer.
+
+    python launch.py --experiment=faces_landmarks --data.name=points:PATH --data.backgrounds=PHOTOGRAPHS
+    PATH holds train.csv and test.csv beside train/ and test/, or 300-W's .pts files. Without --data.backgrounds every
+    image has a face, and that one is there is not learned.
+    """
+    return Experiment(
+        name="faces_landmarks",
+        task="points",
+        data=Data(name="points:landmarks68", image_size=64, batch_size=32),
+        augment=Augment(flip="random", rotate=30.0, scale=0.15, translate=0.1, brightness=0.1, contrast=0.2),
+        model=Model(name="point_net"),
+        points=Points(weight=10.0, beta=0.02),
+        optimizer=Optimizer(name="adamw", learning_rate=2e-3, weight_decay=1e-2, warmup=0.05, ema=0.995),
+        train=Train(epochs=100, evaluate_every=20, checkpoint_every=20),
+    )
+
+
+def faces_heatmaps() -> Experiment:
+    """68 points of a face, each by a heatmap of half of the image.
+
+    python launch.py --experiment=faces_heatmaps --data.name=points:PATH
+    """
+    return Experiment(
+        name="faces_heatmaps",
+        task="heatmaps",
+        data=Data(name="points:landmarks68", image_size=96, batch_size=32),
+        augment=Augment(flip="random", rotate=30.0, scale=0.15, translate=0.1, brightness=0.1, contrast=0.2),
+        model=Model(name="heatmaps_small"),
+        heatmaps=Heatmaps(sigma=1.5),
+        optimizer=Optimizer(name="adamw", learning_rate=2e-3, warmup=0.05, ema=0.995),
+        train=Train(epochs=60, evaluate_every=20, checkpoint_every=20),
+    )
+
+
+def pose_figures() -> Experiment:
+    """The 14 joints of drawn figures, each by a heatmap: needs no files.
+
+    python launch.py --experiment=pose_figures
+    """
+    return Experiment(
+        name="pose_figures",
+        task="heatmaps",
+        data=Data(name="figures", batch_size=32),
+        augment=Augment(flip="random"),
+        model=Model(name="heatmaps_small"),
+        heatmaps=Heatmaps(sigma=1.5),
+        optimizer=Optimizer(name="adamw", learning_rate=3e-3, warmup=0.05, ema=0.99),
+        train=Train(epochs=10, evaluate_every=2, checkpoint_every=2),
+    )
+
+
+def pose_lsp() -> Experiment:
+    """The 14 joints of people in Leeds Sports Pose, by a ResNet-18 and deconvolutions (Xiao, Wu & Wei 2018).
+
+    python launch.py --experiment=pose_lsp --data.name=points:PATH
+    PATH holds joints.mat, or a table of joints, beside images/. Few images are not enough: of 800 none is found better
+    than by the mean pose.
+    """
+    return Experiment(
+        name="pose_lsp",
+        task="heatmaps",
+        data=Data(name="points:lsp", image_size=128, batch_size=32),
+        augment=Augment(flip="random", rotate=40.0, scale=0.25, translate=0.05, brightness=0.1, contrast=0.2),
+        model=Model(name="heatmaps_resnet18"),
+        heatmaps=Heatmaps(sigma=1.5, flip_test=True),
+        optimizer=Optimizer(
+            name="adam", learning_rate=1e-3, schedule="piecewise", boundaries=(0.64, 0.86), warmup=0.02
+        ),
+        train=Train(epochs=140, evaluate_every=10, checkpoint_every=10),
+    )
+
+
+def faces_cascade() -> Experiment:
+    """Finds faces by a cascade of boosted Haar features (Viola & Jones 2001), fitted in one go.
+
+    python launch.py --experiment=faces_cascade --data.name=points:PATH --data.backgrounds=PHOTOGRAPHS
+    PATH holds faces with 68 points, PHOTOGRAPHS images without faces.
+    """
+    return Experiment(
+        name="faces_cascade",
+        task="cascade",
+        data=Data(name="points:landmarks68", image_size=128),
+    )
+
+
+def faces_shape_model() -> Experiment:
+    """68 points of a face by their profiles and the modes of its shape (Cootes et al. 1995), fitted in one go.
+
+    python launch.py --experiment=faces_shape_model --data.name=points:PATH
+    With --shape_model.cascade=cascade.xml of faces_cascade, faces are found first.
+    """
+    return Experiment(
+        name="faces_shape_model",
+        task="shape_model",
+        data=Data(name="points:landmarks68", image_size=128),
+    )
