@@ -15,6 +15,7 @@ from cnnjax.config import ConfigError, Data
 from cnnjax.data.images import list_files, read_image
 from cnnjax.drawing import figures
 from cnnjax.drawing.results import draw
+from cnnjax.runs.committee import RunCommittee
 from cnnjax.runs.run import Run
 from cnnjax.runs.workdir import write_atomically
 from cnnjax.tasks.result import Result, to_coco
@@ -56,7 +57,7 @@ def _names(text: str) -> Iterator[str]:
         parts = parts[end:]
 
 
-def predict_files(run: Run, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:
+def predict_files(run: Run | RunCommittee, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:
     """Writes `output`/predictions.json and contact_sheet.png for images of any size; of detections also coco.json.
 
     Of the images no more are held at full size than threads read at once. Returns how many were predicted and one
@@ -95,7 +96,7 @@ def predict_files(run: Run, paths: Sequence[Path], output: Path) -> tuple[int, l
 Found = tuple[np.ndarray | None, Result] | ConfigError
 
 
-def predictions(run: Run, paths: Sequence[Path]) -> Iterator[tuple[Path, Found]]:
+def predictions(run: Run | RunCommittee, paths: Sequence[Path]) -> Iterator[tuple[Path, Found]]:
     """Of every file, in order, a small copy of the image (of the first 100; else None) and what the network says of it;
     or the error where it cannot be read. Reads one batch ahead of the network, in threads."""
     predictor = run.predictor()
