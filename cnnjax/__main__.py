@@ -5,6 +5,7 @@
   python launch.py --experiment=NAME --workdir=DIR    trains, or goes on with what is in DIR
   python launch.py --mode=evaluate --workdir=DIR      evaluates what was trained there
   python launch.py --mode=evaluate --workdir=DIR --data.name=folder:PHOTOS --evaluate.augment=ten_crop
+  python launch.py --mode=evaluate --workdir=A,B,C    members and their committee on the same examples
   python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
   python launch.py --mode=visualize --workdir=DIR     pictures of what the network learned, gallery.html
   python launch.py --mode=visualize --experiment=NAME --weights=FILE --inputs=FOLDER    of published weights
@@ -47,7 +48,14 @@ flags.DEFINE_string(
     None,
     "Name of an experiment; --list shows them. Default: that of --workdir, else digits_lenet.",
 )
-flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<experiment>.")
+flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run. Default: runs/<experiment>. mode=evaluate, predict and export: of several, separated by commas, their committee.",
+)
+flags.DEFINE_list(
+    "votes", [], "Of several --workdir: how much each network counts, such as 2,1,1; default: all the same."
+)
 flags.DEFINE_string(
     "data_dir", None, "Where datasets are. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."
 )

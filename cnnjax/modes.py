@@ -85,6 +85,46 @@ def existing_workdir() -> Any:
     return Workdir(FLAGS.workdir)
 
 
+def committee(changes: Mapping[str, Any] | None = None) -> Any:
+    """That of several runs in --workdir; None for one."""
+    paths = (FLAGS.workdir or "").split(",")
+    if len(paths) < 2 or Path(FLAGS.workdir).exists():
+        if FLAGS.votes:
+            raise ConfigError("--votes are for several runs: --workdir=A,B,C")
+        return None
+    from cnnjax.runs.committee import restore_all
+
+    try:
+        votes = tuple(map(float, FLAGS.votes))
+    except ValueError as error:
+        raise ConfigError(f"--votes={','.join(FLAGS.votes)}: expected numbers separated by commas") from error
+    return restore_all(paths, FLAGS.checkpoint, votes, changes)
+
+
+def print_comparison(comparison: Any) -> None:
+    """Members, committee, and how sure one can be of their difference."""
+    rows = (*comparison.members, comparison.committee)
+    width = max(len(row.name) for row in rows)
+    names = [name for name in comparison.committee.metrics if name != "accuracy"]
+    right = comparison.committee.right is not None
+    head = f"{'accuracy %':>12}{'wrong':>8}{'95 % interval':>20}" if right else ""
+    print(f"{'member':<{width}}{'n':>10}{head}" + "".join(f"{name:>12}" for name in names))
+    for row in rows:
+        line = f"{row.name:<{width}}{row.count:>10,}"
+        if right:
+            low, high = row.interval
+            wrong = row.count - int(row.right.sum())
+            interval = f"{100 * low:.2f} - {100 * high:.2f}"
+            line += f"{100 * row.metrics['accuracy']:>12.2f}{wrong:>8,}{interval:>20}"
+        print(line + "".join(f"{row.metrics[name]:>12.4f}" for name in names))
+    if right:
+        print(
+            f"committee against {comparison.best.name}, the best member: p = {comparison.p_value:.3g} (McNemar, exact)"
+        )
+    for text in comparison.notes:
+        print(f"note: {text}")
+
+
 def without(name: str, other: str) -> None:
     """Raises ConfigError if the flag is given, which has no effect beside the other."""
     if FLAGS[name].present:
@@ -146,6 +186,9 @@ def mode_train() -> None:
 def mode_evaluate() -> None:
     from cnnjax.runs import fitted, run
 
+    if together := committee():
+        print_comparison(together.evaluate(flag_changes(), FLAGS.data_dir))
+        return
     workdir = existing_workdir()
     if fitted.is_fitted(workdir):
         without("checkpoint", f"task={workdir.read_config().task}, which has one model")
@@ -159,16 +202,18 @@ def mode_predict() -> None:
     from cnnjax.predict import predict
     from cnnjax.runs import fitted, run
 
-    workdir = existing_workdir()
     paths = predict.find_images(FLAGS.inputs)
-    output = Path(FLAGS.output) if FLAGS.output else workdir.path / "predictions"
-    if fitted.is_fitted(workdir):
+    together = committee(flag_changes())
+    if together and not FLAGS.output:
+        raise ConfigError("mode=predict with several --workdir needs --output=DIR")
+    output = Path(FLAGS.output) if FLAGS.output else existing_workdir().path / "predictions"
+    if together is None and fitted.is_fitted(existing_workdir()):
         only_changes()
-        without("checkpoint", f"task={workdir.read_config().task}, which has one model")
-        said = fitted.predictions(fitted.restore(workdir), paths)
+        without("checkpoint", f"task={existing_workdir().read_config().task}, which has one model")
+        said = fitted.predictions(fitted.restore(existing_workdir()), paths)
         count, problems = predict.write_predictions(said, output)
     else:
-        restored = run.restore(workdir, FLAGS.checkpoint, flag_changes())
+        restored = together or run.restore(existing_workdir(), FLAGS.checkpoint, flag_changes())
         count, problems = predict.predict_files(restored, paths, output)
     print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}")
     for line in problems:
@@ -328,11 +373,17 @@ def mode_export_weights() -> None:
 def mode_export() -> None:
     from cnnjax.runs import export, run
 
-    workdir = existing_workdir()
-    path = Path(FLAGS.output) if FLAGS.output else workdir.path / "network.stablehlo"
+    together = committee()
+    if together and not FLAGS.output:
+        raise ConfigError("mode=export with several --workdir needs --output=FILE")
+    path = Path(FLAGS.output) if FLAGS.output else existing_workdir().path / "network.stablehlo"
     if path.suffix == ".json":
         raise ConfigError(f"--output={path}: that name is for the description beside the exported file")
-    about = export.export_run(run.restore(workdir, FLAGS.checkpoint), path)
+    about = (
+        export.export_committee(together, path)
+        if together
+        else export.export_run(run.restore(existing_workdir(), FLAGS.checkpoint), path)
+    )
     print(
         f"{path} and {path.with_suffix('.json').name}: {', '.join(about['outputs'])} of step {about['step']:,}"
     )
@@ -435,8 +486,8 @@ SWEEP = ("sweep", "sweep.jobs", "sweep.draws")
 
 MODES: dict[str, Mode] = {
     "train": Mode(mode_train, ("experiment", "workdir", "data_dir", *PROCESSES), ALL),
-    "evaluate": Mode(mode_evaluate, (*RUN, "data_dir"), ("evaluate.", "data.name")),
-    "predict": Mode(mode_predict, (*RUN, "inputs", "output"), config.PREDICTABLE),
+    "evaluate": Mode(mode_evaluate, (*RUN, "votes", "data_dir"), ("evaluate.", "data.name")),
+    "predict": Mode(mode_predict, (*RUN, "votes", "inputs", "output"), config.PREDICTABLE),
     "prepare": Mode(mode_prepare, ("experiment", "data_dir", "output"), ("data.",)),
     "summarize": Mode(
         mode_summarize, ("experiment", "workdir", "data_dir", "compiler", "device", "output"), ALL
@@ -449,7 +500,7 @@ MODES: dict[str, Mode] = {
     ),
     "import": Mode(mode_import, ("experiment", "workdir", "data_dir", "weights", "classes"), ALL),
     "export_weights": Mode(mode_export_weights, (*RUN, "output"), ()),
-    "export": Mode(mode_export, (*RUN, "output"), ()),
+    "export": Mode(mode_export, (*RUN, "votes", "output"), ()),
     "sweep": Mode(mode_sweep, ("experiment", "workdir", "data_dir", "yes", *SWEEP), ALL),
     "benchmark": Mode(
         mode_benchmark,

@@ -163,6 +163,10 @@ class Network:
         )
         return task.average(of_views, jnp.asarray(weights, jnp.float32))
 
+    def frame(self, image: np.ndarray, views: str = "none") -> np.ndarray:
+        """A picture, uint8 [H, W, C], as `outputs` takes it, without the axis of a batch."""
+        return self.preprocessing.frame(image, self.image_shape, views)
+
     def predictor(self, views: str = "none") -> "Batches":
         """Answers for pictures of any size."""
         return Batches(self, views)
@@ -233,6 +237,10 @@ class Committee:
     def preprocessing(self) -> Preprocessing:
         return self.members[0].preprocessing
 
+    def frame(self, image: np.ndarray, views: str = "none") -> np.ndarray:
+        """As that of a network; all members have the same."""
+        return self.members[0].frame(image, views)
+
     def outputs(self, images: Array, views: str = "none") -> Outputs:
         """As those of a network."""
         each = [member.outputs(images, views) for member in self.members]
@@ -259,14 +267,25 @@ class Predictor(Protocol):
     def __call__(self, image: np.ndarray) -> Result: ...
 
 
+class Answering(Protocol):
+    """A network, or several that answer as one: a pytree."""
+
+    @property
+    def task(self) -> Task | None: ...
+
+    def frame(self, image: np.ndarray, views: str = "none") -> np.ndarray: ...
+
+    def outputs(self, images: Array, views: str = "none") -> Outputs: ...
+
+
 class Batches:
     """A compiled network on all devices, as a Predictor; or, step by step, for many pictures at once."""
 
-    def __init__(self, network: Network | Committee, views: str = "none"):
+    def __init__(self, network: Answering, views: str = "none"):
         if network.task is None:
             raise ConfigError("a network without a task has no predictions")
         task = network.task
-        self._frame = functools.partial(network.preprocessing.frame, shape=network.image_shape, views=views)
+        self._frame = functools.partial(network.frame, views=views)
         self.result = task.result
         self._mesh = sharding.evaluation_mesh()
         self._network = jax.device_put(network, sharding.replicated(self._mesh))

@@ -15,6 +15,7 @@ from cnnjax.config import ConfigError, Data
 from cnnjax.data.images import list_files, read_image
 from cnnjax.drawing import figures
 from cnnjax.drawing.results import draw
+from cnnjax.runs.committee import RunCommittee
 from cnnjax.runs.run import Run
 from cnnjax.runs.workdir import write_atomically
 from cnnjax.tasks.result import Result, to_coco
@@ -56,8 +57,8 @@ def _names(text: str) -> Iterator[str]:
         parts = parts[end:]
 
 
-def predict_files(run: Run, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:
-    """What `write_predictions` does with the predictions of a run."""
+def predict_files(run: Run | RunCommittee, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:
+    """What `write_predictions` does with the predictions of a run, or of several."""
     return write_predictions(predictions(run, paths), output)
 
 
@@ -100,7 +101,7 @@ def write_predictions(found_in: "Iterable[tuple[Path, Found]]", output: Path) ->
 Found = tuple[np.ndarray | None, Result] | ConfigError
 
 
-def predictions(run: Run, paths: Sequence[Path]) -> Iterator[tuple[Path, Found]]:
+def predictions(run: Run | RunCommittee, paths: Sequence[Path]) -> Iterator[tuple[Path, Found]]:
     """Of every file, in order, a small copy of the image (of the first 100; else None) and what the network says of it;
     or the error where it cannot be read. Reads one batch ahead of the network, in threads."""
     predictor = run.predictor()

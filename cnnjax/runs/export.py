@@ -13,6 +13,8 @@ from jax import Array, export
 from cnnjax.augment.views import before_views
 from cnnjax.config import DARKNET
 from cnnjax.data import darknet_resize, images
+from cnnjax.network import Preprocessing
+from cnnjax.runs.committee import RunCommittee
 from cnnjax.runs.run import Run
 from cnnjax.runs.workdir import write_atomically
 from cnnjax.runtime import platform
@@ -43,23 +45,64 @@ def export_run(run: Run, path: Path) -> dict[str, Any]:
         return run.recipe.task.predict(jax.tree.map(jnp.asarray, network).outputs(images, views))
 
     exported = export.export(jax.jit(predict), platforms=PLATFORMS)(pixels)
+    return _write(
+        path,
+        exported,
+        {
+            "task": run.experiment.task,
+            "experiment": run.experiment.name,
+            "step": run.step,
+            "classes": list(run.classes),
+            "input": _input(shape, pixels.dtype),
+            "resize": run.recipe.preprocessing.resize,
+            "preprocessing": _preprocessing(run.recipe.preprocessing, views, shape),
+        },
+    )
+
+
+def export_committee(committee: RunCommittee, path: Path) -> dict[str, Any]:
+    """The same of several runs. The function takes an array of images for each frame that members need: the same
+    pictures, prepared as the description says of each of its "inputs"."""
+    (batch,) = export.symbolic_shape("batch")
+    network = jax.tree.map(np.asarray, committee.network)
+    frames = network.frames
+    pixels = [jax.ShapeDtypeStruct((batch, *shape), jnp.uint8) for shape, _, _ in frames]
+
+    def predict(*images: Array) -> dict[str, Array]:
+        return committee.task.predict(jax.tree.map(jnp.asarray, network).of_frames(images))
+
+    exported = export.export(jax.jit(predict), platforms=PLATFORMS)(*pixels)
+    members = [
+        {"experiment": run.experiment.name, "step": run.step, "weight": weight}
+        for run, weight in zip(committee.runs, committee.weights, strict=True)
+    ]
+    return _write(
+        path,
+        exported,
+        {
+            "task": committee.runs[0].experiment.task,
+            "members": members,
+            "step": max(run.step for run in committee.runs),
+            "classes": list(committee.classes),
+            "inputs": [
+                {
+                    **_input(shape, one.dtype),
+                    "resize": framing.resize,
+                    "preprocessing": _preprocessing(framing, "none", shape),
+                }
+                for one, (shape, framing, _) in zip(pixels, frames, strict=True)
+            ],
+        },
+    )
+
+
+def _write(path: Path, exported: export.Exported, about: dict[str, Any]) -> dict[str, Any]:
     content = exported.serialize()
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     description = {
         "file": path.name,
         "sha256": hashlib.sha256(content).hexdigest(),
-        "task": run.experiment.task,
-        "experiment": run.experiment.name,
-        "step": run.step,
-        "classes": list(run.classes),
-        "input": {
-            "shape": ["batch", *shape],
-            "dtype": str(pixels.dtype),
-            "channels": "grey, ITU-R 601 luma" if shape[-1] == 1 else "RGB",
-            "values": "0 to 255",
-        },
-        "resize": run.recipe.preprocessing.resize,
-        "preprocessing": _preprocessing(run, shape),
+        **about,
         "outputs": {name: {"shape": _shape(out), "dtype": str(out.dtype)} for name, out in outputs.items()},
         "platforms": list(exported.platforms),
         "calling_convention": exported.calling_convention_version,
@@ -71,6 +114,15 @@ def export_run(run: Run, path: Path) -> dict[str, Any]:
     return description
 
 
+def _input(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    return {
+        "shape": ["batch", *shape],
+        "dtype": str(dtype),
+        "channels": "grey, ITU-R 601 luma" if shape[-1] == 1 else "RGB",
+        "values": "0 to 255",
+    }
+
+
 def _input_shape(run: Run) -> tuple[int, ...]:
     """[H, W, C] of the images that are given to the network, or to the views that are taken of them."""
     views = run.experiment.evaluate.augment
@@ -78,9 +130,9 @@ def _input_shape(run: Run) -> tuple[int, ...]:
     return (side, side, run.image_shape[-1]) if views == "ten_crop" else run.image_shape
 
 
-def _preprocessing(run: Run, shape: tuple[int, ...]) -> dict[str, Any]:
+def _preprocessing(preprocessing: Preprocessing, views: str, shape: tuple[int, ...]) -> dict[str, Any]:
     """How an image file becomes the input, for somebody without this project. Normalization is in the exported file."""
-    data = before_views(run.experiment.evaluate.augment, run.recipe.preprocessing)
+    data = before_views(views, preprocessing)
     how = data.resize if data.image_size else "stretch"
     steps = ["turn by the EXIF orientation", "lay transparency over white"]
     steps.append("convert to grey (ITU-R 601 luma)" if shape[-1] == 1 else "convert to RGB")

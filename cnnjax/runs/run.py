@@ -14,6 +14,7 @@ from cnnjax.augment.views import before_views
 from cnnjax.config import ConfigError, Data, Experiment
 from cnnjax.data import identity, labels
 from cnnjax.data.dataset import Dataset, shortcomings_of_evaluated
+from cnnjax.data.examples import Columns
 from cnnjax.data.images import read_image
 from cnnjax.data.sources import check_folder, load_evaluated
 from cnnjax.network import Batches, Committee, Network, of_seeds
@@ -84,6 +85,16 @@ class Run:
         `changes` may set evaluate.* fields and data.name. Of class folders that the network was not trained on, as
         after an import, all images count, and their names say which of its classes they are.
         """
+        split, notes, settings = self.evaluated(changes, data_dir)
+        mesh = sharding.evaluation_mesh()
+        evaluator = Evaluator(self.recipe, split, settings.batch_size, mesh, settings.augment)
+        evaluation = evaluator(jax.device_put(self.state.variables, sharding.replicated(mesh)))
+        return dataclasses.replace(evaluation, notes=notes)
+
+    def evaluated(
+        self, changes: Mapping[str, Any] | None = None, data_dir: str | None = None
+    ) -> tuple[Columns, tuple[str, ...], config.Evaluate]:
+        """What `evaluate` looks at, framed and numbered as this network takes it, notes on it, and how."""
         check_folder((changes or {}).get("data.name", ""))
         experiment = config.check(config.replace(self.experiment, changes or {}))
         settings, data = experiment.evaluate, experiment.data
@@ -106,10 +117,7 @@ class Run:
         if split["image"].shape[1:] != (*shape, self.image_shape[2]):
             given, taken = ("x".join(map(str, s)) for s in (split["image"].shape[1:], self.image_shape))
             raise ConfigError(f"data.name={data.name!r} has images of {given}, the network takes {taken}")
-        mesh = sharding.evaluation_mesh()
-        evaluator = Evaluator(self.recipe, split, settings.batch_size, mesh, settings.augment)
-        evaluation = evaluator(jax.device_put(self.state.variables, sharding.replicated(mesh)))
-        return dataclasses.replace(evaluation, notes=notes)
+        return Columns.of(split), notes, settings
 
 
 def restore(

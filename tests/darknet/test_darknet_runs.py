@@ -17,7 +17,8 @@ from cnnjax.weights.darknet import Header, count_numbers
 CLASSES = ("a", "b")
 
 
-def small_cfg(filters=4, classes=len(CLASSES)):
+def small_cfg(filters=4, classes=None):
+    classes = len(CLASSES) if classes is None else classes
     cfg = cfgs.Cfg(side=32)
     for i in range(3):
         cfg.conv(filters * 2**i, stride=2)
