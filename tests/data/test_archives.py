@@ -127,7 +127,9 @@ def test_errors_name_the_archive(damage, message, tmp_path):
         archives.read_mnist(paths)
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", tiny.cifar({"a.bin": bytes(9000)})[:60]])
+@pytest.mark.parametrize(
+    "content", [b"", b"junk", tiny.cifar({"a.bin": bytes(9000)})[:60]], ids=["empty", "junk", "cut"]
+)
 def test_damaged_tar_and_zip_files_are_named(content, tmp_path):
     path = tmp_path / "data.bin"
     path.write_bytes(content)
