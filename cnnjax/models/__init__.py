@@ -41,6 +41,7 @@ from cnnjax.models.preact_resnet import PreActResNet, cifar_preact_resnet
 from cnnjax.models.rcnn import RCNN, resnet_rcnn
 from cnnjax.models.resnet import BasicBlock, Bottleneck, ResNet
 from cnnjax.models.resnet_cifar import CifarResNet
+from cnnjax.models.rows import RowReader
 from cnnjax.models.senet import SENet
 from cnnjax.models.squeezenet import SqueezeNet
 from cnnjax.models.vgg import VGG
@@ -229,6 +230,9 @@ MODELS: dict[str, Callable[..., Model]] = {
     "dropconnect_cifar10": DropConnectLocal,
     "dropconnect_svhn": partial(DropConnectLocal, hidden=512),
     "tiny_dropconnect": partial(DropConnectLocal, features=(8, 8, 8, 8), hidden=64),
+    # Recurrent networks that read rows
+    "lstm_rows": RowReader,
+    "gru_rows": partial(RowReader, cell="gru"),
 }
 
 

@@ -145,6 +145,9 @@ PUBLISHED = {
     "one_layer_full": ((20, 20, 1), 10, 400 * 400 + 10 * 401),
     "one_layer_local": ((20, 20, 1), 10, 400 * 4 * 100 + 10 * 1601),
     "one_layer_shared": ((20, 20, 1), 10, 4 * 100 + 10 * 1601),
+    # Four gates, or three with a bias more for the candidate, of 28 numbers and 128 units; 10 classes.
+    "lstm_rows": (MNIST, 10, 4 * (28 + 128 + 1) * 128 + 1_290),
+    "gru_rows": (MNIST, 10, (3 * (28 + 128) + 4) * 128 + 1_290),
 }
 LONG_TO_TRACE = {"densenet264", "densenet100_12", "densenet_bc250_24", "densenet_bc190_40"}
 TESTED_ELSEWHERE = {
