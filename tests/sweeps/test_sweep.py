@@ -17,6 +17,7 @@ from cnnjax.runs.plan import Given
 from cnnjax.sweeps import choice, processes, space
 from cnnjax.sweeps.sweep import Sweep, open_sweep, read_sweep
 
+pytestmark = pytest.mark.full  # most train in processes of their own
 ROOT = Path(__file__).parents[2]
 QUICK = (
     "--model.name=softmax_regression", "--data.limit=200", "--data.batch_size=20", "--train.steps=6",
