@@ -12,7 +12,7 @@ import numpy as np
 from cnnjax.config import DARKNET, LAID_OUT, ConfigError, Data
 from cnnjax.data.dataset import About, Dataset, concat, first, hold_out, mixed
 from cnnjax.data.examples import Columns
-from cnnjax.data.formats import coco, folders, layouts, packed, records, voc, yolo
+from cnnjax.data.formats import coco, folders, gtsrb, layouts, packed, pixels, records, voc, yolo
 from cnnjax.data.formats.records import RawDataset
 from cnnjax.data.synthetic import embedded
 from cnnjax.data.tfds import builder as tfds_builder
@@ -36,6 +36,7 @@ class Source:
     takes: str = (
         ""  # what follows the colon of its names: nothing, "folder", or "path", of which `read` tells itself
     )
+    holds_out: bool = False  # whether `read` holds data.validation out itself
     streams: bool = False  # whether data.stream may leave the images on disk
 
 
@@ -77,6 +78,9 @@ SOURCES: dict[str, Source] = {
     "digits": Source(embedded.read_digits, lambda data, place: embedded.DIGITS),
     "synthetic": Source(embedded.read_synthetic, lambda data, place: embedded.SYNTHETIC),
     "folder": Source(folders.read, files=packed.files, evaluated=folders.read_evaluated, takes="folder"),
+    "csv": Source(pixels.read, takes="folder"),
+    "ahcd": Source(pixels.read_ahcd, takes="folder"),
+    "gtsrb": Source(gtsrb.read, takes="folder", holds_out=True),
     "shapes": _scenes("shapes"),
     "digit_scenes": _scenes("digits"),
     "voc": annotated(voc.LAYOUTS),
@@ -176,9 +180,12 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
             raise ConfigError(
                 f"data.stream reads what --mode=prepare wrote, data.name=records:PATH, not {named.name!r}"
             )
+        if data.validation and named.source.holds_out and len(parts) > 1:
+            raise ConfigError(f"data.validation of {named.name!r} is by whole tracks, not beside other data")
     read = [one.source.read(dataclasses.replace(data, name=one.name), one.place(data_dir)) for one in parts]
     dataset = read[0] if len(read) == 1 else first(concat(data.name, read), data.limit)
-    return hold_out(dataset, data.validation) if data.validation else dataset
+    held = all(one.source.holds_out for one in parts)
+    return hold_out(dataset, data.validation) if data.validation and not held else dataset
 
 
 def _check_resize(data: Data) -> None:
