@@ -137,7 +137,7 @@ def mode_train() -> None:
     workdir = optional_workdir()
     experiment = chosen_experiment(workdir)
     workdir = workdir or Workdir(Path("runs") / experiment.name)
-    evaluation = train.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+    evaluation = train.train_run(experiment, workdir, FLAGS.data_dir, command_line(), said=flag_changes())
     print_table(evaluation)
     print(f"report: {workdir.path / 'report.html'}\npictures: {workdir.plots}")
 
@@ -236,7 +236,7 @@ def mode_visualize() -> None:
         options = experiment.visualize
         workdir = optional_workdir() or Workdir(Path("runs") / experiment.name)
         if options.train:
-            train.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+            train.train_run(experiment, workdir, FLAGS.data_dir, command_line(), said=flag_changes())
         elif not workdir.has_run():
             if not FLAGS.weights:
                 raise ConfigError(
@@ -261,7 +261,7 @@ def mode_slide() -> None:
     if workdir is None:
         experiment = chosen_experiment(None, default="digits_sliding")
         workdir = Workdir(Path("runs") / experiment.name)
-        train.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+        train.train_run(experiment, workdir, FLAGS.data_dir, command_line(), said=flag_changes())
     else:
         only_changes()
         without("experiment", "--workdir, whose run is shown")
