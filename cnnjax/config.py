@@ -403,6 +403,10 @@ class Train:
     seeds: int = option(
         1, "train so many seeds (seed, seed + 1, ...) in one program; mean and std are reported", above=0
     )
+    init_from: str = option(
+        "",
+        "begin from trained weights: a workdir, DIR/checkpoints/STEP or a file as mode=import reads; what fits by name and shape is taken, with its preprocessing",
+    )
     steps_per_call: int = option(
         0, "steps in one compiled call; 0: one on CPU, up to an epoch on accelerators"
     )
@@ -559,6 +563,7 @@ def check(experiment: Experiment) -> Experiment:
     check_local("data.name", experiment.data.name.partition(":")[2])
     check_local("data.backgrounds", experiment.data.backgrounds)
     check_local("visualize.guide", experiment.visualize.guide)
+    check_local("train.init_from", experiment.train.init_from)
     if not re.fullmatch(r"\w[\w.-]*", experiment.name):  # files are called after it
         raise ConfigError(f"name={experiment.name!r}: expected letters, digits, '_', '-' and '.'")
     train, data = experiment.train, experiment.data

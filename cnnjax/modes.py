@@ -177,8 +177,10 @@ def mode_train() -> None:
     workdir = optional_workdir()
     experiment = chosen_experiment(workdir)
     workdir = workdir or Workdir(Path("runs") / experiment.name)
-    run = fitted.fit_run if experiment.task in fitted.FITTED else train.train_run
-    evaluation = run(experiment, workdir, FLAGS.data_dir, command_line())
+    if experiment.task in fitted.FITTED:
+        evaluation = fitted.fit_run(experiment, workdir, FLAGS.data_dir, command_line())
+    else:
+        evaluation = train.train_run(experiment, workdir, FLAGS.data_dir, command_line(), said=flag_changes())
     print_table(evaluation)
     print(f"report: {workdir.path / 'report.html'}\npictures: {workdir.plots}")
 
@@ -292,7 +294,7 @@ def mode_visualize() -> None:
         options = experiment.visualize
         workdir = optional_workdir() or Workdir(Path("runs") / experiment.name)
         if options.train:
-            train.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+            train.train_run(experiment, workdir, FLAGS.data_dir, command_line(), said=flag_changes())
         elif not workdir.has_run():
             if not FLAGS.weights:
                 raise ConfigError(
@@ -317,7 +319,7 @@ def mode_slide() -> None:
     if workdir is None:
         experiment = chosen_experiment(None, default="digits_sliding")
         workdir = Workdir(Path("runs") / experiment.name)
-        train.train_run(experiment, workdir, FLAGS.data_dir, command_line())
+        train.train_run(experiment, workdir, FLAGS.data_dir, command_line(), said=flag_changes())
     else:
         only_changes()
         without("experiment", "--workdir, whose run is shown")

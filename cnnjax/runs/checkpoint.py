@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from cnnjax.config import ConfigError
@@ -146,6 +147,44 @@ class CheckpointStore:
         if damaged:
             raise ConfigError(f"checkpoint {path} is damaged: {damaged[0]} does not match its checksum")
         return state
+
+    def variables(self, step: int) -> dict[str, Any]:
+        """The trained variables of one step, averaged ones where there are any, as NumPy arrays with the leading axis
+        of seeds: {"params": ..., "batch_stats": ...}. Needs no model. Raises ConfigError if they are damaged."""
+        path, saved = self._path(step), self.describe(step)["checksums"]
+        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        averaged = any(name.startswith(".ema[") for name in saved)
+        wanted: dict[tuple[str, ...], Any] = {}
+        for name, (shape, dtype, _) in saved.items():
+            leaf = re.fullmatch(r"\.(params|model_state|ema)((?:\['[^']*'\])+)", name)
+            if leaf and (leaf[1] == "ema") == averaged:
+                sides = tuple(int(side) for side in shape.split("x") if side)
+                keys = (leaf[1], *re.findall(r"\['([^']*)'\]", leaf[2]))
+                wanted[keys] = jax.ShapeDtypeStruct(sides, np.dtype(dtype), sharding=place)
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        try:
+            with context:
+                state = ocp.load(path.absolute(), unflatten_dict(wanted), checkpointable_name=_STATE)
+        except Exception as error:
+            raise ConfigError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
+        for keys, value in flatten_dict(state).items():
+            name = f".{keys[0]}" + "".join(f"['{key}']" for key in keys[1:])
+            if [*_spec(value), zlib.crc32(_bytes(value))] != saved[name]:
+                raise ConfigError(f"checkpoint {path} is damaged: {name} does not match its checksum")
+        found = state["ema"] if averaged else {"params": state["params"], **state.get("model_state", {})}
+        return jax.tree.map(np.asarray, found)
+
+    def newest_variables(self) -> dict[str, Any]:
+        """`variables` of the newest checkpoint that is whole. Raises ConfigError if there is none."""
+        problem: ConfigError | None = None
+        for step in reversed(self.steps()):
+            try:
+                return self.variables(step)
+            except ConfigError as error:
+                log.warning("%s; trying the one before it", error)
+                problem = problem or error
+        raise problem or ConfigError(f"{self.directory} has no checkpoint")
 
     def restore_newest(self, abstract_state: Any) -> tuple[int, Any] | None:
         """(step, state) of the newest checkpoint that is whole; None if there is none at all.

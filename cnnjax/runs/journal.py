@@ -5,7 +5,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +40,8 @@ class Journal:
         return "test" if self._validator is self._tester else "validation"
 
     @contextlib.contextmanager
-    def following(self, start: int) -> Iterator[Callbacks]:
-        """While the loop goes on from step `start`."""
+    def following(self, start: int, said: Sequence[str] = ()) -> Iterator[Callbacks]:
+        """While the loop goes on from step `start`; `said` tells how it came there."""
         first, settings = processes.is_first(), self.plan.experiment.train
         if first:
             self.workdir.write_config(self.plan.experiment)
@@ -53,8 +53,8 @@ class Journal:
             contextlib.closing(MetricsLog(path, first and settings.tensorboard)) as self._lines,
             contextlib.closing(self._progress),
         ):
-            if start:
-                self._progress.say(f"going on from step {start:,} of {self.plan.num_steps:,}")
+            for line in said if first else ():
+                self._progress.say(line)
             yield Callbacks(self._metrics, self._evaluate, self._checkpoint, self._should_stop)
 
     def final_evaluation(self, state: TrainState) -> Evaluation:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,8 @@ from cnnjax.data.statistics import channel_stats
 from cnnjax.detection.anchors import kmeans_anchors
 from cnnjax.models import Model, create_model
 from cnnjax.network import Preprocessing
-from cnnjax.runs import refusals
+from cnnjax.runs import beginning, refusals
+from cnnjax.runs.beginning import Beginning
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import platform, sharding
@@ -74,20 +75,35 @@ class Plan:
     def image_shape(self) -> tuple[int, ...]:
         return self.dataset.train["image"].shape[1:]
 
-    def resume_or_init(self, store: CheckpointStore) -> tuple[int, TrainState]:
-        """The newest whole checkpoint, or fresh weights at step 0."""
+    def begin(self, store: CheckpointStore) -> Beginning:
+        """From the newest whole checkpoint of this run, else from the weights of train.init_from, else at random."""
         found = store.restore_newest(
             abstract_state(self.recipe, self.experiment, self.image_shape, self.mesh)
         )
         if found:
-            return found
+            return Beginning(*found, self.going_on(found[0]))
         init = compile_init(self.recipe, self.image_shape, self.mesh)
         count = _MEASURED if self.dataset.streamed else _LOOKED_AT
-        return 0, init(_seeds(self.experiment), np.asarray(self.dataset.train["image"][:count]))
+        state = init(_seeds(self.experiment), np.asarray(self.dataset.train["image"][:count]))
+        if not self.experiment.train.init_from:
+            return Beginning(0, state)
+        source, classes = beginning.find(self.experiment), self.dataset.classes
+        begun = beginning.begin_from(source, self.recipe, state, classes, self.image_shape, self.mesh)
+        prepared = beginning.describe_preprocessing(self.experiment, source)
+        return dataclasses.replace(begun, said=(*begun.said, prepared))
+
+    def going_on(self, step: int) -> tuple[str, ...]:
+        """The line of a run that goes on; none at step 0, that of an import."""
+        return (f"going on from step {step:,} of {self.num_steps:,}",) if step else ()
 
 
-def make_plan(experiment: Experiment, workdir: Workdir, data_dir: str | None, given: Given) -> Plan:
-    """Reads the data. Raises ConfigError for what cannot be meant, or is another run than that in `workdir`."""
+def make_plan(
+    experiment: Experiment, workdir: Workdir, data_dir: str | None, given: Given, said: Collection[str] = ()
+) -> Plan:
+    """Reads the data. Raises ConfigError for what cannot be meant, or is another run than that in `workdir`.
+
+    said: fields that the user gave, beside what differs from the defaults: weights do not change these.
+    """
     if experiment.evaluate.augment == "ten_crop":
         raise ConfigError(
             "evaluate.augment=ten_crop needs larger images than training reads: use it with mode=evaluate"
@@ -95,6 +111,8 @@ def make_plan(experiment: Experiment, workdir: Workdir, data_dir: str | None, gi
     experiment = workdir.with_own_cfg(given.named(experiment))
     given.check(experiment)
     refusals.check_names(experiment)
+    if experiment.train.init_from:
+        experiment = _with_preprocessing_of_weights(experiment, workdir, said)
     if workdir.has_run():  # told before the data are read, which takes time; and again with what these decide
         refusals.refuse_another_experiment(workdir, experiment)
     dataset = with_classes_of_run(workdir, given.data or load(experiment.data, data_dir))
@@ -120,6 +138,19 @@ def make_plan(experiment: Experiment, workdir: Workdir, data_dir: str | None, gi
             "versions": platform.versions(),
         },
     )
+
+
+def _with_preprocessing_of_weights(
+    experiment: Experiment, workdir: Workdir, said: Collection[str]
+) -> Experiment:
+    """With the preprocessing of train.init_from; of a run that goes on, as it has it already."""
+    if workdir.has_run():
+        there = workdir.read_config().data
+        source = {name: getattr(there, name) for name in beginning.PREPROCESSING}
+    else:
+        source = dict(beginning.find(experiment).data)
+    said = {*said, *beginning.said_of(experiment)}
+    return beginning.with_preprocessing(experiment, source, said)
 
 
 def with_statistics(experiment: Experiment, dataset: Dataset, task: Task | None = None) -> Experiment:

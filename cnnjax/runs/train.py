@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Collection
 
 import jax
 
@@ -31,13 +32,16 @@ def train_run(
     data_dir: str | None = None,
     command: str = "",
     given: Given | None = None,
+    said: Collection[str] = (),
 ) -> Evaluation:
-    """Trains in `workdir`, or goes on with the run that is there; ends with a report. Returns the last evaluation."""
+    """Trains in `workdir`, or goes on with the run that is there; ends with a report. Returns the last evaluation.
+
+    said: fields that the user gave on a command line, which the weights of train.init_from do not change."""
     first, given = processes.is_first(), given or Given()
     # The first process speaks for all; the others see it end if the folder is in use.
     with workdir.claim() if first else contextlib.nullcontext():
         processes.wait("the workdir is claimed")
-        plan = make_plan(experiment, workdir, data_dir, given)
+        plan = make_plan(experiment, workdir, data_dir, given, said)
         settings = plan.experiment.train
         with (
             CheckpointStore(workdir.checkpoints, settings.keep_last, settings.keep_best) as store,
@@ -59,7 +63,8 @@ def _to_the_end(plan: Plan, store: CheckpointStore, journal: Journal) -> TrainSt
     newest checkpoint."""
     tries: collections.Counter[int] = collections.Counter()  # by the step that they began from
     while True:
-        start, state = plan.resume_or_init(store)
+        begun = plan.begin(store)
+        start, state = begun.step, begun.state
         if start > plan.num_steps:
             path = journal.workdir.path
             raise ConfigError(
@@ -69,7 +74,7 @@ def _to_the_end(plan: Plan, store: CheckpointStore, journal: Journal) -> TrainSt
             # A function of the checkpoint: a run that is killed now will come to the same seed again.
             state = dataclasses.replace(state, seed=state.seed + tries[start] * _ANOTHER_ORDER)
         try:
-            with journal.following(start) as callbacks:
+            with journal.following(start, begun.said) as callbacks:
                 return loop.train(
                     plan.experiment, plan.recipe, plan.dataset, plan.mesh, state, plan.num_steps, callbacks
                 )

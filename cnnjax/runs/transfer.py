@@ -9,18 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
-from cnnjax.data import darknet_resize
-from cnnjax.models import create_model
+from cnnjax.runs.beginning import published_preprocessing, with_preprocessing
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.run import Run
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import platform
-from cnnjax.tasks import task_class
 from cnnjax.training.step import init_state, make_recipe
-from cnnjax.weights.convert import load_weights, preprocessing, save_torchvision
-from cnnjax.weights.darknet import input_size, is_darknet, is_darknet_model, load_darknet, save_darknet
+from cnnjax.weights.convert import load_weights, save_torchvision
+from cnnjax.weights.darknet import is_darknet, load_darknet, save_darknet
 
 
 def import_weights(
@@ -40,15 +37,8 @@ def import_weights(
     with workdir.claim():
         if workdir.has_run():
             raise ConfigError(f"workdir {workdir.path} holds a run already: import into a new one")
-        changes = _preprocessing(experiment, weights)
-        said = {*said, *(("data.mean", "data.std") if {"data.mean", "data.std"} & {*said} else ())}
-        taken = {f"data.{name}": value for name, value in changes.items() if f"data.{name}" not in said}
-        experiment = config.check(config.replace(experiment, taken))
+        experiment = with_preprocessing(experiment, published_preprocessing(experiment, weights), said)
         side = experiment.data.image_size or 32
-        if experiment.data.resize == "crop" and 0 < experiment.data.resize_short < side:
-            raise ConfigError(
-                f"data.resize_short={experiment.data.resize_short} is smaller than data.image_size={side}"
-            )
         image_shape = (side, experiment.data.image_width or side, 3)
         recipe = make_recipe(experiment, classes, image_shape, num_steps=1)
         state = jax.eval_shape(lambda: init_state(recipe, image_shape, jnp.int32(0)))
@@ -75,23 +65,6 @@ def import_weights(
             store.save(0, jax.tree.map(lambda a: jnp.asarray(a)[None], state), None, metadata)
         workdir.write_config(experiment)
     return experiment
-
-
-def _preprocessing(experiment: Experiment, weights: str | os.PathLike) -> dict[str, Any]:
-    """What the fields of `data` should be for the images of published weights."""
-    model = create_model(experiment.model.name, options=experiment.model.options)
-    if is_darknet(weights) or is_darknet_model(model):
-        height, width = input_size(model)
-        fitted = {"image_size": height, "image_width": width, "resize": darknet_resize.LETTERBOX}
-        if "boxes" not in task_class(experiment.task).targets:
-            fitted = {"image_size": height, "resize_short": height, "resize": "crop"}
-        return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "channel_order": "rgb"} | fitted
-    prepared = preprocessing(weights, experiment.model.name)
-    changes = {"mean": prepared.mean, "std": prepared.std, "channel_order": prepared.channel_order}
-    if prepared.image_size == 32:  # the images of CIFAR come as they are
-        return changes
-    size = {"image_size": prepared.image_size, "resize_short": prepared.resize_short}
-    return changes | size | {"resize": "crop"}
 
 
 def export_weights(run: Run, path: str | os.PathLike) -> None:

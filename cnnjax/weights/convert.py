@@ -1,11 +1,12 @@
 """Published weights: torchvision, timm, Keras, Caffe and TensorFlow files into this project's variables, and back."""
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax
@@ -84,39 +85,71 @@ def load_weights(path: str | os.PathLike, model_name: str, variables: Variables)
     Raises ConfigError naming a tensor that is missing, superfluous, of the wrong shape or not finite.
     """
     model = create_model(model_name)
-    kind = convention(path)
     template = flax.traverse_util.flatten_dict(dict(variables))
+    found = read_weights(path, model, model_name, template)
+
+    hint = functools.partial(fitting, path, model_name)
+    if found.missing:
+        raise ConfigError(f"{path} has no tensor {_some(found.missing)}, which {model_name} needs{hint()}")
+    if found.superfluous:
+        raise ConfigError(
+            f"{path} has a tensor {_some(found.superfluous)}, which {model_name} has no place for{hint()}"
+        )
+    for leaf, value in found.values.items():
+        if value.shape != template[leaf].shape:
+            raise ConfigError(
+                f"{path}: {found.keys[leaf]} has shape {found.shapes[leaf]}, which does not fit "
+                f"{'/'.join(leaf[1:])} {template[leaf].shape}{hint()}"
+            )
+    return flax.traverse_util.unflatten_dict({leaf: jnp.asarray(v) for leaf, v in found.values.items()})
+
+
+class Found(NamedTuple):
+    """What a file of published weights has of a model, in the layout used here."""
+
+    values: dict[Leaf, np.ndarray]  # by the leaf of the model, ("params", "conv1", "kernel"); of any shape
+    keys: dict[Leaf, str]  # what the file calls each leaf of the model
+    shapes: dict[Leaf, tuple[int, ...]]  # of the values, as the file has them
+    missing: list[str]  # names that the model looks for
+    superfluous: list[str]  # names that it has no place for
+
+
+def read_weights(
+    path: str | os.PathLike, model: Model, model_name: str, template: Mapping[Leaf, Any]
+) -> Found:
+    """The values of a file by the leaves of a model, whose shapes need not be those of `template`.
+
+    Raises ConfigError if the file cannot be read, if its names would be a guess, and for values that are not finite.
+    """
+    kind = convention(path)
     try:
         keys = _file_keys(kind, model, model_name, template)
     except ConfigError as error:
         if kind != TORCH or not Path(path).is_file():
             raise
         raise ConfigError(f"{error}{_fitting(read_tensors(path), kind, model_name)}") from error
-    found = read_tensors(path)
-    tensors = _prepare(found, kind, model, keys.values())
-    missing = [key for key in keys.values() if key not in tensors]
-    if missing:
-        hint = _fitting(found, kind, model_name)
-        raise ConfigError(f"{path} has no tensor {_some(missing)}, which {model_name} needs{hint}")
-    extra = sorted(set(tensors) - set(keys.values()))
-    if extra:
-        hint = _fitting(found, kind, model_name)
-        raise ConfigError(f"{path} has a tensor {_some(extra)}, which {model_name} has no place for{hint}")
+    tensors = _prepare(read_tensors(path), kind, model, keys.values())
     grids = flattened_grids(model) if kind != KERAS else {}
-    loaded = {}
+    values = {}
     for leaf, key in keys.items():
-        shape = template[leaf].shape
-        value = _from_file(tensors[key], leaf, len(shape), kind, grids.get("/".join(leaf[1:-1])))
-        if value.shape != shape:
-            given = tuple(tensors[key].shape)
-            raise ConfigError(
-                f"{path}: {key} has shape {given}, which does not fit {'/'.join(leaf[1:])} {shape}"
-                f"{_fitting(found, kind, model_name)}"
-            )
-        if not np.isfinite(value).all():
-            raise ConfigError(f"{path}: {key} holds values that are not finite")
-        loaded[leaf] = jnp.asarray(value)
-    return flax.traverse_util.unflatten_dict(loaded)
+        if key in tensors:
+            grid = grids.get("/".join(leaf[1:-1]))
+            values[leaf] = _from_file(tensors[key], leaf, len(template[leaf].shape), kind, grid)
+            if not np.isfinite(values[leaf]).all():
+                raise ConfigError(f"{path}: {key} holds values that are not finite")
+    return Found(
+        values,
+        keys,
+        {leaf: tuple(tensors[keys[leaf]].shape) for leaf in values},
+        [key for key in keys.values() if key not in tensors],
+        sorted(set(tensors) - set(keys.values())),
+    )
+
+
+def fitting(path: str | os.PathLike, model_name: str) -> str:
+    """A hint, "; it has the names of ...", at models of the same family that a file does fit; or ""."""
+    kind = convention(path)
+    return _fitting(read_tensors(path), kind, model_name) if kind == TORCH else ""
 
 
 def save_torchvision(path: str | os.PathLike, model_name: str, variables: Variables) -> None:

@@ -1,0 +1,222 @@
+"""What a run begins from, in this order: its own newest checkpoint, which an imported network is, too, of step 0; the
+trained weights that train.init_from names; random numbers. `Plan.begin` chooses; here is how weights come in."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+
+from cnnjax import config
+from cnnjax.config import ConfigError, Data, Experiment
+from cnnjax.data import darknet_resize
+from cnnjax.data.dataset import some
+from cnnjax.models import create_model
+from cnnjax.models.head import head_layers
+from cnnjax.network import Preprocessing
+from cnnjax.runs.checkpoint import CheckpointStore
+from cnnjax.runs.workdir import Workdir
+from cnnjax.runtime import sharding
+from cnnjax.tasks import task_class
+from cnnjax.training.step import Recipe, TrainState
+from cnnjax.weights.convert import fitting, preprocessing, read_weights
+from cnnjax.weights.darknet import input_size, is_darknet, is_darknet_model, load_darknet
+
+Leaf = tuple[str, ...]
+Values = dict[
+    Leaf, np.ndarray
+]  # [seeds, ...] by the path of a variable without its collection: ("conv1", "kernel")
+PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))  # fields of config.Data
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """Where a run stands before its next step, and lines that say how it came there."""
+
+    step: int
+    state: TrainState
+    said: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Trained weights that another run may begin from."""
+
+    path: Path
+    data: Mapping[str, Any]  # their preprocessing, as fields of config.Data
+    classes: tuple[str, ...]  # () if unknown
+    # Of a recipe and the shapes of its variables: the values, and how many more the source has.
+    read: Callable[[Recipe, Mapping[Leaf, Any]], tuple[Values, int]]
+    hint: Callable[[], str] = lambda: ""  # what the weights do fit
+
+
+def find(experiment: Experiment) -> Source:
+    """The source that train.init_from names: a workdir, a checkpoint in one, or a file of published weights.
+
+    Raises ConfigError if there is none.
+    """
+    path = Path(experiment.train.init_from).expanduser()
+    if path.is_dir():
+        if path.parent.name == "checkpoints" and path.name.isdecimal():
+            return _of_run(path, Workdir(path.parents[1]), int(path.name))
+        return _of_run(path, Workdir(path), None)
+    if not path.is_file():
+        raise ConfigError(f"train.init_from={path}: no such workdir, checkpoint or file of weights")
+    return _of_file(experiment, path)
+
+
+def with_preprocessing(
+    experiment: Experiment, source: Mapping[str, Any], said: Collection[str]
+) -> Experiment:
+    """The experiment with the preprocessing `source`, but for what the user says of it.
+
+    said: fields that stay as they are, such as "data.image_size"; data.mean and data.std go together. Raises
+    ConfigError if what is said does not go with the rest.
+    """
+    said = {*said}
+    said |= {"data.mean", "data.std"} if {"data.mean", "data.std"} & said else set()
+    taken = {f"data.{name}": value for name, value in source.items() if f"data.{name}" not in said}
+    experiment = config.check(config.replace(experiment, taken))
+    side = experiment.data.image_size or 32
+    if experiment.data.resize == "crop" and 0 < experiment.data.resize_short < side:
+        raise ConfigError(
+            f"data.resize_short={experiment.data.resize_short} is smaller than data.image_size={side}"
+        )
+    return experiment
+
+
+def said_of(experiment: Experiment) -> set[str]:
+    """The fields of preprocessing that an experiment itself says: those that it does not leave as they are by default."""
+    return {
+        f"data.{name}" for name in PREPROCESSING if getattr(experiment.data, name) != getattr(Data(), name)
+    }
+
+
+def published_preprocessing(experiment: Experiment, weights: str | os.PathLike) -> dict[str, Any]:
+    """What the fields of `data` should be for the images of published weights."""
+    model = create_model(experiment.model.name, options=experiment.model.options)
+    boxes = not experiment.task.startswith(config.OWN) and "boxes" in task_class(experiment.task).targets
+    if is_darknet(weights) or is_darknet_model(model):
+        height, width = input_size(model)
+        fitted = {"image_size": height, "image_width": width, "resize": darknet_resize.LETTERBOX}
+        if not boxes:
+            fitted = {"image_size": height, "resize_short": height, "resize": "crop"}
+        return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "channel_order": "rgb"} | fitted
+    prepared = preprocessing(weights, experiment.model.name)
+    changes = {"mean": prepared.mean, "std": prepared.std, "channel_order": prepared.channel_order}
+    if prepared.image_size == 32:  # the images of CIFAR come as they are
+        return changes
+    size = {"image_size": prepared.image_size, "resize_short": prepared.resize_short}
+    return changes | size | {"resize": "crop"}
+
+
+def describe_preprocessing(experiment: Experiment, source: Source) -> str:
+    """One line: what came with the weights, and what stays as the experiment says."""
+    now = {name: getattr(experiment.data, name) for name in source.data}
+    came = [f"{name}={value}" for name, value in source.data.items() if now[name] == value]
+    stays = [f"{name}={now[name]}, not {value}" for name, value in source.data.items() if now[name] != value]
+    own = f"; as you said: {'; '.join(stays)}" if stays else ""
+    return f"preprocessing of the weights: {', '.join(came) or 'none'}{own}"
+
+
+def begin_from(
+    source: Source, recipe: Recipe, state: TrainState, classes: tuple[str, ...], image_shape: Sequence[int], mesh: Mesh
+) -> Beginning:  # fmt: skip
+    """A fresh state of all seeds with what fits of the source: equal paths and shapes. Seed i takes that of seed i of
+    the source, or of i modulo its number. The head is made anew for other classes, also if they are as many.
+
+    Raises ConfigError if less than half of the arrays of the network, or of the source, fit.
+    """
+    variables = {"params": state.params, **state.model_state}
+    template = {
+        leaf: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for leaf, a in flatten_dict(variables).items()
+    }
+    values, more = source.read(recipe, template)
+    fit = {leaf for leaf, a in template.items() if leaf[1:] in values and values[leaf[1:]].shape[1:] == a.shape}  # fmt: skip
+    if 2 * len(fit) < max(len(template), len(values) + more):
+        raise ConfigError(
+            f"train.init_from={source.path}: {len(fit)} of its {len(values) + more} arrays fit the {len(template)} of "
+            f"this network: they are of another architecture{source.hint()}"
+        )
+    if source.classes and source.classes != classes:
+        head = head_layers(recipe.model, image_shape)
+        fit = {leaf for leaf in fit if "/".join(leaf[1:-1]) not in head}
+    where = sharding.replicated(mesh)
+
+    def taken(tree: Mapping[str, Any]) -> Any:
+        def leaf(name: Leaf, fresh: jax.Array) -> jax.Array:
+            if name not in fit:
+                return fresh
+            found = values[name[1:]]
+            rows = found[np.arange(len(fresh)) % len(found)].astype(fresh.dtype)
+            return sharding.place(rows, where)
+
+        return unflatten_dict({name: leaf(name, fresh) for name, fresh in flatten_dict(tree).items()})
+
+    begun = taken(variables)
+    params = begun.pop("params")
+    # The optimizer's state stays: it begins with zeros, whatever the weights are.
+    state = dataclasses.replace(
+        state, params=params, model_state=begun, ema=taken(state.ema) if recipe.ema else {}
+    )
+    anew = [leaf for leaf in template if leaf not in fit]
+    return Beginning(
+        0,
+        state,
+        (
+            f"taken from {source.path}: {len(fit)} of {len(template)} arrays: {some(_layers(fit))}",
+            f"made anew: {len(anew)} arrays{': ' if anew else ''}{some(_layers(anew))}",
+        ),
+    )
+
+
+def _layers(leaves: Collection[Leaf]) -> list[str]:
+    return sorted({"/".join(leaf[1:-1]) or leaf[-1] for leaf in leaves})
+
+
+def _of_run(path: Path, workdir: Workdir, step: int | None) -> Source:
+    """A run at its newest checkpoint that is whole, or at that of a step."""
+    workdir.read_config()  # tells if there is none
+    with CheckpointStore(workdir.checkpoints) as store:
+        if step is not None and step not in store.steps():
+            raise ConfigError(f"train.init_from={path}: no such checkpoint")
+        about = store.describe(step)
+    data = config.from_dict(about.get("experiment")).data
+
+    def read(recipe: Recipe, template: Mapping[Leaf, Any]) -> tuple[Values, int]:
+        with CheckpointStore(workdir.checkpoints) as store:
+            found = store.variables(step) if step is not None else store.newest_variables()
+        return {leaf[1:]: value for leaf, value in flatten_dict(found).items()}, 0
+
+    prepared = {name: getattr(data, name) for name in PREPROCESSING}
+    if not data.image_size:  # of images as they came
+        prepared = {name: prepared[name] for name in ("mean", "std", "channel_order")}
+    return Source(path, prepared, tuple(about.get("classes", ())), read)
+
+
+def _of_file(experiment: Experiment, path: Path) -> Source:
+    name = experiment.model.name
+    if name.startswith(config.OWN):
+        raise ConfigError(f"train.init_from={path}: names of layers are known of models of the table only")
+
+    def read(recipe: Recipe, template: Mapping[Leaf, Any]) -> tuple[Values, int]:
+        more = 0
+        if is_darknet(path):  # without names: it must hold all of the network as it was published
+            model = create_model(name, options=experiment.model.options)
+            images = jnp.zeros((1, *input_size(model), 3))
+            shapes = jax.eval_shape(functools.partial(model.init, jax.random.key(0)), images)
+            found = flatten_dict(load_darknet(path, model, shapes))
+        else:
+            weights = read_weights(path, recipe.model, name, template)
+            found, more = weights.values, len(weights.superfluous)
+        return {leaf[1:]: np.asarray(value)[None] for leaf, value in found.items()}, more
+
+    hint = functools.partial(fitting, path, name)
+    return Source(path, published_preprocessing(experiment, path), (), read, hint)
