@@ -46,3 +46,12 @@ def test_importing_every_module_changes_nothing_in_the_process():
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert int(found.stdout) > 100
+
+
+def test_a_run_imports_nothing_that_only_some_runs_need():
+    """scipy and sklearn take half a second, before the first step of every run."""
+    program = "import sys; import cnnjax.runs.train, cnnjax.runs.fitted; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    imported = set(found.stdout.split())
+    assert "numpy" in imported and not imported & {"scipy", "sklearn", "torch", "tensorflow"}

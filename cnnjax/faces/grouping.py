@@ -1,8 +1,6 @@
 """Rectangles that overlap made into one, as OpenCV's groupRectangles does it."""
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 
 def group_rectangles(
@@ -39,6 +37,9 @@ def group_rectangles(
 
 def _clusters(rectangles: np.ndarray, slack: float) -> np.ndarray:
     """The number [n] of each rectangle's cluster, in the order in which clusters begin."""
+    from scipy.sparse import coo_array  # takes long to import, and every run knows of faces
+    from scipy.sparse.csgraph import connected_components
+
     ends = np.concatenate([rectangles[:, :2], rectangles[:, :2] + rectangles[:, 2:]], axis=1)
     rows, columns = [], []
     for start in range(0, len(rectangles), 512):

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from PIL import Image
-from scipy.spatial import Delaunay, QhullError
 
 from cnnjax.config import ConfigError
 
@@ -62,6 +61,8 @@ def triangulate(points: np.ndarray) -> np.ndarray:
 
     Raises ConfigError for points of which no triangle can be made.
     """
+    from scipy.spatial import Delaunay, QhullError  # takes long to import, and every run knows of faces
+
     try:
         return Delaunay(points).simplices.astype(np.int32)
     except (QhullError, ValueError) as error:
