@@ -12,6 +12,10 @@ from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 
 
+class InUse(ConfigError):
+    """Another process trains in the folder."""
+
+
 class Workdir:
     """Paths and small files of a run. Raises ConfigError where the folder cannot be used."""
 
@@ -25,7 +29,7 @@ class Workdir:
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
-        """Makes the folder, and holds it against a second process while the block runs.
+        """Makes the folder, and holds it against a second process while the block runs; raises InUse if one has it.
 
         A folder that is new, and in which the block wrote nothing, goes again.
         """
@@ -42,7 +46,7 @@ class Workdir:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise ConfigError(f"workdir {self.path} is in use by another process") from error
+                raise InUse(f"workdir {self.path} is in use by another process") from error
             try:
                 yield
             finally:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cnnjax
-from cnnjax.config import ConfigError, Stopped
-from cnnjax.runs.workdir import Workdir
+from cnnjax.config import Stopped
+from cnnjax.runs.workdir import InUse, Workdir
 
 LOG = "log.txt"  # of a run's folder: all that its process said
 _PAUSE = 0.2  # seconds between two looks
@@ -90,10 +90,8 @@ def in_use(workdir: Workdir) -> bool:
     try:
         with workdir.claim():
             return False
-    except ConfigError as error:
-        if "in use" in str(error):
-            return True
-        raise
+    except InUse:
+        return True
 
 
 def run_all(
