@@ -12,14 +12,14 @@ import re
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from cnnjax.config import ConfigError
@@ -27,6 +27,10 @@ from cnnjax.config import ConfigError
 _STATE = "state"
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # in messages of TensorStore
 log = logging.getLogger(__name__)
+
+
+class _OtherModel(ConfigError):
+    """The checkpoint is whole, but not of this model: no older one would be."""
 
 
 class CheckpointStore:
@@ -136,17 +140,10 @@ class CheckpointStore:
         wanted = {name: _spec(leaf) for name, leaf in _named_leaves(abstract_state)}
         found = {name: tuple(entry[:2]) for name, entry in saved.items()}
         if wanted != found:
-            raise ConfigError(
+            raise _OtherModel(
                 f"checkpoint {path} does not fit this model: {_first_difference(found, wanted)}"
             )
-        try:
-            state = ocp.load(path.absolute(), abstract_state, checkpointable_name=_STATE)
-        except Exception as error:
-            raise ConfigError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
-        damaged = [name for name, entry in checksums(state).items() if entry != saved[name]]
-        if damaged:
-            raise ConfigError(f"checkpoint {path} is damaged: {damaged[0]} does not match its checksum")
-        return state
+        return _loaded(path, abstract_state, saved, jax.tree_util.keystr)
 
     def variables(self, step: int) -> dict[str, Any]:
         """The trained variables of one step, averaged ones where there are any, as NumPy arrays with the leading axis
@@ -161,50 +158,50 @@ class CheckpointStore:
                 sides = tuple(int(side) for side in shape.split("x") if side)
                 keys = (leaf[1], *re.findall(r"\['([^']*)'\]", leaf[2]))
                 wanted[keys] = jax.ShapeDtypeStruct(sides, np.dtype(dtype), sharding=place)
+
+        def name_of(path: Sequence[Any]) -> str:
+            # As of a leaf of the state, which has attributes where there are keys here.
+            return f".{path[0].key}{jax.tree_util.keystr(tuple(path[1:]))}"
+
         context = ocp.Context()
         context.pytree.loading.partial_load = True
-        try:
-            with context:
-                state = ocp.load(path.absolute(), unflatten_dict(wanted), checkpointable_name=_STATE)
-        except Exception as error:
-            raise ConfigError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
-        for keys, value in flatten_dict(state).items():
-            name = f".{keys[0]}" + "".join(f"['{key}']" for key in keys[1:])
-            if [*_spec(value), zlib.crc32(_bytes(value))] != saved[name]:
-                raise ConfigError(f"checkpoint {path} is damaged: {name} does not match its checksum")
+        with context:
+            state = _loaded(path, unflatten_dict(wanted), saved, name_of)
         found = state["ema"] if averaged else {"params": state["params"], **state.get("model_state", {})}
         return jax.tree.map(np.asarray, found)
 
     def newest_variables(self) -> dict[str, Any]:
         """`variables` of the newest checkpoint that is whole. Raises ConfigError if there is none."""
-        problem: ConfigError | None = None
-        for step in reversed(self.steps()):
-            try:
-                return self.variables(step)
-            except ConfigError as error:
-                log.warning("%s; trying the one before it", error)
-                problem = problem or error
-        raise problem or ConfigError(f"{self.directory} has no checkpoint")
+        found = self._newest(self.variables)
+        if found is None:
+            raise ConfigError(f"{self.directory} has no checkpoint")
+        return found[1]
 
     def restore_newest(self, abstract_state: Any) -> tuple[int, Any] | None:
         """(step, state) of the newest checkpoint that is whole; None if there is none at all.
 
-        A damaged one is reported and passed over. If all are damaged, raises ConfigError about the newest.
+        A damaged one is reported and removed. If all are damaged, raises ConfigError about the newest.
         """
+        found = self._newest(lambda step: self.restore(step, abstract_state))
+        if found is not None:
+            for damaged in [step for step in self.steps() if step > found[0]]:
+                self._checkpointer.delete(damaged)
+        return found
+
+    def _newest(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
+        """The newest step that can be read, with what was read; passes over damaged ones, and tells them."""
         problems: list[ConfigError] = []
         for step in reversed(self.steps()):
             try:
-                state = self.restore(step, abstract_state)
+                found = read(step)
+            except _OtherModel:
+                raise
             except ConfigError as error:
-                if "does not fit" in str(error):
-                    raise
                 problems.append(error)
             else:
                 for problem in problems:
                     log.warning("%s; trying the one before it", problem)
-                for damaged in [s for s in self.steps() if s > step]:
-                    self._checkpointer.delete(damaged)
-                return step, state
+                return step, found
         if problems:
             raise problems[0]
         return None
@@ -230,9 +227,25 @@ class CheckpointStore:
         return self.directory / str(step)
 
 
+def _loaded(path: Path, abstract: Any, saved: Mapping[str, Any], name_of: Callable[[Any], str]) -> Any:
+    """The arrays of a checkpoint, checked against the sums that were saved with it under these names."""
+    try:
+        state = ocp.load(path.absolute(), abstract, checkpointable_name=_STATE)
+    except Exception as error:  # Orbax raises many kinds for a damaged folder
+        raise ConfigError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
+    for place, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if _sums(leaf) != saved[name_of(place)]:
+            raise ConfigError(f"checkpoint {path} is damaged: {name_of(place)} does not match its checksum")
+    return state
+
+
 def checksums(state: Any) -> dict[str, list[Any]]:
     """{name: [shape, dtype, crc32]} of every array of the state."""
-    return {name: [*_spec(leaf), zlib.crc32(_bytes(leaf))] for name, leaf in _named_leaves(state)}
+    return {name: _sums(leaf) for name, leaf in _named_leaves(state)}
+
+
+def _sums(leaf: Any) -> list[Any]:
+    return [*_spec(leaf), zlib.crc32(_bytes(leaf))]
 
 
 def _checksum(metadata: Mapping[str, Any]) -> int:
