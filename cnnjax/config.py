@@ -5,12 +5,13 @@ examples, and `total_steps` turns that into steps once.
 """
 
 import dataclasses
+import difflib
 import json
 import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -18,6 +19,12 @@ class ConfigError(ValueError):
     """A mistake in what the user asked for; its text is one clear line for them."""
 
     status = 1  # of a program that ends with it
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, most: int = 3, cutoff: float = 0.6) -> str:
+    """A hint at the names that are like one that is unknown; `otherwise` if none is."""
+    close = difflib.get_close_matches(name, known, n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise
 
 
 ON = ()  # of `needs`: any value but none, zero or false
@@ -551,6 +558,16 @@ def replace(config: Any, changes: Mapping[str, Any]) -> Any:
             direct[head] = value
     direct |= {head: replace(getattr(config, head), rest) for head, rest in nested.items()}
     return dataclasses.replace(config, **direct)
+
+
+LENGTHS = ("train.epochs", "train.steps", "train.examples")
+
+
+def changed(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
+    """`replace`, checked. A length given in one unit takes the place of that which the experiment gives in another."""
+    if any(name in changes for name in LENGTHS):
+        changes = {"train.epochs": 0.0, "train.steps": 0, "train.examples": 0} | dict(changes)
+    return check(replace(experiment, changes))
 
 
 def check(experiment: Experiment) -> Experiment:

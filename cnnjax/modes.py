@@ -59,15 +59,11 @@ def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment
         name = default if FLAGS.experiment is None else FLAGS.experiment
         experiment = experiments.named(name)
     changes = flag_changes()
-    lengths = ("train.epochs", "train.steps", "train.examples")
-    if any(name in changes for name in lengths):
-        # A length given in one unit replaces the one that the experiment gives in another.
-        changes = {"train.epochs": 0.0, "train.steps": 0, "train.examples": 0} | changes
-    experiment = config.check(config.replace(experiment, changes))
+    experiment = config.changed(experiment, changes)
     if FLAGS.mode not in ("import", "prepare"):  # weights bring what is missing; what is prepared has no task
         from cnnjax.runs.refusals import refuse_without_effect
 
-        refuse_without_effect(experiment, flag_changes())
+        refuse_without_effect(experiment, changes)
     return experiment
 
 

@@ -4,10 +4,9 @@
 the package cnnjax.experiments.
 """
 
-import difflib
 from collections.abc import Callable
 
-from cnnjax.config import ConfigError, Experiment
+from cnnjax.config import ConfigError, Experiment, did_you_mean
 
 from . import cifar10, darknet, detection, digits, imagenet, mnist, points, visualize
 
@@ -52,8 +51,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
 def named(name: str) -> Experiment:
     """The experiment of a name. Raises ConfigError, with the nearest names, if there is none."""
     if name not in EXPERIMENTS:
-        close = difflib.get_close_matches(name, EXPERIMENTS, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "--list shows all"
+        hint = did_you_mean(name, EXPERIMENTS, "--list shows all")
         raise ConfigError(f"unknown experiment {name!r}: {hint}")
     return EXPERIMENTS[name]()
 

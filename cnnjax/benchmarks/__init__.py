@@ -1,6 +1,5 @@
 """Named benchmarks: one explicit table. Each function's docstring opens with what it measures."""
 
-import difflib
 from collections.abc import Callable, Iterable
 
 from cnnjax.benchmarks.detection import grid_detection
@@ -13,7 +12,7 @@ from cnnjax.benchmarks.soak import long_run
 from cnnjax.benchmarks.speed_run import cifar10_94, mnist_99
 from cnnjax.benchmarks.startup import compilation, first_step
 from cnnjax.benchmarks.streaming import stream_records
-from cnnjax.config import ConfigError
+from cnnjax.config import ConfigError, did_you_mean
 
 __all__ = ["BENCHMARKS", "GROUPS", "Measured", "Options", "chosen"]
 
@@ -46,8 +45,7 @@ def chosen(names: Iterable[str]) -> dict[str, Benchmark]:
     for name in names:
         for member in GROUPS.get(name, (name,)):
             if member not in BENCHMARKS:
-                close = difflib.get_close_matches(name, [*BENCHMARKS, *GROUPS], n=3)
-                hint = f"did you mean {' or '.join(close)}?" if close else "--mode=benchmark --list shows all"
+                hint = did_you_mean(name, [*BENCHMARKS, *GROUPS], "--mode=benchmark --list shows all")
                 raise ConfigError(f"unknown benchmark {name!r}: {hint}")
             found[member] = BENCHMARKS[member]
     return found

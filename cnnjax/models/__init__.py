@@ -1,7 +1,6 @@
 """The model zoo: one explicit table. Outside this package nothing imports linen."""
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cnnjax.config import CFG_FILE, ConfigError
+from cnnjax.config import CFG_FILE, ConfigError, did_you_mean
 from cnnjax.models import allconv, densenet, googlenet, mcdnn, rcnn, resnet, vgg
 from cnnjax.models.airbench import Airbench
 from cnnjax.models.alexnet import AlexNet, AlexNetOneTower, ZFNet
@@ -246,8 +245,7 @@ def create_model(
     table has no such name, or the module no such field. "darknet:FILE.cfg" is the network of that file.
     """
     if not name.startswith(CFG_FILE) and name not in MODELS:
-        close = difflib.get_close_matches(name, MODELS, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(MODELS)}"
+        hint = did_you_mean(name, MODELS, f"choose one of {', '.join(MODELS)}")
         raise ConfigError(f"no model is called {name!r}: {hint}")
     outputs = {} if num_outputs is None else {"num_outputs": num_outputs}
     create = create_darknet(name) if name.startswith(CFG_FILE) else MODELS[name]

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import os
 import re
@@ -10,7 +9,7 @@ import sys
 from collections.abc import Generator
 from typing import Any
 
-from cnnjax.config import ConfigError
+from cnnjax.config import ConfigError, did_you_mean
 
 CUDA_WHEELS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 TPU_WHEEL = "libtpu"
@@ -122,8 +121,7 @@ def find(name: str) -> Target:
     match = re.fullmatch(r"([a-z]\w*?)(?:x([1-9]\d{0,3})|:(\d+(?:x\d+)+))?", name.lower())
     kind, count, grid = match.groups() if match else (name, None, None)
     if kind not in CHIPS:
-        close = difflib.get_close_matches(kind.lower(), CHIPS, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(CHIPS)}"
+        hint = did_you_mean(kind.lower(), CHIPS, f"known are {', '.join(CHIPS)}", most=2, cutoff=0.5)
         raise ConfigError(f"device={name!r}: unknown, {hint} ({_FORMS})")
     chip = CHIPS[kind]
     if chip.gpu:

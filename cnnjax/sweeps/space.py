@@ -25,10 +25,7 @@ from cnnjax.config import RESUMABLE, ConfigError, Experiment
 MANY = 1000  # runs that need --yes
 _MOST_NAMES = 10_000_000  # values of one setting
 # What may change when a run goes on but decides its numbers all the same.
-_DECIDING = {
-    "train.epochs", "train.steps", "train.examples", "train.on_nan", "train.nan_limit", "evaluate.augment"
-}  # fmt: skip
-_LENGTHS = ("train.epochs", "train.steps", "train.examples")
+_DECIDING = {*config.LENGTHS, "train.on_nan", "train.nan_limit", "evaluate.augment"}
 _DIGITS = 4  # that a drawn number keeps
 
 
@@ -155,10 +152,7 @@ def field_type(name: str) -> Any:
     """The type of a setting. Raises ConfigError if there is none of this name, or none that a run's numbers depend on."""
     known = {known: field.type for known, field, _ in config.fields(Experiment())}
     if name not in known:
-        import difflib
-
-        close = difflib.get_close_matches(name, known, n=2)
-        hint = f"did you mean {' or '.join(close)}?" if close else "--helpshort lists all"
+        hint = config.did_you_mean(name, known, "--helpshort lists all", most=2)
         raise ConfigError(f"sweep of {name!r}: there is no such setting; {hint}")
     if name == "name" or name in RESUMABLE - _DECIDING:
         raise ConfigError(f"sweep of {name}: it has no effect on the numbers of a run")
@@ -175,9 +169,8 @@ def experiments(
 
     found = []
     for changes in combinations:
-        lengths = {name: 0 for name in _LENGTHS} if any(name in changes for name in _LENGTHS) else {}
         try:
-            experiment = config.check(config.replace(base, {**lengths, **changes}))
+            experiment = config.changed(base, changes)
             check_names(experiment)
             refuse_without_effect(experiment, changes)
         except ConfigError as error:
