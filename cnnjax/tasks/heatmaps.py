@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,30 +11,22 @@ from jax import Array
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.formats.points import MIRRORS, mirror_of_names
 from cnnjax.detection import heatmaps
-from cnnjax.tasks.points import point_metrics, point_pictures, point_result
+from cnnjax.tasks.points import PointTask
 from cnnjax.tasks.result import Result
-from cnnjax.tasks.task import Apply, Batch, Judgement, Split, Task
-
-if TYPE_CHECKING:
-    from cnnjax.drawing.figures import Picture
+from cnnjax.tasks.task import Apply, Batch
 
 SHARPNESS = 0.05  # temperature of the soft-argmax of maps whose bumps are 1 high: thousands of empty pixels weigh nothing
 
 
 @dataclasses.dataclass(frozen=True)
-class Heatmaps(Task):
-    """Outputs [N, h, w, K], a bump where each point is. The batch holds "points" [N, K, 2] in pixels, "visible" [N, K].
+class Heatmaps(PointTask):
+    """Outputs [N, h, w, K], a bump where each point is.
 
     As in Xiao, Wu & Wei 2018: half the squared error of the maps, of visible points only, averaged over pixels and
     points. With `flip_test`, evaluation averages the maps of an image and of its mirror image.
     """
 
-    targets: ClassVar[tuple[str, ...]] = ("points", "visible")
     options: ClassVar[tuple[str, ...]] = ("heatmaps",)
-    headline: ClassVar[str] = "pck"
-    names: tuple[str, ...]
-    height: int
-    width: int
     sigma: float = 2.0
     decode: str = "quarter"
     flip_test: bool = False
@@ -71,14 +63,8 @@ class Heatmaps(Task):
         points = found.points if self.decode == "quarter" else heatmaps.soft_argmax(outputs, SHARPNESS)
         return {"points": points * self._stride(outputs), "scores": found.scores}
 
-    def judge(self, predictions: Mapping[str, np.ndarray], split: Split) -> Judgement:
-        return Judgement(point_metrics(predictions["points"], split, self.names))
-
-    def pictures(self, predictions: Mapping[str, np.ndarray], split: Split) -> "list[Picture]":
-        return point_pictures(predictions["points"], split, self.names)
-
     def result(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Result:
-        return point_result(prediction["points"], shape, self.names, (self.height, self.width), True)
+        return self.placed(prediction["points"], shape)
 
     def _stride(self, outputs: Array) -> float:
         """Pixels of the image for one of the map."""

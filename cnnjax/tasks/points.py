@@ -26,20 +26,40 @@ _SHOWN = 8  # images of the best, of the middle and of the worst
 
 
 @dataclasses.dataclass(frozen=True)
-class Points(Task):
-    """Outputs [N, 1 + 2 K]: the logit of presence, then x and y of each point as shares of the image from its centre.
-
-    The batch holds "points" [N, K, 2] in pixels and "visible" [N, K]; an image without a visible point has nothing. The
-    loss is the logistic loss of presence and, of images that have something, `weight` times the mean over the visible
-    points of the smooth L1 distance in shares: what an image does not say, its outputs do not learn.
-    """
+class PointTask(Task):
+    """A task whose predictions hold "points" [N, K, 2] in pixels. The batch holds those, and "visible" [N, K]."""
 
     targets: ClassVar[tuple[str, ...]] = ("points", "visible")
-    options: ClassVar[tuple[str, ...]] = ("points",)
     headline: ClassVar[str] = "pck"
     names: tuple[str, ...]
     height: int
     width: int
+
+    def judge(self, predictions: Mapping[str, np.ndarray], split: Split) -> Judgement:
+        return Judgement(point_metrics(predictions["points"], split, self.names))
+
+    def pictures(self, predictions: Mapping[str, np.ndarray], split: Split) -> "list[Picture]":
+        return point_pictures(predictions["points"], split, self.names)
+
+    def placed(self, points: np.ndarray, shape: tuple[int, ...], there: bool = True) -> Result:
+        """Points [K, 2] of the letterboxed frame as those of an image of this shape; none if there is nothing."""
+        # A point is a box without extent.
+        boxes = np.concatenate([points, points], axis=-1)
+        geometry = letterbox(shape[0], shape[1], (self.height, self.width))
+        found = box_from_letterbox(boxes, geometry)[None, :, :2]
+        return Result(shape[0], shape[1], (), points=found[: int(there)], point_names=tuple(self.names))
+
+
+@dataclasses.dataclass(frozen=True)
+class Points(PointTask):
+    """Outputs [N, 1 + 2 K]: the logit of presence, then x and y of each point as shares of the image from its centre.
+
+    An image without a visible point has nothing. The loss is the logistic loss of presence and, of images that have
+    something, `weight` times the mean over the visible points of the smooth L1 distance in shares: what an image does
+    not say, its outputs do not learn.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("points",)
     weight: float = 1.0
     beta: float = 0.02
 
@@ -59,9 +79,7 @@ class Points(Task):
         target = batch["points"] / self._size() - 0.5
         # What is not known is left out before anything is computed of it, so that its gradient is exactly zero.
         difference = jnp.where(visible[..., None], self._shares(outputs) - target, jnp.float32(0))
-        distance = jnp.abs(difference)
-        smooth = jnp.where(distance < self.beta, 0.5 * distance**2 / self.beta, distance - 0.5 * self.beta)
-        known = smooth.sum(axis=(1, 2))
+        known = jnp.sum(optax.huber_loss(difference, delta=self.beta) / self.beta, axis=(1, 2))
         count = jnp.maximum(visible.sum(axis=1), 1).astype(jnp.float32)
         presence = optax.sigmoid_binary_cross_entropy(outputs[:, 0], present.astype(jnp.float32))
         return {"presence": presence, "points": self.weight * known / count}
@@ -77,16 +95,10 @@ class Points(Task):
         points = (self._shares(outputs) + 0.5) * self._size()
         return {"points": points, "present": jax.nn.sigmoid(outputs[:, 0])}
 
-    def judge(self, predictions: Mapping[str, np.ndarray], split: Split) -> Judgement:
-        return Judgement(point_metrics(predictions["points"], split, self.names))
-
-    def pictures(self, predictions: Mapping[str, np.ndarray], split: Split) -> "list[Picture]":
-        return point_pictures(predictions["points"], split, self.names)
-
     def result(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Result:
         """The points, if there are any, in pixels of the image."""
         there = float(prediction["present"]) > 0.5
-        return point_result(prediction["points"], shape, self.names, (self.height, self.width), there)
+        return self.placed(prediction["points"], shape, there)
 
     def _shares(self, outputs: Array) -> Array:
         return outputs[:, 1:].reshape(len(outputs), -1, 2)
@@ -143,14 +155,3 @@ def point_pictures(found: np.ndarray, split: Split, names: Sequence[str]) -> "li
             texts.append(f"{name}  {100 * means[i]:.1f} %")
     caption = "White: the real points. Red: the predicted ones; the mean error as a share of their box."
     return [figures.image_grid("points", "Points", caption, images, texts)] if images else []
-
-
-def point_result(
-    points: np.ndarray, shape: tuple[int, ...], names: Sequence[str], frame: tuple[int, int], there: bool
-) -> Result:
-    """Points [K, 2] of a letterboxed frame as those of an image of this shape; none if there is nothing."""
-    # A point is a box without extent.
-    boxes = np.concatenate([points, points], axis=-1)
-    placed = box_from_letterbox(boxes, letterbox(shape[0], shape[1], frame))[:, :2]
-    found = placed[None] if there else placed[None][:0]
-    return Result(shape[0], shape[1], (), points=found, point_names=tuple(names))
