@@ -40,10 +40,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
 
 
+def folded(title: str, text: str) -> str:
+    """Plain text that is shown when one asks for it."""
+    return f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>"
+
+
 def facts(about: dict[str, str]) -> str:
     """A list of what is said about something."""
-    return (
-        "<dl>"
-        + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in about.items())
-        + "</dl>"
-    )
+    entries = (f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in about.items())
+    return f"<dl>{''.join(entries)}</dl>"

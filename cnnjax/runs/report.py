@@ -1,6 +1,5 @@
 """The self-contained HTML page, with pictures, that a run ends with."""
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,12 +96,7 @@ def _page(
     sections: Sequence[str],
 ) -> str:
     table = evaluation.table
-    head = "".join(f"<th>{name}</th>" for name in ("metric", *table))
-    rows = [
-        f"<tr><td>{html.escape(name)}</td>"
-        + "".join(f"<td>{column[name]:.5f}</td>" for column in table.values())
-        for name in evaluation.mean
-    ]
+    rows = [[name, *(f"{column[name]:.5f}" for column in table.values())] for name in evaluation.mean]
     facts = {
         "command": command,
         "data": f"{dataset.name}: {len(dataset.train['image']):,} training and {len(dataset.test['image']):,} evaluated examples. {dataset.note}",
@@ -115,11 +109,10 @@ def _page(
         del facts["best checkpoint"]
     if evaluation.notes:
         facts = {"note": "; ".join(evaluation.notes), **facts}
-    about = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
-    return pages.page(
-        experiment.name,
-        f"""<table><tr>{head}</tr>{"</tr>".join(rows)}</tr></table>
-<dl>{about}</dl>
-{"".join(sections)}
-<details><summary>Configuration</summary><pre>{html.escape(config.to_json(experiment))}</pre></details>""",
-    )
+    parts = [
+        pages.table(["metric", *table], rows),
+        pages.facts(facts),
+        *sections,
+        pages.folded("Configuration", config.to_json(experiment)),
+    ]
+    return pages.page(experiment.name, "\n".join(parts))

@@ -43,6 +43,11 @@ def check_validation(experiment: Experiment, data_dir: str | None, given: Given)
         )
 
 
+def spread(values: Sequence[float]) -> float:
+    """The standard deviation over seeds; 0 of one run."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Group:
     """The runs of equal settings but for the seed."""
@@ -68,8 +73,7 @@ class Group:
 
     @property
     def std(self) -> float:
-        """Over seeds; 0 of one run."""
-        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else 0.0
+        return spread(self.values)
 
 
 def groups(members: "Sequence[Member]") -> list[Group]:
@@ -97,7 +101,7 @@ class Winner:
         return float(np.mean([one[name] for one in self.metrics]))
 
     def std(self, name: str) -> float:
-        return float(np.std([one[name] for one in self.metrics], ddof=1)) if len(self.metrics) > 1 else 0.0
+        return spread([one[name] for one in self.metrics])
 
 
 def decide(sweep: "Sweep", members: "Sequence[Member]") -> Winner | None:

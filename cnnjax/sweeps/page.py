@@ -1,6 +1,5 @@
 """The page of a sweep: what won, every run, the curves, and what each varied setting does."""
 
-import html
 import io
 import json
 from collections.abc import Sequence
@@ -31,8 +30,7 @@ def write(sweep: Sweep, members: Sequence[Member], winner: Winner | None, comman
     }
     body = (
         f"{pages.facts(about)}<h2>Settings, best first</h2>{_ranking(ranked)}"
-        f"<h2>Runs</h2>{_runs(sweep, members)}{sections}<details><summary>Configuration</summary>"
-        f"<pre>{html.escape(config.to_json(sweep.base))}</pre></details>"
+        f"<h2>Runs</h2>{_runs(sweep, members)}{sections}{pages.folded('Configuration', config.to_json(sweep.base))}"
     )
     write_atomically(sweep.path / "sweep.html", pages.page(f"{sweep.base.name}: {len(members):,} runs", body))
     entries = [
