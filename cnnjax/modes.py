@@ -121,6 +121,16 @@ def print_comparison(comparison: Any) -> None:
         print(f"note: {text}")
 
 
+def is_fitted(workdir: Any) -> bool:
+    """Whether the run is of a model that is fitted in one go, of which there is one only."""
+    from cnnjax.runs import fitted
+
+    task = workdir.read_config().task if workdir.has_run() else ""
+    if task in fitted.FITTED:
+        without("checkpoint", f"task={task}, which has one model")
+    return task in fitted.FITTED
+
+
 def without(name: str, other: str) -> None:
     """Raises ConfigError if the flag is given, which has no effect beside the other."""
     if FLAGS[name].present:
@@ -188,8 +198,7 @@ def mode_evaluate() -> None:
         print_comparison(together.evaluate(flag_changes(), FLAGS.data_dir))
         return
     workdir = existing_workdir()
-    if fitted.is_fitted(workdir):
-        without("checkpoint", f"task={workdir.read_config().task}, which has one model")
+    if is_fitted(workdir):
         print_table(fitted.evaluate_run(workdir, flag_changes(), FLAGS.data_dir))
         return
     evaluation = run.restore(workdir, FLAGS.checkpoint).evaluate(flag_changes(), FLAGS.data_dir)
@@ -201,18 +210,19 @@ def mode_predict() -> None:
     from cnnjax.runs import fitted, run
 
     paths = predict.find_images(FLAGS.inputs)
-    together = committee(flag_changes())
-    if together and not FLAGS.output:
-        raise ConfigError("mode=predict with several --workdir needs --output=DIR")
-    output = Path(FLAGS.output) if FLAGS.output else existing_workdir().path / "predictions"
-    if together is None and fitted.is_fitted(existing_workdir()):
-        only_changes()
-        without("checkpoint", f"task={existing_workdir().read_config().task}, which has one model")
-        said = fitted.predictions(fitted.restore(existing_workdir()), paths)
-        count, problems = predict.write_predictions(said, output)
+    if together := committee(flag_changes()):
+        if not FLAGS.output:
+            raise ConfigError("mode=predict with several --workdir needs --output=DIR")
+        output, said = Path(FLAGS.output), predict.predictions(together, paths)
     else:
-        restored = together or run.restore(existing_workdir(), FLAGS.checkpoint, flag_changes())
-        count, problems = predict.predict_files(restored, paths, output)
+        workdir = existing_workdir()
+        output = Path(FLAGS.output or workdir.path / "predictions")
+        if is_fitted(workdir):
+            only_changes()
+            said = fitted.predictions(fitted.restore(workdir), paths)
+        else:
+            said = predict.predictions(run.restore(workdir, FLAGS.checkpoint, flag_changes()), paths)
+    count, problems = predict.write_predictions(said, output)
     print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}")
     for line in problems:
         print(f"not read: {line}", file=sys.stderr)

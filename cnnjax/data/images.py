@@ -292,6 +292,11 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
+def grey(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 1] of uint8 [H, W, C], by ITU-R 601 luma."""
+    return image if image.shape[-1] == 1 else np.asarray(_convert(Image.fromarray(image), 1))[..., None]
+
+
 def check_memory(title: str, shape: Sequence[int]) -> None:
     """Raises ConfigError, which begins with `title`, if so many bytes are more than the machine's memory."""
     need = math.prod(shape)

@@ -1,5 +1,6 @@
 """Models of faces that are fitted in one go, and not trained step by step: a cascade, and a shape model."""
 
+import abc
 import dataclasses
 import json
 from collections.abc import Callable
@@ -7,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
@@ -36,7 +36,7 @@ _JITTERED = 2  # times that each face is seen a little elsewhere and larger or s
 Say = Callable[[str], None]
 
 
-class Fitted:
+class Fitted(abc.ABC):
     """A model, its file in a folder, how good it is and what it says of an image: what a row of FITTED can do."""
 
     options: ClassVar[tuple[str, ...]]  # sections of an experiment that it reads
@@ -44,23 +44,26 @@ class Fitted:
     file: ClassVar[str]
 
     @classmethod
+    @abc.abstractmethod
     def fit(cls, experiment: Experiment, dataset: Dataset, say: Say) -> "Fitted":
-        raise NotImplementedError
+        """A model of the training split; `say` tells how it goes."""
 
     @classmethod
+    @abc.abstractmethod
     def load(cls, experiment: Experiment, folder: Path) -> "Fitted":
-        raise NotImplementedError
+        """What `save` wrote."""
 
+    @abc.abstractmethod
     def save(self, folder: Path) -> None:
-        raise NotImplementedError
+        """Writes `file`, and what else it needs, into a folder."""
 
+    @abc.abstractmethod
     def judge(self, split: Split) -> "tuple[dict[str, float], list[Picture]]":
         """Numbers, and pictures for the report, of a split of faces with 68 points each."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def result(self, image: np.ndarray) -> Result:
         """What it says of an image, uint8 [H, W, C]."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +139,7 @@ class FaceCascade(Fitted):
         return metrics, [*pictures, *([figures.mined_windows(left)] if len(left) else [])]
 
     def result(self, image: np.ndarray) -> Result:
-        boxes, counts = scan.detect(self.cascade, grey(image), neighbors=self.neighbors)
+        boxes, counts = scan.detect(self.cascade, images.grey(image)[..., 0], neighbors=self.neighbors)
         height, width = image.shape[:2]
         labels = np.zeros(len(boxes), np.int64)
         return Result(height, width, ("face",), boxes=boxes, scores=counts.astype(float), labels=labels)
@@ -223,9 +226,9 @@ class FaceShape(Fitted):
         if self.cascade is None:
             scale = min(height / self.frame[0], width / self.frame[1])
             shift = (np.array([width, height]) - scale * np.array(self.frame[::-1])) / 2
-            points, _ = self.shape.search(grey(image), self.shape.start * scale + shift)
+            points, _ = self.shape.search(images.grey(image)[..., 0], self.shape.start * scale + shift)
             return Result(height, width, (), points=points[None], point_names=NAMES)
-        faces = Traditional(self.cascade, self.shape)(grey(image))
+        faces = Traditional(self.cascade, self.shape)(images.grey(image)[..., 0])
         return Result(
             height,
             width,
@@ -251,11 +254,6 @@ def photographs(folder: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return [whole[i] for i in kept], [whole[i] for i in apart]
 
 
-def grey(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W] of uint8 [H, W, C], by ITU-R 601 luma."""
-    return image[..., 0] if image.shape[-1] == 1 else np.asarray(Image.fromarray(image).convert("L"))
-
-
 def _faces(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Grey images [N, H, W] of the faces whose 68 points are all known, and their squares (crops.face_squares)."""
     if np.shape(split["points"])[1] != 68:
@@ -263,7 +261,7 @@ def _faces(split: Split) -> tuple[np.ndarray, np.ndarray]:
     whole = _whole(split)
     if not whole.any():
         raise ConfigError("there is no face whose 68 points are all known")
-    faces = np.stack([grey(image) for image in np.asarray(split["image"])[whole]])
+    faces = np.stack([images.grey(image)[..., 0] for image in np.asarray(split["image"])[whole]])
     return faces, crops.face_squares(np.asarray(split["points"])[whole].astype(np.float64))
 
 

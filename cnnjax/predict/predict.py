@@ -57,12 +57,16 @@ def _names(text: str) -> Iterator[str]:
         parts = parts[end:]
 
 
+# A small copy of an image, of the first of them, and what is said of it; or why it could not be read.
+Found = tuple[np.ndarray | None, Result] | ConfigError
+
+
 def predict_files(run: Run | RunCommittee, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:
     """What `write_predictions` does with the predictions of a run, or of several."""
     return write_predictions(predictions(run, paths), output)
 
 
-def write_predictions(found_in: "Iterable[tuple[Path, Found]]", output: Path) -> tuple[int, list[str]]:
+def write_predictions(found_in: Iterable[tuple[Path, Found]], output: Path) -> tuple[int, list[str]]:
     """Writes `output`/predictions.json and contact_sheet.png for images of any size; of detections also coco.json.
 
     Of the images no more are held at full size than threads read at once. Returns how many were predicted and one
@@ -96,9 +100,6 @@ def write_predictions(found_in: "Iterable[tuple[Path, Found]]", output: Path) ->
     sheet = figures.image_grid("contact_sheet", title, "", shown, texts, columns=5)
     figures.save(sheet.figure, output / "contact_sheet.png")
     return len(files), problems
-
-
-Found = tuple[np.ndarray | None, Result] | ConfigError
 
 
 def predictions(run: Run | RunCommittee, paths: Sequence[Path]) -> Iterator[tuple[Path, Found]]:

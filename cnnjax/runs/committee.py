@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from PIL import Image
 
 from cnnjax.augment.views import VIEWS, before_views
 from cnnjax.config import ConfigError
+from cnnjax.data import images
 from cnnjax.data.batches import evaluation_indices
 from cnnjax.data.examples import Columns
 from cnnjax.network import Batches, Network, Preprocessing, Shape
@@ -101,9 +101,7 @@ def _frame(network: Network, views: str) -> Frame:
 
 def _framed(image: np.ndarray, frame: Frame) -> np.ndarray:
     shape, preprocessing, _ = frame
-    if shape[2] == 1 and image.shape[-1] == 3:
-        image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
-    return preprocessing.frame(image, shape)
+    return preprocessing.frame(images.grey(image) if shape[2] == 1 else image, shape)
 
 
 def reordered(outputs: Outputs, order: tuple[int, ...]) -> Outputs:

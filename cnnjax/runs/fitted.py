@@ -72,8 +72,3 @@ def _check(experiment: Experiment, split: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"data.name={experiment.data.name!r} has no points; task={experiment.task} learns them"
         )
-
-
-def is_fitted(workdir: Workdir) -> bool:
-    """Whether the run in a folder is one of these."""
-    return workdir.has_run() and workdir.read_config().task in FITTED
