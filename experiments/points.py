@@ -2,6 +2,8 @@
 
 from cnnjax.config import Augment, Data, Experiment, Heatmaps, Model, Optimizer, Points, Train
 
+_OF_FACES = Augment(flip="random", rotate=30.0, scale=0.15, translate=0.1, brightness=0.1, contrast=0.2)
+
 
 def faces_landmarks() -> Experiment:
     """Is there a face, and where are its 68 points: the lecture's 137 outputs of a fully connected layer.
@@ -14,7 +16,7 @@ def faces_landmarks() -> Experiment:
         name="faces_landmarks",
         task="points",
         data=Data(name="points:landmarks68", image_size=64, batch_size=32),
-        augment=Augment(flip="random", rotate=30.0, scale=0.15, translate=0.1, brightness=0.1, contrast=0.2),
+        augment=_OF_FACES,
         model=Model(name="point_net"),
         points=Points(weight=10.0, beta=0.02),
         optimizer=Optimizer(name="adamw", learning_rate=2e-3, weight_decay=1e-2, warmup=0.05, ema=0.995),
@@ -31,7 +33,7 @@ def faces_heatmaps() -> Experiment:
         name="faces_heatmaps",
         task="heatmaps",
         data=Data(name="points:landmarks68", image_size=96, batch_size=32),
-        augment=Augment(flip="random", rotate=30.0, scale=0.15, translate=0.1, brightness=0.1, contrast=0.2),
+        augment=_OF_FACES,
         model=Model(name="heatmaps_small"),
         heatmaps=Heatmaps(sigma=1.5),
         optimizer=Optimizer(name="adamw", learning_rate=2e-3, warmup=0.05, ema=0.995),

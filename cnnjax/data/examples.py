@@ -235,9 +235,7 @@ def concat(parts: Sequence[Columns]) -> Columns:
 def _joined(name: str, columns: Sequence[Any]) -> Any:
     axes = ENTRIES.get(name, Entry(None, "")).axes.split()
     if axes[:1] == ["M"]:
-        padded = [
-            i for i, axis in enumerate(axes, start=1) if axis in "ML"
-        ]  # the others must be equally long
+        padded = [i for i, axis in enumerate(axes, start=1) if axis in "ML"]  # others must be equally long
         room = {i: max(column.shape[i] for column in columns) for i in padded}
         columns = [
             np.pad(column, [(0, room.get(i, size) - size) for i, size in enumerate(column.shape)])

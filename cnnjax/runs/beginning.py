@@ -30,9 +30,8 @@ from cnnjax.weights.convert import fitting, preprocessing, read_weights
 from cnnjax.weights.darknet import input_size, is_darknet, is_darknet_model, load_darknet
 
 Leaf = tuple[str, ...]
-Values = dict[
-    Leaf, np.ndarray
-]  # [seeds, ...] by the path of a variable without its collection: ("conv1", "kernel")
+# [seeds, ...] by the path of a variable without its collection: ("conv1", "kernel").
+Values = dict[Leaf, np.ndarray]
 PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))  # fields of config.Data
 
 

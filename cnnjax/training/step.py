@@ -105,9 +105,8 @@ def make_recipe(
 
     task = of_size(image_shape)
     preprocessing = Preprocessing.of(experiment.data)
-    if {*PLACES} & {
-        *task.targets
-    }:  # such images are always read so, and must be predicted and exported alike
+    # Images with places in them are always read so, and must be predicted and exported alike.
+    if any(place in task.targets for place in PLACES):
         preprocessing = dataclasses.replace(preprocessing, resize=task.framing(experiment.data.resize))
     named = experiment.model
     recipe = Recipe(

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable
 import flax.linen as nn
 
 from cnnjax.models.alexnet import AlexNetOneTower
-from cnnjax.models.darknet import Darknet53, YoloV3, YoloV3Tiny
-from cnnjax.models.darknet_network import DarknetNetwork
 from cnnjax.models.densenet import DenseNet
 from cnnjax.models.face_landmarks import FaceLandmarks
 from cnnjax.models.googlenet import GoogLeNet
@@ -24,6 +22,7 @@ from cnnjax.models.resnet_cifar import CifarResNet
 from cnnjax.models.senet import SENet
 from cnnjax.models.squeezenet import SqueezeNet
 from cnnjax.models.vgg import VGG
+from cnnjax.weights.darknet import is_darknet_model
 
 Names = dict[str, str]
 
@@ -40,7 +39,7 @@ def torch_names(model: nn.Module, layers: Iterable[str]) -> Names | None:
         return _squeezenet(model)
     if isinstance(model, PNet | RNet | ONet):
         return {layer: layer for layer in layers}  # of facenet-pytorch
-    if isinstance(model, DarknetNetwork | Darknet53 | YoloV3 | YoloV3Tiny):
+    if is_darknet_model(model):
         return {layer: layer.replace("/", ".") for layer in layers}  # darknet has none: they are our own
     rename: Callable[[str], str]
     if isinstance(model, GoogLeNet) and model.norm:
