@@ -1,0 +1,130 @@
+"""What is read, and how it is changed at random in training."""
+
+import dataclasses
+
+from cnnjax.config.options import ON, option
+
+LAID_OUT = ("voc", "coco", "yolo")
+DARKNET = ("darknet_letterbox", "darknet_stretch")  # of data.resize
+ANNOTATED = (*LAID_OUT, "tensorflow-datasets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    name: str = option(
+        "digits",
+        "digits, synthetic, folder:PATH, csv:PATH (pixels and labels), ahcd:PATH, gtsrb:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; with points: figures, points:PATH; of mode=prepare: records:PATH; several joined by +, as folder:A+folder:B",
+    )
+    batch_size: int = option(128, "examples per training step, over all devices", above=0)
+    image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
+    resize: str = option(
+        "stretch",
+        "how to reach image_size: stretch; resize the short side and crop the centre; or fit in and pad with grey, which data with boxes always does, or, of voc, coco and yolo, as darknet fits in or stretches",
+        ("stretch", "crop", "letterbox", *DARKNET),
+        needs={"targets": ("label",)},
+    )
+    resize_short: int = option(
+        0,
+        "with resize=crop: the short side before the crop; 0 means image_size",
+        needs={"data.resize": ("crop",)},
+    )
+    image_width: int = option(
+        0,
+        "with boxes: width of the frame, where it is not image_size too",
+        needs={"targets": ("boxes",), "data": (*ANNOTATED, "records")},
+    )
+    objects: int = option(
+        4, "shapes and digit_scenes: most objects in an image", needs={"data": ("shapes", "digit_scenes")}
+    )
+    keep: tuple[str, ...] = option(
+        (), "voc, coco, yolo: read objects of these classes only; empty: of all", needs={"data": LAID_OUT}
+    )
+    masks: bool = option(
+        False,
+        "shapes, digit_scenes and coco: with the masks of the objects",
+        needs={"data": ("shapes", "digit_scenes", "coco")},
+    )
+    split: str = option(
+        "",
+        "with boxes: the split that is evaluated; empty: test, else val, else a fixed fifth of the training split",
+        needs={"targets": ("boxes",), "data": ANNOTATED},
+    )
+    backgrounds: str = option(
+        "",
+        "points:PATH: a folder of photographs that show nothing with points; random squares of them are examples of that",
+        needs={"data": ("points",), "targets": ("points",)},
+    )
+    channel_order: str = option("rgb", "order of colour channels that the model expects", ("rgb", "bgr"))
+    mean: tuple[float, ...] = option(
+        (),
+        "per channel in the order of channel_order, of values in [0, 1], subtracted; empty: of the training split",
+    )
+    std: tuple[float, ...] = option(
+        (),
+        "per channel in the order of channel_order, of values in [0, 1], divided by; empty: of the training split",
+    )
+    validation: float = option(
+        0.0,
+        "share of the training split held out (seeded, stratified); evaluated instead of the test split when above 0",
+    )
+    limit: int = option(0, "use only the first so many examples of each split; 0 uses all")
+    stream: bool = option(False, "records:PATH: read images from disk batch by batch, not all into memory")
+    workers: int = option(
+        2,
+        "stream: processes that read and decode ahead of training; 0: threads of this one",
+        needs={"data.stream": ON},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Random changes of training examples, in the order of the fields. Zero, or false, is off.
+
+    Boxes, points and masks follow the image. What has no meaning with them is refused.
+    """
+
+    mosaic: bool = option(
+        False, "four images of the batch side by side, with the objects of all (Bochkovskiy et al. 2020)"
+    )
+    crop: int = option(0, "pad by so many pixels, then crop at random to the old size")
+    crop_fill: str = option(
+        "zero",
+        "what the padding holds: zero (grey, if images are letterboxed), or the image reflected",
+        ("zero", "reflect"),
+        needs={"augment.crop": ON},
+    )
+    random_crop: float = option(
+        0.0, "enlarge a random window, of at least 1 - random_crop of the area, to the whole image", below=1
+    )
+    flip: str = option(
+        "none",
+        "horizontal flip: random, or alternating from epoch to epoch",
+        ("none", "random", "alternating"),
+    )
+    flip_vertical: bool = option(False, "flip top and bottom at random")
+    rotate: float = option(0.0, "rotation by up to so many degrees; a box becomes that around the turned box")
+    scale: float = option(0.0, "zoom by a factor from 1 - scale to 1 + scale", below=1)
+    translate: float = option(0.0, "shift by up to this share of the size")
+    shear: float = option(0.0, "shear by up to so many degrees", below=90)
+    elastic: float = option(
+        0.0,
+        "elastic distortion (Simard et al. 2003): factor alpha, 34 in the paper; 0.16 * alpha / sigma pixels; not with boxes or points",
+    )
+    elastic_sigma: float = option(
+        4.0, "elastic distortion: smoothness in pixels (sigma)", needs={"augment.elastic": ON}, above=0
+    )
+    hue: float = option(0.0, "turn the hue by up to this share of the circle")
+    saturation: float = option(0.0, "change the saturation by a factor of up to 1 + saturation")
+    exposure: float = option(0.0, "change the exposure by a factor of up to 1 + exposure")
+    brightness: float = option(0.0, "add up to this share of the full range")
+    contrast: float = option(0.0, "change the contrast by a factor from 1 - contrast to 1 + contrast")
+    cutout: int = option(0, "side in pixels of one square set to the mean (DeVries & Taylor 2017)")
+    mixup: float = option(
+        0.0,
+        "alpha of mixup (Zhang et al. 2018); the boxes of both images count in full (Zhang et al. 2019)",
+    )
+    cutmix: float = option(0.0, "alpha of CutMix (Yun et al. 2019), for labels")
+    sizes: tuple[int, ...] = option(
+        (),
+        "heights in pixels, of which each batch is resized to one, by turns in random order; widths in proportion; the model must be fully convolutional",
+    )

@@ -1,0 +1,139 @@
+"""What learns, and how: the model, its optimizer, the run and its evaluation."""
+
+import dataclasses
+
+from cnnjax.config.options import ON, option
+
+WHITENED = ("airbench_laptop", "airbench94", "airbench95", "airbench96")
+MUON = {"optimizer.name": ("muon",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    name: str = option("lenet5", "a name of the model table")
+    dtype: str = option("float32", "what layers compute in; weights stay float32", ("float32", "bfloat16"))
+    options: tuple[str, ...] = option(
+        (), "fields of the model's module, such as width=32 or widths=8/16/32, in place of those of the table"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    name: str = option("adamw", "update rule", ("sgd", "adam", "adamw", "muon"))
+    learning_rate: float = option(1e-3, "at its peak")
+    bias_learning_rate: float = option(0.0, "of biases and norms, at its peak; 0: learning_rate")
+    whitening: float = option(
+        0.0,
+        "airbench: share of the run in which the whitening layer's bias learns; 0: as others",
+        needs={"model.name": WHITENED},
+    )
+    dense_learning_rate: float = option(0.0, "of dense kernels, at its peak; 0: learning_rate")
+    schedule: str = option(
+        "cosine",
+        "of the learning rate over the run",
+        ("constant", "cosine", "linear", "piecewise", "one_cycle", "triangular"),
+    )
+    warmup: float = option(
+        0.0,
+        "share of the run over which the rate rises to its peak (linearly; one_cycle: along a cosine)",
+    )
+    initial: float = option(
+        0.0, "share of the peak rate at the start of the warm-up", needs={"optimizer.warmup": ON}
+    )
+    boundaries: tuple[float, ...] = option(
+        (),
+        "piecewise: shares of the run after which the rate is multiplied by decay",
+        needs={"optimizer.schedule": ("piecewise",)},
+    )
+    decay: float = option(
+        0.1, "piecewise: factor at each boundary", needs={"optimizer.schedule": ("piecewise",)}
+    )
+    final: float = option(
+        0.0,
+        "share of the peak rate that is left at the end (cosine, linear, one_cycle, triangular)",
+        needs={"optimizer.schedule": ("cosine", "linear", "one_cycle", "triangular")},
+    )
+    momentum: float = option(0.9, "SGD and Muon: momentum; Adam: b1", below=1)
+    b2: float = option(
+        0.999,
+        "Adam: decay of the second moment",
+        below=1,
+        needs={"optimizer.name": ("adam", "adamw", "muon")},
+    )
+    nesterov: bool = option(
+        False, "SGD and Muon: Nesterov momentum", needs={"optimizer.name": ("sgd", "muon")}
+    )
+    weight_decay: float = option(
+        0.0, "of weights only, not biases or norms; decoupled for adamw and muon, L2 for sgd and adam"
+    )
+    muon_steps: int = option(5, "Muon: Newton-Schulz iterations", needs=MUON)
+    muon_normalize: bool = option(
+        False, "Muon: scale each convolution to norm sqrt(filters) before each update (airbench)", needs=MUON
+    )
+    muon_rest: str = option(
+        "adamw", "Muon: update rule of everything but convolution kernels", ("adamw", "sgd"), needs=MUON
+    )
+    muon_rest_momentum: float = option(0.9, "Muon: momentum, or b1, of that rule", below=1, needs=MUON)
+    frozen: tuple[str, ...] = option(
+        (), "starts of paths of parameters that stay as they are, such as trunk/model/conv1"
+    )
+    clip_norm: float = option(0.0, "clip gradients to this global norm; 0 is off")
+    ema: float = option(
+        0.0, "decay of an exponential moving average of the weights, used in evaluation; 0 is off", below=1
+    )
+    lookahead: int = option(
+        0,
+        "with ema: every so many steps training goes on from the average, which keeps a share that grows with the cube of progress (airbench); 0 is off",
+    )
+    accumulate: int = option(1, "steps whose gradients are averaged into one update", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    epochs: float = option(0.0, "length of the run; give exactly one of epochs, steps, examples")
+    steps: int = option(0, "length of the run in steps")
+    examples: int = option(0, "length of the run in examples seen")
+    seed: int = option(0, "of initialization, order and augmentation", below=2**31)
+    seeds: int = option(
+        1, "train so many seeds (seed, seed + 1, ...) in one program; mean and std are reported", above=0
+    )
+    init_from: str = option(
+        "",
+        "begin from trained weights: a workdir, DIR/checkpoints/STEP or a file as mode=import reads; what fits by name and shape is taken, with its preprocessing",
+    )
+    steps_per_call: int = option(
+        0, "steps in one compiled call; 0: one on CPU, up to an epoch on accelerators"
+    )
+    data_parallel: bool = option(True, "split each batch over all local devices")
+    evaluate_every: float = option(1.0, "epochs between evaluations; 0: at the end only")
+    checkpoint_every: float = option(1.0, "epochs between checkpoints; 0: at the end only")
+    keep_last: int = option(2, "newest checkpoints that are kept", above=0)
+    keep_best: int = option(1, "best checkpoints that are kept")
+    log_every: int = option(50, "steps between lines of metrics.jsonl", above=0)
+    tensorboard: bool = option(False, "also write TensorBoard event files")
+    on_nan: str = option(
+        "stop",
+        "when a loss or gradient is not finite: stop; skip that update; or roll_back to the newest checkpoint and go on with the data in another order",
+        ("stop", "skip", "roll_back"),
+    )
+    nan_limit: int = option(
+        10,
+        "skip: updates in a row, roll_back: times to one checkpoint, after which the run stops all the same",
+        above=0,
+        needs={"train.on_nan": ("skip", "roll_back")},
+    )
+    debug_nans: bool = option(
+        False, "name the layer in which the first value that is not finite appeared; waits for every step"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    batch_size: int = option(
+        500, "images that the network sees at once in evaluation; no influence on the result", above=0
+    )
+    augment: str = option(
+        "none",
+        "test-time augmentation: average over mirrored views; over mirrored and shifted ones; or (mode=evaluate) over ten crops of a larger image",
+        ("none", "flip", "flip_shift", "ten_crop"),
+    )
