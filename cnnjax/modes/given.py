@@ -1,0 +1,116 @@
+"""What the command line gives: changes of an experiment, workdirs, and what has no effect."""
+
+import shlex
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from cnnjax import config
+from cnnjax.config import ConfigError, Experiment
+
+FLAGS = flags.FLAGS
+
+
+def flag_changes() -> dict[str, Any]:
+    """The fields of the experiment that the command line sets, with values of the right type."""
+    changes: dict[str, Any] = {}
+    for name, field, _ in config.fields(Experiment()):
+        value = FLAGS[name].value if name in FLAGS else None
+        if value is None:
+            continue
+        if isinstance(field.type, types.GenericAlias):
+            kind = config.element_type(field.type)
+            try:
+                value = tuple(kind(item) for item in value)
+            except ValueError as error:
+                raise ConfigError(
+                    f"--{name}={','.join(value)}: expected numbers separated by commas"
+                ) from error
+        changes[name] = value
+    return changes
+
+
+def only_changes(*allowed: str) -> dict[str, Any]:
+    """The changes of the command line, of which only these fields, or parts such as "evaluate.", may be changed."""
+    changes = flag_changes()
+    refused = [name for name in changes if not name.startswith(allowed)]
+    if refused and FLAGS.list:
+        raise ConfigError(f"--{refused[0]} has no effect with --list")
+    if refused:
+        raise ConfigError(
+            f"--{refused[0]} cannot be changed by mode={FLAGS.mode}, which reads "
+            f"{', '.join(sorted(allowed)) or 'none of an experiment'}"
+        )
+    return changes
+
+
+def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment:
+    """The experiment of the flags: the named one, else that of the workdir, else the default, then the changes."""
+    from cnnjax import experiments
+
+    if FLAGS.experiment is None and workdir is not None and workdir.has_run():
+        experiment = workdir.read_config()
+    else:
+        name = default if FLAGS.experiment is None else FLAGS.experiment
+        experiment = experiments.named(name)
+    changes = flag_changes()
+    experiment = config.changed(experiment, changes)
+    if FLAGS.mode not in ("import", "prepare"):  # weights bring what is missing; what is prepared has no task
+        from cnnjax.runs.refusals import refuse_without_effect
+
+        refuse_without_effect(experiment, changes)
+    return experiment
+
+
+def optional_workdir() -> Any:
+    from cnnjax.runs.workdir import Workdir
+
+    return Workdir(FLAGS.workdir) if FLAGS.workdir else None
+
+
+def existing_workdir() -> Any:
+    from cnnjax.runs.workdir import Workdir
+
+    if not FLAGS.workdir:
+        raise ConfigError(f"mode={FLAGS.mode} needs --workdir=DIR, the folder of a trained run")
+    return Workdir(FLAGS.workdir)
+
+
+def committee(changes: Mapping[str, Any] | None = None) -> Any:
+    """That of several runs in --workdir; None for one."""
+    paths = (FLAGS.workdir or "").split(",")
+    if len(paths) < 2 or Path(FLAGS.workdir).exists():
+        if FLAGS.votes:
+            raise ConfigError("--votes are for several runs: --workdir=A,B,C")
+        return None
+    from cnnjax.runs.committee import restore_all
+
+    try:
+        votes = tuple(map(float, FLAGS.votes))
+    except ValueError as error:
+        raise ConfigError(f"--votes={','.join(FLAGS.votes)}: expected numbers separated by commas") from error
+    return restore_all(paths, FLAGS.checkpoint, votes, changes)
+
+
+def is_fitted(workdir: Any) -> bool:
+    """Whether the run is of a model that is fitted in one go, of which there is one only."""
+    from cnnjax.runs import fitted
+
+    task = workdir.read_config().task if workdir.has_run() else ""
+    if task in fitted.FITTED:
+        without("checkpoint", f"task={task}, which has one model")
+    return task in fitted.FITTED
+
+
+def without(name: str, other: str) -> None:
+    """Raises ConfigError if the flag is given, which has no effect beside the other."""
+    if FLAGS[name].present:
+        raise ConfigError(f"--{name} has no effect with {other}")
+
+
+def command_line() -> str:
+    return shlex.join(["python", *sys.argv])

@@ -1,0 +1,209 @@
+"""Modes that make runs and use them."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from cnnjax.config import ConfigError, Experiment
+from cnnjax.modes.given import (
+    chosen_experiment,
+    command_line,
+    committee,
+    existing_workdir,
+    flag_changes,
+    is_fitted,
+    only_changes,
+    optional_workdir,
+    without,
+)
+
+FLAGS = flags.FLAGS
+
+
+def print_table(evaluation: Any) -> None:
+    from cnnjax.runs.logs import format_metric
+
+    table = evaluation.table
+    print(f"{'metric':<12}" + "".join(f"{column:>12}" for column in table))
+    for name in evaluation.mean:
+        print(
+            f"{name:<12}" + "".join(f"{format_metric(name, column[name]):>12}" for column in table.values())
+        )
+    for text in evaluation.notes:
+        print(f"note: {text}")
+
+
+def print_comparison(comparison: Any) -> None:
+    """Members, committee, and how sure one can be of their difference."""
+    rows = (*comparison.members, comparison.committee)
+    width = max(len(row.name) for row in rows)
+    names = [name for name in comparison.committee.metrics if name != "accuracy"]
+    right = comparison.committee.right is not None
+    head = f"{'accuracy %':>12}{'wrong':>8}{'95 % interval':>20}" if right else ""
+    print(f"{'member':<{width}}{'n':>10}{head}" + "".join(f"{name:>12}" for name in names))
+    for row in rows:
+        line = f"{row.name:<{width}}{row.count:>10,}"
+        if right:
+            low, high = row.interval
+            wrong = row.count - int(row.right.sum())
+            interval = f"{100 * low:.2f} - {100 * high:.2f}"
+            line += f"{100 * row.metrics['accuracy']:>12.2f}{wrong:>8,}{interval:>20}"
+        print(line + "".join(f"{row.metrics[name]:>12.4f}" for name in names))
+    if right:
+        print(
+            f"committee against {comparison.best.name}, the best member: p = {comparison.p_value:.3g} (McNemar, exact)"
+        )
+    for text in comparison.notes:
+        print(f"note: {text}")
+
+
+def mode_train() -> None:
+    from cnnjax.runs import fitted, train
+    from cnnjax.runs.workdir import Workdir
+
+    workdir = optional_workdir()
+    experiment = chosen_experiment(workdir)
+    workdir = workdir or Workdir(Path("runs") / experiment.name)
+    if experiment.task in fitted.FITTED:
+        evaluation = fitted.fit_run(experiment, workdir, FLAGS.data_dir, command_line())
+    else:
+        evaluation = train.train_run(experiment, workdir, FLAGS.data_dir, command_line(), said=flag_changes())
+    print_table(evaluation)
+    print(f"report: {workdir.path / 'report.html'}\npictures: {workdir.plots}")
+
+
+def mode_evaluate() -> None:
+    from cnnjax.runs import fitted, run
+
+    if together := committee():
+        print_comparison(together.evaluate(flag_changes(), FLAGS.data_dir))
+        return
+    workdir = existing_workdir()
+    if is_fitted(workdir):
+        print_table(fitted.evaluate_run(workdir, flag_changes(), FLAGS.data_dir))
+        return
+    evaluation = run.restore(workdir, FLAGS.checkpoint).evaluate(flag_changes(), FLAGS.data_dir)
+    print_table(evaluation)
+
+
+def mode_predict() -> None:
+    from cnnjax.predict import predict
+    from cnnjax.runs import fitted, run
+
+    paths = predict.find_images(FLAGS.inputs)
+    if together := committee(flag_changes()):
+        if not FLAGS.output:
+            raise ConfigError("mode=predict with several --workdir needs --output=DIR")
+        output, said = Path(FLAGS.output), predict.predictions(together, paths)
+    else:
+        workdir = existing_workdir()
+        output = Path(FLAGS.output or workdir.path / "predictions")
+        if is_fitted(workdir):
+            only_changes()
+            said = fitted.predictions(fitted.restore(workdir), paths)
+        else:
+            said = predict.predictions(run.restore(workdir, FLAGS.checkpoint, flag_changes()), paths)
+    count, problems = predict.write_predictions(said, output)
+    print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}")
+    for line in problems:
+        print(f"not read: {line}", file=sys.stderr)
+
+
+def mode_prepare() -> None:
+    from cnnjax.data.formats import prepare
+
+    if not FLAGS.output:
+        raise ConfigError("mode=prepare needs --data.name=folder:PATH and --output=DIR, a new folder")
+    counts = prepare.prepare(chosen_experiment(None).data, Path(FLAGS.output), FLAGS.data_dir)
+    print(f"{' and '.join(f'{count:,} {name}' for name, count in counts.items())} images: {FLAGS.output}")
+    print(f"train on it with --data.name=records:{FLAGS.output}, and --data.stream if memory is short")
+
+
+def mode_import() -> None:
+    from cnnjax.runs.workdir import Workdir
+
+    if not FLAGS.weights or not FLAGS.workdir:
+        raise ConfigError("mode=import needs --weights=FILE, --experiment=NAME and --workdir=DIR")
+    without("train.seeds", "mode=import: published weights are one network")
+    data = import_weights(chosen_experiment(None), Workdir(FLAGS.workdir)).data
+    shown = ("image_size", "resize", "resize_short", "channel_order", "mean", "std")
+    said = [name for name in shown if f"data.{name}" in flag_changes()]
+    print(f"preprocessing: {', '.join(f'{name}={getattr(data, name)}' for name in shown)}")
+    print(f"of these as you said, the others as the weights need them: {', '.join(said) or 'none'}")
+    print(f"{FLAGS.weights} is now the run in {FLAGS.workdir}: evaluate, predict or visualize it")
+
+
+def import_weights(experiment: Experiment, workdir: Any) -> Experiment:
+    from cnnjax.data import sources
+    from cnnjax.models import create_model
+    from cnnjax.runs import transfer
+
+    if FLAGS.classes:
+        classes = transfer.read_classes(FLAGS.classes)
+    else:
+        model = create_model(experiment.model.name, options=experiment.model.options)
+        count = getattr(model, "num_classes", model.num_outputs)
+        classes = sources.class_names(experiment.data, FLAGS.data_dir, count)
+    if not Path(FLAGS.weights).is_file():
+        raise ConfigError(f"{FLAGS.weights}: no such file of weights")
+    return transfer.import_weights(experiment, FLAGS.weights, workdir, classes, flag_changes())
+
+
+def mode_export_weights() -> None:
+    from cnnjax.runs import run, transfer
+
+    if not FLAGS.output:
+        raise ConfigError(
+            "mode=export_weights needs --output=FILE.safetensors, or of a darknet model FILE.weights"
+        )
+    transfer.export_weights(run.restore(existing_workdir(), FLAGS.checkpoint), FLAGS.output)
+    form = "darknet's form" if FLAGS.output.endswith(".weights") else "torchvision's names"
+    print(f"weights with {form}: {FLAGS.output}")
+
+
+def mode_export() -> None:
+    from cnnjax.runs import export, run
+
+    together = committee()
+    if together and not FLAGS.output:
+        raise ConfigError("mode=export with several --workdir needs --output=FILE")
+    path = Path(FLAGS.output) if FLAGS.output else existing_workdir().path / "network.stablehlo"
+    if path.suffix == ".json":
+        raise ConfigError(f"--output={path}: that name is for the description beside the exported file")
+    about = (
+        export.export_committee(together, path)
+        if together
+        else export.export_run(run.restore(existing_workdir(), FLAGS.checkpoint), path)
+    )
+    print(
+        f"{path} and {path.with_suffix('.json').name}: {', '.join(about['outputs'])} of step {about['step']:,}"
+    )
+
+
+def mode_sweep() -> None:
+    from cnnjax.sweeps import space, sweep
+
+    one = chosen_sweep(space.parse(FLAGS.sweep) if FLAGS.sweep else None)
+    sweep.run_sweep(one, FLAGS["sweep.jobs"].value or 0, FLAGS.yes, command_line())
+    print(f"page: {one.path / 'sweep.html'}")
+
+
+def chosen_sweep(varied: Any) -> Any:
+    """The sweep of the flags; without --sweep, that in --workdir."""
+    from cnnjax.sweeps import sweep
+
+    if varied is None:
+        path = existing_workdir().path
+        only_changes()
+        for name in ("experiment", "sweep.draws"):
+            without(name, "the sweep that goes on in --workdir")
+        return sweep.read_sweep(path, FLAGS.data_dir)
+    changes = flag_changes()
+    for name in varied.names:
+        if name in changes:
+            raise ConfigError(f"--{name} has no effect beside --sweep={name}=...")
+    experiment = chosen_experiment(None)
+    path = Path(FLAGS.workdir or Path("runs") / f"{FLAGS.mode}_{experiment.name}")
+    return sweep.Sweep(path, experiment, varied, FLAGS["sweep.draws"].value or 0, FLAGS.data_dir)
