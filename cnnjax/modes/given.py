@@ -98,12 +98,12 @@ def committee(changes: Mapping[str, Any] | None = None) -> Any:
 
 def is_fitted(workdir: Any) -> bool:
     """Whether the run is of a model that is fitted in one go, of which there is one only."""
-    from cnnjax.runs import fitted
+    from cnnjax.faces.fitted import FITTED
 
     task = workdir.read_config().task if workdir.has_run() else ""
-    if task in fitted.FITTED:
+    if task in FITTED:
         without("checkpoint", f"task={task}, which has one model")
-    return task in fitted.FITTED
+    return task in FITTED
 
 
 def without(name: str, other: str) -> None:

@@ -60,15 +60,19 @@ def print_comparison(comparison: Any) -> None:
 
 
 def mode_train() -> None:
-    from cnnjax.runs import fitted, train
+    from cnnjax.faces.fitted import FITTED
     from cnnjax.runs.workdir import Workdir
 
     workdir = optional_workdir()
     experiment = chosen_experiment(workdir)
     workdir = workdir or Workdir(Path("runs") / experiment.name)
-    if experiment.task in fitted.FITTED:
+    if experiment.task in FITTED:
+        from cnnjax.runs import fitted
+
         evaluation = fitted.fit_run(experiment, workdir, FLAGS.data_dir, command_line())
     else:
+        from cnnjax.runs import train
+
         evaluation = train.train_run(experiment, workdir, FLAGS.data_dir, command_line(), said=flag_changes())
     print_table(evaluation)
     print(f"report: {workdir.path / 'report.html'}\npictures: {workdir.plots}")
