@@ -12,7 +12,6 @@ from cnnjax.config.errors import ConfigError as ConfigError
 from cnnjax.config.errors import Stopped as Stopped
 from cnnjax.config.errors import check_local as check_local
 from cnnjax.config.errors import did_you_mean as did_you_mean
-from cnnjax.config.experiment import CHOSEN as CHOSEN
 from cnnjax.config.experiment import PAGE_NAMES as PAGE_NAMES
 from cnnjax.config.experiment import PREDICTABLE as PREDICTABLE
 from cnnjax.config.experiment import RESUMABLE as RESUMABLE

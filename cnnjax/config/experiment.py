@@ -75,5 +75,3 @@ RESUMABLE = frozenset(
 PREDICTABLE = tuple(
     f"detection.{name}" for name in ("shown_score", "score_threshold", "iou_threshold", "max_detections")
 )
-# Fields that evaluation on a validation split decides where the experiment leaves them at 0.
-CHOSEN = frozenset({"detection.shown_score"})

@@ -28,6 +28,7 @@ class Journal:
     def __init__(self, plan: Plan, workdir: Workdir, store: CheckpointStore, stopped: threading.Event):
         self.plan, self.workdir, self.store, self.stopped = plan, workdir, store, stopped
         self.evaluation: Evaluation | None = None  # the last one
+        self.chosen: dict[str, float] = {}  # what the validation split decided last, by the name of its field
         dataset = plan.dataset
         self._tester = self._evaluator(dataset.test)
         apart = dataset.validation is not None and dataset.validation is not dataset.test
@@ -46,6 +47,7 @@ class Journal:
         if first:
             self.workdir.write_config(self.plan.experiment)
             self.workdir.rewind_metrics(start)
+        self.chosen = self.store.describe(start).get("chosen", {}) if start else {}
         self._clock = _Clock(start)
         self._progress = Progress(self.plan.num_steps, start, quiet=not first)
         path = self.workdir.metrics if first else Path(os.devnull)
@@ -86,8 +88,10 @@ class Journal:
             self._check_finite(evaluation, step)
         seconds = {"seconds": self._clock.seconds}
         self._lines.write(step, "test", {**self.evaluation.mean, **seconds})
-        if self.plan.dataset.validation is not None and (found.chosen or found is not self.evaluation):
-            self._lines.write(step, "validation", {**found.mean, **found.chosen, **seconds})
+        if self.plan.dataset.validation is not None:
+            self.chosen = found.chosen
+            if found.chosen or found is not self.evaluation:
+                self._lines.write(step, "validation", {**found.mean, **found.chosen, **seconds})
         self._progress.say(f"step {step:,}  {describe_metrics(self.evaluation)}")
         self._clock.lap(step)
         return found.mean[self.plan.recipe.task.headline]
@@ -100,7 +104,7 @@ class Journal:
                     raise Diverged(step, seed, f"the evaluated {name}")
 
     def _checkpoint(self, step: int, state: TrainState, headline: float | None) -> None:
-        self.store.save(step, state, headline, dict(self.plan.metadata))
+        self.store.save(step, state, headline, {**self.plan.metadata, "chosen": self.chosen})
 
     def _should_stop(self) -> bool:
         """Processes stop at the same step."""

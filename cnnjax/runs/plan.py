@@ -237,6 +237,12 @@ def described(
     return workdir.with_own_cfg(config.from_dict(about.get("experiment"))), classes, shape
 
 
+def with_chosen(experiment: Experiment, chosen: Mapping[str, float]) -> Experiment:
+    """The experiment where a validation split has decided what it leaves at 0."""
+    empty = {name for name, _, value in config.fields(experiment) if not value}
+    return config.replace(experiment, {name: value for name, value in chosen.items() if name in empty})
+
+
 def abstract_state(
     recipe: Recipe, experiment: Experiment, image_shape: tuple[int, ...], mesh: Mesh
 ) -> TrainState:

@@ -19,7 +19,7 @@ from cnnjax.data.images import read_image
 from cnnjax.data.sources import check_folder, load_evaluated
 from cnnjax.network import Batches, Committee, Network, of_seeds
 from cnnjax.runs.checkpoint import CheckpointStore
-from cnnjax.runs.plan import Given, abstract_state, are_published, described
+from cnnjax.runs.plan import Given, abstract_state, are_published, described, with_chosen
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Result
@@ -136,8 +136,9 @@ def restore(
         if not steps:
             raise ConfigError(f"workdir {workdir.path} has no checkpoint yet")
         step = _wanted(store, steps, checkpoint, workdir)
-        experiment, classes, shape = described(store.describe(step), workdir)
-        experiment = with_chosen(experiment, workdir, steps[-1] if step is None else step)
+        about = store.describe(step)
+        experiment, classes, shape = described(about, workdir)
+        experiment = with_chosen(experiment, about.get("chosen", {}))
         moved = {"data.name": name} if identity.is_moved(experiment.data.name, name) else {}
         experiment = config.check(config.replace(experiment, {**moved, **(changes or {})}))
         given.check(experiment, needed=("model", "task"))
@@ -167,13 +168,3 @@ def _wanted(store: CheckpointStore, steps: Sequence[int], checkpoint: str, workd
     if not checkpoint.isdecimal() or int(checkpoint) not in steps:
         raise ConfigError(f"checkpoint={checkpoint!r}: choose last, best or one of {known}")
     return int(checkpoint)
-
-
-def with_chosen(experiment: Experiment, workdir: Workdir, step: int) -> Experiment:
-    """Fills the fields CHOSEN that are 0 from the last evaluation on a validation split until `step`."""
-    empty = {name for name, _, value in config.fields(experiment) if name in config.CHOSEN and not value}
-    lines = [
-        line for line in workdir.read_metrics() if line["split"] == "validation" and line["step"] <= step
-    ]
-    last = lines[-1] if lines else {}
-    return config.replace(experiment, {name: last[name] for name in empty if name in last})

@@ -12,8 +12,7 @@ from cnnjax.config import ConfigError, Experiment, Stopped
 from cnnjax.runs import refusals, report
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.journal import Journal
-from cnnjax.runs.plan import Given, Plan, make_plan
-from cnnjax.runs.run import with_chosen
+from cnnjax.runs.plan import Given, Plan, make_plan, with_chosen
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import processes
 from cnnjax.runtime.signals import stop_on_signal
@@ -54,7 +53,7 @@ def train_run(
             raise Stopped(f"stopped by a signal; launch again with --workdir={workdir.path} to go on")
         evaluation = _final_evaluation(journal, state)
         if first:
-            _write_report(plan, workdir, state, evaluation, command, journal.judged_by, given)
+            _write_report(plan, workdir, state, evaluation, command, journal, given)
     return evaluation
 
 
@@ -108,14 +107,14 @@ def _write_report(
     state: TrainState,
     evaluation: Evaluation,
     command: str,
-    judged_by: str,
+    journal: Journal,
     given: Given,
 ) -> None:
     variables = jax.device_get(state.variables)
-    experiment = with_chosen(plan.experiment, workdir, plan.num_steps)
+    experiment = with_chosen(plan.experiment, journal.chosen)
     chosen = make_recipe(experiment, plan.dataset.classes, plan.image_shape, 1, given.model, given.task)
     recipe = dataclasses.replace(plan.recipe, task=chosen.task)
-    report.write(workdir, experiment, plan.dataset, recipe, variables, evaluation, command, judged_by)
+    report.write(workdir, experiment, plan.dataset, recipe, variables, evaluation, command, journal.judged_by)
 
 
 def _explain(error: Diverged, good: int | None) -> str:

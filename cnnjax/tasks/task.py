@@ -41,7 +41,7 @@ class Judgement:
     """What the host makes of the predictions for a whole split.
 
     metrics: those that are no means over examples, such as average precision. chosen: fields of the experiment, by
-    name, that a validation split decides (config.CHOSEN).
+    name, that a validation split decides where the experiment leaves them at 0.
     """
 
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
