@@ -17,6 +17,7 @@ from cnnjax.config import ConfigError, Data
 from cnnjax.data.batches import evaluation_indices
 from cnnjax.data.images import resize
 from cnnjax.models import Model
+from cnnjax.ops.contrast import CONTRASTS, fit_width
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Outputs, Result, Task
 
@@ -31,8 +32,8 @@ Shape = tuple[int, int, int]
 class Preprocessing:
     """How a picture becomes what a model takes: as much a part of trained weights as the numbers.
 
-    It is brought to the frame of the model as `resize`, `image_size` and `resize_short` say (the fields of
-    config.Data); its values, in [0, 1], become (value - mean) / std. `mean` and `std` have one number per channel,
+    It is brought to the frame of the model as `resize`, `image_size` and `resize_short` say, there evened out as
+    `digit_width` and `contrast` say (the fields of config.Data); its values, in [0, 1], become (value - mean) / std. `mean` and `std` have one number per channel,
     in the order that the model sees, or one for all. Pictures are RGB (or grey) everywhere else.
     """
 
@@ -43,6 +44,8 @@ class Preprocessing:
     resize_short: int = 0
     image_width: int = 0
     resize: str = "stretch"
+    contrast: str = "none"
+    digit_width: int = 0
 
     @classmethod
     def of(cls, data: Data) -> "Preprocessing":
@@ -69,11 +72,18 @@ class Preprocessing:
 
     def of_shares(self, images: Array) -> Array:
         """The same of images with values in [0, 1], in their type."""
+        images = self.evened(images)
         if self.channel_order == "bgr":
             images = images[..., ::-1]
         ones = (1,) * (images.ndim - 1)
         mean, std = (jnp.asarray(v, images.dtype).reshape(*ones, -1) for v in (self.mean, self.std))
         return (images - mean) / std
+
+    def evened(self, images: Array) -> Array:
+        """Images [..., H, W, C] of values in [0, 1] as digit_width and contrast leave them."""
+        if self.digit_width:
+            images = fit_width(images, self.digit_width)
+        return CONTRASTS[self.contrast](images) if self.contrast != "none" else images
 
     def frame(self, image: np.ndarray, shape: Sequence[int], views: str = "none") -> np.ndarray:
         """A picture, uint8 [H, W, C], brought to the frame [height, width, C], or larger for views that are crops."""

@@ -63,6 +63,16 @@ class Data:
         (),
         "per channel in the order of channel_order, of values in [0, 1], divided by; empty: of the training split",
     )
+    contrast: str = option(
+        "none",
+        "of each image, evened out before the network sees it, of colours their lightness: imadjust (1 % black, 1 % white), histeq (histogram equalization), clahe (the same in 8x8 tiles), conorm (edges: a difference of Gaussians)",
+        ("none", "imadjust", "histeq", "clahe", "conorm"),
+    )
+    digit_width: int = option(
+        0,
+        "pixels to which what is drawn on black is made wide before the network sees it (10 to 20 for MNIST); 0 keeps its width",
+        needs={"targets": ("label",)},
+    )
     validation: float = option(
         0.0,
         "share of the training split held out (seeded, stratified); evaluated instead of the test split when above 0",

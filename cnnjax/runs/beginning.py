@@ -196,7 +196,9 @@ def _of_run(path: Path, workdir: Workdir, step: int | None) -> Source:
 
     prepared = {name: getattr(data, name) for name in PREPROCESSING}
     if not data.image_size:  # of images as they came
-        prepared = {name: prepared[name] for name in ("mean", "std", "channel_order")}
+        prepared = {
+            name: prepared[name] for name in ("mean", "std", "channel_order", "contrast", "digit_width")
+        }
     return Source(path, prepared, tuple(about.get("classes", ())), read)
 
 

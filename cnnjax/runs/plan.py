@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -28,6 +29,7 @@ from cnnjax.tasks import TASKS, Task
 from cnnjax.training.step import Recipe, TrainState, compile_init, init_states, make_recipe
 
 _LOOKED_AT = 5000  # training images that may determine initial weights
+_AT_ONCE = 500  # images that are evened out together
 _MEASURED = 1000  # images of a streamed set that data.mean, data.std and initial weights may come from
 
 
@@ -176,9 +178,10 @@ def with_statistics(experiment: Experiment, dataset: Dataset, task: Task | None 
         looked_at = dataset.train["image"]
         if dataset.streamed:  # a fixed sample: the images of a streamed set come in a shuffled order
             looked_at = np.asarray(looked_at[:_MEASURED])
-        mean, std = channel_stats(looked_at)
+        preprocessing = Preprocessing.of(experiment.data)
+        mean, std = channel_stats(_evened(preprocessing, looked_at))
         std = tuple(value or 1.0 for value in std)  # 0: a constant channel
-        in_order = Preprocessing.of(experiment.data).in_rgb
+        in_order = preprocessing.in_rgb
         changes |= {"data.mean": in_order(mean), "data.std": in_order(std)}
     if "boxes" in dataset.train and (count := _anchors_to_find(experiment)):
         boxes = dataset.train["boxes"][dataset.train["valid"]]
@@ -190,6 +193,15 @@ def with_statistics(experiment: Experiment, dataset: Dataset, task: Task | None 
             raise ConfigError(f"{asked}: {error}{cause}") from error
         changes["detection.anchors"] = tuple(side for anchor in anchors for side in anchor)
     return config.replace(experiment, changes)
+
+
+def _evened(preprocessing: Preprocessing, images: np.ndarray) -> np.ndarray:
+    """Images uint8 [N, H, W, C] as normalization will find them."""
+    if preprocessing.contrast == "none" and not preprocessing.digit_width:
+        return images
+    evened = jax.jit(lambda part: jnp.round(255 * preprocessing.evened(part.astype(jnp.float32) / 255)))
+    parts = [images[at : at + _AT_ONCE] for at in range(0, len(images), _AT_ONCE)]
+    return np.concatenate([np.asarray(evened(part)).astype(np.uint8) for part in parts])
 
 
 def _anchors_to_find(experiment: Experiment) -> int:
