@@ -5,7 +5,8 @@
   python launch.py --experiment=NAME --workdir=DIR    trains, or goes on with what is in DIR
   python launch.py --mode=evaluate --workdir=DIR      evaluates what was trained there
   python launch.py --mode=evaluate --workdir=DIR --data.name=folder:PHOTOS --evaluate.augment=ten_crop
-  python launch.py --mode=evaluate --workdir=A,B,C    members and their committee on the same examples
+  python launch.py --mode=evaluate --workdir=A,B,C    members and their committee on the same examples; of a sweep all
+                                                      of its runs
   python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
   python launch.py --mode=visualize --workdir=DIR     pictures of what the network learned, gallery.html
   python launch.py --mode=visualize --experiment=NAME --weights=FILE --inputs=FOLDER    of published weights
@@ -20,6 +21,7 @@
   python launch.py --mode=export --workdir=DIR        one file, pixels to answer, that needs only JAX
   python launch.py --mode=sweep --data.validation=0.1 --sweep=optimizer.learning_rate=0.001,0.003 --sweep=train.seed=0:3
   python launch.py --mode=benchmark --experiment=NAME records its result in RESULTS.md
+  python launch.py --mode=benchmark --workdir=SWEEP   records its runs and their committee, on the test set
   python launch.py --mode=benchmark --benchmark.name=cpu   speed against peers, recorded too; --list shows the names
 
 Every field of an experiment is a flag: see --helpshort. Where cnnjax is installed, `cnnjax` does what launch.py does.

@@ -81,12 +81,16 @@ def existing_workdir() -> Any:
 
 
 def committee(changes: Mapping[str, Any] | None = None) -> Any:
-    """That of several runs in --workdir; None for one."""
-    paths = (FLAGS.workdir or "").split(",")
-    if len(paths) < 2 or Path(FLAGS.workdir).exists():
+    """That of several runs in --workdir, of which a sweep has as many as are done; None for one run."""
+    from cnnjax.sweeps import sweep
+
+    given = FLAGS.workdir or ""
+    paths = [given] if Path(given).exists() else given.split(",")
+    if not (len(paths) > 1 or (given and sweep.is_sweep(Path(given)))):
         if FLAGS.votes:
             raise ConfigError("--votes are for several runs: --workdir=A,B,C")
         return None
+    paths = [run for path in paths for run in sweep.runs_in(Path(path))]
     from cnnjax.runs.committee import restore_all
 
     try:

@@ -16,6 +16,7 @@ SPEED = ("benchmark.repetitions", "benchmark.seeds", "benchmark.airbench", "benc
 def mode_benchmark() -> None:
     from cnnjax.benchmarks import accuracy, records
     from cnnjax.runs.workdir import Workdir
+    from cnnjax.sweeps.sweep import is_sweep
 
     output = Path(FLAGS["benchmark.output"].value or records.RECORDS)
     if FLAGS["benchmark.name"].value:
@@ -26,11 +27,17 @@ def mode_benchmark() -> None:
         return
     for name in SPEED:
         without(name, "mode=benchmark without --benchmark.name")
+    note = FLAGS["benchmark.note"].value or ""
+    if FLAGS.workdir and is_sweep(Path(FLAGS.workdir)):
+        only_changes()
+        without("experiment", "a sweep in --workdir, which has its own")
+        record = accuracy.benchmark_committee(Path(FLAGS.workdir), FLAGS.data_dir, command_line(), note)
+        records.append(record, output)
+        print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
+        return
     experiment = chosen_experiment(None)
     workdir = Workdir(FLAGS.workdir or Path("runs") / f"benchmark_{experiment.name}")
-    record = accuracy.benchmark_accuracy(
-        experiment, workdir, FLAGS.data_dir, command_line(), FLAGS["benchmark.note"].value or ""
-    )
+    record = accuracy.benchmark_accuracy(experiment, workdir, FLAGS.data_dir, command_line(), note)
     if processes.is_first():
         records.append(record, output)
     print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
@@ -38,7 +45,7 @@ def mode_benchmark() -> None:
 
 def benchmark_speed(output: Path) -> None:
     from cnnjax import benchmarks
-    from cnnjax.benchmarks import records
+    from cnnjax.benchmarks import page, records
 
     def flag(name: str) -> Any:
         return FLAGS[f"benchmark.{name}"].value
@@ -61,7 +68,7 @@ def benchmark_speed(output: Path) -> None:
                 found.benchmark, found.subject, found.values, command_line(), note=notes, peers=found.peers
             )
             records.append(record, output)
-            print(records.describe(record))
+            print(page.describe(record))
     print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
 
 

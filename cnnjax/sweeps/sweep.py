@@ -126,6 +126,23 @@ def open_sweep(sweep: Sweep, many: bool = False) -> list[Member]:
     return members
 
 
+def is_sweep(path: Path) -> bool:
+    return (path / "sweep.json").exists()
+
+
+def runs_in(path: Path) -> list[str]:
+    """The folders of the runs of a sweep that are done, in order; of a run its own folder.
+
+    Raises ConfigError if none of them is done.
+    """
+    if not is_sweep(path):
+        return [str(path)]
+    done = [str(member.workdir.path) for member in read_sweep(path).members() if member.done]
+    if not done:
+        raise ConfigError(f"workdir {path}: no run of this sweep is done yet")
+    return done
+
+
 def read_sweep(path: Path, data_dir: str | None = None) -> Sweep:
     """The sweep that lies in a folder."""
     file = path / "sweep.json"

@@ -100,6 +100,27 @@ def test_the_winner_has_the_best_mean_on_validation_data_and_is_tested_once(swep
     assert choice.decide(sweep, sweep.members()).uses == 1
 
 
+def test_a_sweep_answers_as_the_committee_of_its_runs(swept, launch):
+    path, _ = swept
+    result = launch("--mode=evaluate", f"--workdir={path}")
+    assert result.code == 0, result.err
+    members = [Path(line.split()[0]).name for line in result.out.splitlines()[1:5]]
+    assert members == [f"learning_rate={rate},seed={seed}" for rate in ("0.0001", "0.02") for seed in (0, 1)]
+    # Recorded it is judged by the whole test set, not by what was held out for validation.
+    output = path.parent / "records.jsonl"
+    recorded = launch("--mode=benchmark", f"--workdir={path}", f"--benchmark.output={output}")
+    assert recorded.code == 0, recorded.err
+    values = json.loads(output.read_text())["values"]
+    alone = cj.load_run(path / "runs" / members[0]).evaluate({"data.validation": 0.0}).mean["accuracy"]
+    assert len(values["accuracy"]) == 4 and values["accuracy"][0] == pytest.approx(alone, abs=1e-6)
+    assert values["committee, wrong"][0] == round(200 * (1 - values["committee"][0]))
+    begun = path.parent / "begun"
+    begun.mkdir(exist_ok=True)
+    (begun / "sweep.json").write_text((path / "sweep.json").read_text())
+    refused = launch("--mode=evaluate", f"--workdir={begun}")
+    assert refused.code == 1 and "no run of this sweep is done yet" in refused.err
+
+
 def test_the_page_has_a_table_curves_and_a_plot_for_each_setting(swept):
     page = (swept[0] / "sweep.html").read_text()
     assert page.count('src="data:image/png') == 2  # curves and the rate
