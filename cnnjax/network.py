@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -17,6 +17,7 @@ from cnnjax.config import ConfigError, Data
 from cnnjax.data.batches import evaluation_indices
 from cnnjax.data.images import resize
 from cnnjax.models import Model
+from cnnjax.models.parts import still_norms
 from cnnjax.ops.contrast import CONTRASTS, fit_width
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Outputs, Result, Task
@@ -94,6 +95,7 @@ class Apply:
     """A model with its variables, for `Task.forward`: called with images [N, H, W, C], 0 to 255, it normalizes them.
 
     What a call changes, such as running statistics, is in `changed` afterwards and what the next call begins from.
+    Norms whose variables, such as "bn1/mean", are among `frozen` are in training what they are in evaluation.
     """
 
     def __init__(
@@ -103,12 +105,13 @@ class Apply:
         preprocessing: Preprocessing,
         train: bool = False,
         key: Array | None = None,
+        frozen: Collection[str] = (),
     ):
         self.model = model
         self.changed = {name: value for name, value in variables.items() if name != "params"}
         self._mutable = list(self.changed) if train else []
         self._params, self._preprocessing = variables["params"], preprocessing
-        self._train, self._key = train, key
+        self._train, self._key, self._frozen = train, key, frozen
 
     def __call__(self, images: Array, **more: Any) -> Any:
         return self._run(images, more, [])[0]
@@ -118,14 +121,15 @@ class Apply:
         return outputs, dict(changed.get("stages", {}))
 
     def _run(self, images: Array, more: Mapping[str, Any], extra: list[str]) -> tuple[Any, Mapping[str, Any]]:
-        outputs, changed = self.model.apply(
-            {"params": self._params, **self.changed},
-            self._preprocessing(images),
-            train=self._train,
-            mutable=[*self._mutable, *extra],
-            rngs=None if self._key is None else {"dropout": self._key},
-            **more,
-        )
+        with still_norms(self._frozen) if self._frozen else contextlib.nullcontext():
+            outputs, changed = self.model.apply(
+                {"params": self._params, **self.changed},
+                self._preprocessing(images),
+                train=self._train,
+                mutable=[*self._mutable, *extra],
+                rngs=None if self._key is None else {"dropout": self._key},
+                **more,
+            )
         self.changed = {**self.changed, **{name: changed[name] for name in self._mutable if name in changed}}
         return outputs, changed
 

@@ -75,7 +75,13 @@ class Optimizer:
     )
     muon_rest_momentum: float = option(0.9, "Muon: momentum, or b1, of that rule", below=1, needs=MUON)
     frozen: tuple[str, ...] = option(
-        (), "starts of paths of parameters that stay as they are, such as trunk/model/conv1"
+        (),
+        "layers that stay as they are, norms with their statistics: names of stages (stage1), or paths of layers or parameters with all below them (conv1, block1_*, trunk/model/bn1); * stands for anything; trunk: all but the head",
+    )
+    trunk_learning_rate: float = option(
+        1.0,
+        "of all layers but the head, whose weights other classes make anew: the share of learning_rate at which they learn",
+        above=0,
     )
     clip_norm: float = option(0.0, "clip gradients to this global norm; 0 is off")
     ema: float = option(

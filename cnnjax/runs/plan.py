@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from cnnjax import config
 from cnnjax.augment.augment import check_images
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data import identity, labels
-from cnnjax.data.dataset import Dataset
+from cnnjax.data.dataset import Dataset, some
 from cnnjax.data.sources import is_path, load
 from cnnjax.data.statistics import channel_stats
 from cnnjax.detection.anchors import kmeans_anchors
@@ -87,12 +88,20 @@ class Plan:
         init = compile_init(self.recipe, self.image_shape, self.mesh)
         count = _MEASURED if self.dataset.streamed else _LOOKED_AT
         state = init(_seeds(self.experiment), np.asarray(self.dataset.train["image"][:count]))
+        frozen = self.what_is_frozen(state)
         if not self.experiment.train.init_from:
-            return Beginning(0, state)
+            return Beginning(0, state, frozen)
         source, classes = beginning.find(self.experiment), self.dataset.classes
         begun = beginning.begin_from(source, self.recipe, state, classes, self.image_shape, self.mesh)
         prepared = beginning.describe_preprocessing(self.experiment, source)
-        return dataclasses.replace(begun, said=(*begun.said, prepared))
+        return dataclasses.replace(begun, said=(*begun.said, prepared, *frozen))
+
+    def what_is_frozen(self, state: TrainState) -> tuple[str, ...]:
+        """The line that says which parameters stay as they are, if there are such."""
+        paths = ["/".join(path) for path in flatten_dict(state.params)]
+        frozen = [path for path in paths if path in self.recipe.frozen]
+        layers = sorted({path.rpartition("/")[0] for path in frozen})
+        return (f"frozen: {len(frozen)} of {len(paths)} parameters: {some(layers)}",) if frozen else ()
 
     def going_on(self, step: int) -> tuple[str, ...]:
         """The line of a run that goes on; none at step 0, that of an import."""

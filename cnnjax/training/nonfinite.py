@@ -69,7 +69,7 @@ def _places(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, Array]
 
     def forward(params: Any, perturbations: Any) -> tuple[Array, Any]:
         variables = {"params": params, **state.model_state, "perturbations": perturbations}
-        apply = _Watched(recipe.model, variables, recipe.preprocessing, True, dropout)
+        apply = _Watched(recipe.model, variables, recipe.preprocessing, True, dropout, recipe.frozen)
         losses = total_loss(recipe.task.loss(recipe.task.forward(apply, batch, key), batch))
         return jnp.mean(losses), (losses, apply.stages)
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -49,12 +49,20 @@ def make_schedule(optimizer: config.Optimizer, total_steps: int) -> Callable[[Ar
     return schedule
 
 
-def make_optimizer(optimizer: config.Optimizer, total_steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    optimizer: config.Optimizer,
+    total_steps: int,
+    frozen: Collection[str] = (),
+    trunk: Collection[str] = (),
+) -> optax.GradientTransformation:
     """The update rule with schedule, clipping, weight decay and accumulation; `update` needs the parameters.
 
     Weight decay spares biases and norms. As in torch, sgd and adam add it to the gradient (L2), adamw and
     muon shrink the weight by rate * weight_decay. `muon` treats convolution kernels only (see
     `orthogonalize`); everything else follows `muon_rest`. Gradients are those of a mean over the batch.
+
+    Of parameters by path, such as "conv1/kernel": those `frozen` stay as they are, count in no norm and have no
+    momentum; the rate of those of the `trunk` is the share optimizer.trunk_learning_rate.
     """
     o = optimizer
     schedule = make_schedule(o, total_steps)
@@ -87,6 +95,8 @@ def make_optimizer(optimizer: config.Optimizer, total_steps: int) -> optax.Gradi
         parts.insert(0, optax.clip_by_global_norm(o.clip_norm))
     if o.bias_learning_rate or o.dense_learning_rate:
         parts.append(_scale_groups(factors))
+    if o.trunk_learning_rate != 1:
+        parts.append(optax.masked(optax.scale(o.trunk_learning_rate), functools.partial(_among, trunk)))
     if o.whitening:
         limit = o.whitening * max(1, total_steps // o.accumulate)
         # In place of the schedule, by which the update has been multiplied already.
@@ -98,11 +108,16 @@ def make_optimizer(optimizer: config.Optimizer, total_steps: int) -> optax.Gradi
         parts.append(optax.masked(rate, of_whitening))
     if o.name == "muon" and o.muon_normalize:
         parts.append(normalize_kernels())
-    if o.frozen:  # last: what has no gradient would decay all the same
-        parts.append(optax.masked(optax.set_to_zero(), functools.partial(frozen, o.frozen)))
     transform = optax.chain(*parts)
     if o.accumulate > 1:
         transform = optax.MultiSteps(transform, every_k_schedule=o.accumulate).gradient_transformation()
+    if frozen:
+        rules = {"learns": transform, "frozen": optax.set_to_zero()}
+
+        def kinds(params: Params) -> Params:
+            return jax.tree.map(lambda is_so: "frozen" if is_so else "learns", _among(frozen, params))
+
+        transform = optax.partition(rules, kinds)
     return _with_standard_promotion(transform)
 
 
@@ -122,17 +137,10 @@ def decayed(params: Params) -> Params:
     return jax.tree.map(lambda label: label != "bias", groups(params))
 
 
-def frozen(starts: Sequence[str], params: Params) -> Params:
-    """True for parameters whose path, "trunk/model/conv1/kernel", begins like one of `starts`.
-
-    Raises ConfigError if none does for one of these.
-    """
-    paths = ["/".join(part.key for part in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for start in starts:
-        if not any(path.startswith(start) for path in paths):
-            raise config.ConfigError(f"optimizer.frozen: no parameter's path begins with {start!r}")
-    return jax.tree_util.tree_unflatten(
-        jax.tree_util.tree_structure(params), [path.startswith(tuple(starts)) for path in paths]
+def _among(paths: Collection[str], params: Params) -> Params:
+    """True for the parameters that have one of these paths, such as "conv1/kernel"."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "/".join(part.key for part in path) in paths, params
     )
 
 

@@ -25,7 +25,7 @@ from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch, Task, make_task
 from cnnjax.tasks.metrics import sums_and_counts
 from cnnjax.tasks.task import total_loss
-from cnnjax.training import sizes
+from cnnjax.training import parts, sizes
 from cnnjax.training.optimizers import make_optimizer
 
 INIT, AUGMENT, DROPOUT, TASK = range(4)  # the streams of random numbers of a run
@@ -68,6 +68,7 @@ class Recipe:
         None  # height and width that a training batch is resized to; None: its own
     )
     sized: tuple["Recipe", ...] = ()  # of augment.sizes: what a step follows instead of this, by turns
+    frozen: frozenset[str] = frozenset()  # paths of variables that stay as they are, as in training.parts
     skip_nonfinite: bool = False  # leave everything as it was where the loss or the gradient is not finite
 
     __hash__ = object.__hash__
@@ -96,7 +97,7 @@ def make_recipe(
 
     A model or a task that is given is taken instead of the named one; the model as it is, with its outputs.
 
-    Raises ConfigError if the model cannot take one of augment.sizes.
+    Raises ConfigError if the model cannot take one of augment.sizes, or has nothing that optimizer.frozen names.
     """
     given = task
 
@@ -108,17 +109,21 @@ def make_recipe(
     # Images with places in them are always read so, and must be predicted and exported alike.
     if any(place in task.targets for place in PLACES):
         preprocessing = dataclasses.replace(preprocessing, resize=task.framing(experiment.data.resize))
-    named = experiment.model
+    named, rule = experiment.model, experiment.optimizer
+    model = model or create_model(named.name, task.num_outputs, named.dtype, named.options)
+    frozen = parts.frozen_variables(model, image_shape, rule.frozen)
+    trunk = parts.in_trunk(model, image_shape) if rule.trunk_learning_rate != 1 else ()
     recipe = Recipe(
-        model=model or create_model(named.name, task.num_outputs, named.dtype, named.options),
+        model=model,
         task=task,
-        optimizer=make_optimizer(experiment.optimizer, num_steps),
+        optimizer=make_optimizer(rule, num_steps, frozen, trunk),
         augment=experiment.augment,
         preprocessing=preprocessing,
         workers=experiment.data.workers,
-        ema=experiment.optimizer.ema,
-        lookahead=experiment.optimizer.lookahead,
-        num_updates=max(1, num_steps // experiment.optimizer.accumulate),
+        ema=rule.ema,
+        lookahead=rule.lookahead,
+        num_updates=max(1, num_steps // rule.accumulate),
+        frozen=frozen,
         skip_nonfinite=experiment.train.on_nan == "skip",
     )
     sized = tuple(
@@ -161,17 +166,16 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     task_key = jax.random.fold_in(stream(state.seed, TASK), state.step)
 
     def loss_fn(params: Any) -> tuple[Array, tuple[Any, Any, dict[str, Array]]]:
-        apply = Apply(
-            recipe.model, {"params": params, **state.model_state}, recipe.preprocessing, True, dropout_key
-        )
+        variables = {"params": parts.without_gradient(params, recipe.frozen), **state.model_state}
+        apply = Apply(recipe.model, variables, recipe.preprocessing, True, dropout_key, recipe.frozen)
         outputs = recipe.task.forward(apply, batch, task_key)
         losses = recipe.task.loss(outputs, batch)
-        parts = losses if isinstance(losses, Mapping) else {}
-        means = {f"loss/{name}": jnp.mean(part) for name, part in parts.items()}
+        named = losses if isinstance(losses, Mapping) else {}
+        means = {f"loss/{name}": jnp.mean(part) for name, part in named.items()}
         return jnp.mean(total_loss(losses)), (outputs, apply.changed, means)
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (outputs, model_state, parts)), grads = gradient(state.params)
+    (loss, (outputs, model_state, means)), grads = gradient(state.params)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     variables = {"params": optax.apply_updates(state.params, updates), **model_state}
     variables, ema = _averaged(recipe, state, variables, opt_state)
@@ -179,7 +183,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     everyone = jnp.ones(len(batch["image"]), bool)
     sums = sums_and_counts(recipe.task.metrics(outputs, batch), everyone)
     metrics = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
-    metrics |= parts | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    metrics |= means | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     new = TrainState(
         step=state.step + 1,
         params=params,

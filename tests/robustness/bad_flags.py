@@ -97,7 +97,7 @@ CASES = [
     Case("masks_of_a_format_without", f"{TWO_STAGE} --data.name=voc:in --data.image_size=64", "data.masks: 'voc:in' has no masks; coco:PATH has", voc()),
     Case("masks_that_are_not_there", f"{TWO_STAGE} --data.image_size=64", "no images with annotations ... left out 1 of 1 objects (no mask: 1)", coco()),
     Case("frames_that_do_not_divide", f"{TWO_STAGE} --data.image_size=60", "images of 60x60 do not divide into maps of 8x8", coco_with_masks()),
-    Case("frozen_parameters_that_are_not_there", f"{TWO_STAGE} --data.image_size=64 --optimizer.frozen=backbone", "optimizer.frozen: no parameter's path begins with 'backbone'", coco_with_masks()),
+    Case("frozen_parameters_that_are_not_there", f"{TWO_STAGE} --data.image_size=64 --optimizer.frozen=backbone", "optimizer.frozen: 'backbone' matches no layer, parameter or stage", coco_with_masks()),
     trained("grid_model_for_a_classifier", "--model.name=grid_net", "grid"),
     Case("folder_of_no_classes", f"{TRAIN} --data.name=folder:plain", "has no folders of images, one per class", lambda f: (f / "plain").mkdir()),
     Case("evaluate_without_workdir", "--mode=evaluate", "mode=evaluate needs --workdir"),

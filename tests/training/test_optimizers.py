@@ -114,22 +114,6 @@ def test_weight_decay_leaves_biases_and_norms_alone():
     np.testing.assert_allclose(after["dense"]["kernel"], 0.95 * before["dense"]["kernel"], rtol=1e-6)
 
 
-def test_frozen_parameters_neither_learn_nor_decay():
-    config = Optimizer(name="adamw", learning_rate=0.1, weight_decay=0.5, frozen=("trunk/conv1", "trunk/b"))
-    params = {"trunk": {"conv1": {"kernel": jnp.ones((2, 3))}, "conv2": {"kernel": jnp.ones((2, 3))}}}
-    params["trunk"]["b"] = {"scale": jnp.ones(2)}
-    transform = optimizers.make_optimizer(config, 10)
-    updates, _ = transform.update(jax.tree.map(jnp.ones_like, params), transform.init(params), params)
-    changed = {
-        name: bool(jnp.any(leaf))
-        for name, (leaf,) in ((name, jax.tree.leaves(tree)) for name, tree in updates["trunk"].items())
-    }
-    assert changed == {"conv1": False, "conv2": True, "b": False}
-    other = optimizers.make_optimizer(Optimizer(frozen=("trunk/conv3",)), 10)
-    with pytest.raises(ConfigError, match="no parameter's path begins with 'trunk/conv3'"):
-        other.init(params)
-
-
 def test_an_untied_bias_counts_as_bias():
     labels = optimizers.groups({"local": {"kernel": jnp.ones((4, 4, 9, 2)), "bias": jnp.ones((4, 4, 2))}})
     assert labels == {"local": {"kernel": "conv", "bias": "bias"}}
