@@ -117,6 +117,11 @@ class Train:
     keep_best: int = option(1, "best checkpoints that are kept")
     log_every: int = option(50, "steps between lines of metrics.jsonl", above=0)
     tensorboard: bool = option(False, "also write TensorBoard event files")
+    trackers: tuple[str, ...] = option(
+        (),
+        "also tell mlflow, wandb or both of the run; where that is, their own variables say, such as MLFLOW_TRACKING_URI and WANDB_MODE",
+        ("mlflow", "wandb"),
+    )
     on_nan: str = option(
         "stop",
         "when a loss or gradient is not finite: stop; skip that update; or roll_back to the newest checkpoint and go on with the data in another order",

@@ -55,8 +55,9 @@ def check(experiment: Experiment) -> Experiment:
     for name, field, value in fields(experiment):
         _check_type(name, field.type, value)
         choices = field.metadata.get("choices", ())
-        if choices and value not in choices:
-            raise ConfigError(f"{name}={value!r}: choose one of {', '.join(choices)}")
+        for one in value if isinstance(value, tuple) else (value,):
+            if choices and one not in choices:
+                raise ConfigError(f"{name}={one!r}: choose one of {', '.join(choices)}")
     check_local("data.name", experiment.data.name.partition(":")[2])
     check_local("data.backgrounds", experiment.data.backgrounds)
     check_local("visualize.guide", experiment.visualize.guide)

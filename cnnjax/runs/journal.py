@@ -15,6 +15,7 @@ from cnnjax.data.examples import Columns
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.logs import MetricsLog, Progress, describe_metrics
 from cnnjax.runs.plan import Plan
+from cnnjax.runs.trackers import Told
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import processes
 from cnnjax.training.evaluate import Evaluation, Evaluator
@@ -25,8 +26,11 @@ from cnnjax.training.step import TrainState
 class Journal:
     """Of one run, over all of its tries; `following` a try gives the callbacks of the loop."""
 
-    def __init__(self, plan: Plan, workdir: Workdir, store: CheckpointStore, stopped: threading.Event):
+    def __init__(
+        self, plan: Plan, workdir: Workdir, store: CheckpointStore, stopped: threading.Event, told: Told
+    ):
         self.plan, self.workdir, self.store, self.stopped = plan, workdir, store, stopped
+        self._told = told
         self.evaluation: Evaluation | None = None  # the last one
         self.chosen: dict[str, float] = {}  # what the validation split decided last, by the name of its field
         dataset = plan.dataset
@@ -47,12 +51,13 @@ class Journal:
         if first:
             self.workdir.write_config(self.plan.experiment)
             self.workdir.rewind_metrics(start)
+            self._told.begin()
         self.chosen = self.store.describe(start).get("chosen", {}) if start else {}
         self._clock = _Clock(start)
         self._progress = Progress(self.plan.num_steps, start, quiet=not first)
         path = self.workdir.metrics if first else Path(os.devnull)
         with (
-            contextlib.closing(MetricsLog(path, first and settings.tensorboard)) as self._lines,
+            contextlib.closing(MetricsLog(path, first and settings.tensorboard, self._told)) as self._lines,
             contextlib.closing(self._progress),
         ):
             for line in said if first else ():

@@ -9,15 +9,19 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cnnjax.runs.trackers import Told
 from cnnjax.training.evaluate import Evaluation
 
 
 class MetricsLog:
-    """Appends one JSON object per line, flushed; times are the only values that differ between equal runs."""
+    """Appends one JSON object per line, flushed; times are the only values that differ between equal runs.
 
-    def __init__(self, path: Path, tensorboard: bool = False):
+    The trackers `told` hear the same.
+    """
+
+    def __init__(self, path: Path, tensorboard: bool = False, told: Told | None = None):
         self._file = open(path, "a")  # noqa: SIM115 (open as long as the run)
-        self._events = None
+        self._events, self._told = None, told or Told()
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -26,6 +30,7 @@ class MetricsLog:
     def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
         self._file.flush()
+        self._told.write(step, split, metrics)
         if self._events:
             for name, value in metrics.items():
                 if isinstance(value, float):

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import jax
 
 from cnnjax.config import ConfigError, Experiment, Stopped
-from cnnjax.runs import refusals, report
+from cnnjax.runs import refusals, report, trackers
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.journal import Journal
 from cnnjax.runs.plan import Given, Plan, make_plan, with_chosen
@@ -37,23 +37,26 @@ def train_run(
 
     said: fields that the user gave on a command line, which the weights of train.init_from do not change."""
     first, given = processes.is_first(), given or Given()
+    trackers.refuse_missing(experiment.train.trackers)
     # The first process speaks for all; the others see it end if the folder is in use.
     with workdir.claim() if first else contextlib.nullcontext():
         processes.wait("the workdir is claimed")
         plan = make_plan(experiment, workdir, data_dir, given, said)
         settings = plan.experiment.train
-        with (
-            CheckpointStore(workdir.checkpoints, settings.keep_last, settings.keep_best) as store,
-            stop_on_signal() as stopped,
-        ):
-            refusals.refuse_other_data(store, plan.experiment, plan.metadata["data"])
-            journal = Journal(plan, workdir, store, stopped)
-            state = _to_the_end(plan, store, journal)
-        if int(jax.device_get(state.step)[0]) < plan.num_steps:
-            raise Stopped(f"stopped by a signal; launch again with --workdir={workdir.path} to go on")
-        evaluation = _final_evaluation(journal, state)
-        if first:
-            _write_report(plan, workdir, state, evaluation, command, journal, given)
+        with trackers.following(plan.experiment, workdir, settings.trackers if first else ()) as told:
+            with (
+                CheckpointStore(workdir.checkpoints, settings.keep_last, settings.keep_best) as store,
+                stop_on_signal() as stopped,
+            ):
+                refusals.refuse_other_data(store, plan.experiment, plan.metadata["data"])
+                journal = Journal(plan, workdir, store, stopped, told)
+                state = _to_the_end(plan, store, journal)
+            if int(jax.device_get(state.step)[0]) < plan.num_steps:
+                raise Stopped(f"stopped by a signal; launch again with --workdir={workdir.path} to go on")
+            evaluation = _final_evaluation(journal, state)
+            if first:
+                _write_report(plan, workdir, state, evaluation, command, journal, given)
+                told.report(workdir.path / "report.html")
     return evaluation
 
 
