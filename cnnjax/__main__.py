@@ -27,6 +27,7 @@
 Every field of an experiment is a flag: see --helpshort. Where cnnjax is installed, `cnnjax` does what launch.py does.
 """
 
+import contextlib
 import errno
 import os
 import sys
@@ -39,7 +40,7 @@ from absl import app, flags, logging
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.modes import MODES, run_mode
-from cnnjax.runtime import hush, platform, processes
+from cnnjax.runtime import hush, platform, processes, signals, slurm
 
 platform.configure()  # before anything imports jax
 
@@ -133,8 +134,12 @@ flags.DEFINE_bool(
 flags.DEFINE_string(
     "coordinator", None, "Instead of --distributed: HOST:PORT of process 0, the same for all processes."
 )
-flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
-flags.DEFINE_integer("process_id", None, "With --coordinator: the number of this process, from 0.")
+flags.DEFINE_integer(
+    "num_processes", None, "With --coordinator: how many processes there are; Slurm tells it."
+)
+flags.DEFINE_integer(
+    "process_id", None, "With --coordinator: the number of this process, from 0; Slurm tells it."
+)
 flags.DEFINE_bool(
     "deterministic",
     False,
@@ -178,10 +183,20 @@ def join_processes() -> None:
     """With --distributed or --coordinator: joins the other processes of this run."""
     given = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     if not FLAGS.distributed and given == (None, None, None):
+        if FLAGS.mode == "train" and (count := slurm.num_tasks()) > 1:
+            logging.warning(
+                "this is one of %d tasks of Slurm, and trains alone: did you mean --distributed?", count
+            )
         return
     if FLAGS.mode not in ("train", "benchmark"):
         raise ConfigError(f"mode={FLAGS.mode} runs in one process: --distributed is for train and benchmark")
     processes.start(*given)
+
+
+def _leaving_on_signal() -> contextlib.AbstractContextManager[None]:
+    if FLAGS.mode != "train":
+        return contextlib.nullcontext()
+    return signals.leave_on_signal("error: stopped by a signal; launch again to go on")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -207,9 +222,10 @@ def main(argv: list[str]) -> None:
             raise ConfigError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
         if FLAGS.deterministic:
             platform.make_deterministic()
-        join_processes()
-        run_mode()
-        processes.end()
+        with _leaving_on_signal():
+            join_processes()
+            run_mode()
+            processes.end()
     except ConfigError as error:
         processes.fail(f"error: {one_line(str(error))}", error.status)
     except BrokenPipeError:

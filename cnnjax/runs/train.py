@@ -45,8 +45,8 @@ def train_run(
         settings = plan.experiment.train
         with trackers.following(plan.experiment, workdir, settings.trackers if first else ()) as told:
             with (
+                stop_on_signal() as stopped,  # until the store is closed, and so the last checkpoint written
                 CheckpointStore(workdir.checkpoints, settings.keep_last, settings.keep_best) as store,
-                stop_on_signal() as stopped,
             ):
                 refusals.refuse_other_data(store, plan.experiment, plan.metadata["data"])
                 journal = Journal(plan, workdir, store, stopped, told)

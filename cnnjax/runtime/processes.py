@@ -6,6 +6,7 @@ files and speaks on stdout; checkpoints are written by all of them. A run of one
 
 import atexit
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ import traceback
 from typing import NoReturn
 
 from cnnjax.config import ConfigError
+from cnnjax.runtime import slurm
 
 TELL_AFTER = 15  # seconds of waiting for other processes
 START_TIMEOUT = 300  # seconds in which all processes must have come
@@ -44,28 +46,23 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     """Joins the other processes. Call once, before JAX computes anything.
 
     Args:
-      coordinator: HOST:PORT of process 0, with `num_processes` and `process_id`; or all None where JAX finds
-        them itself (Slurm, Open MPI, Kubernetes, TPU).
+      coordinator: HOST:PORT of process 0, with `num_processes` and `process_id`, which Slurm tells, too; or all None
+        where they are found (Slurm, Open MPI, Kubernetes, TPU).
     Raises:
       ConfigError: nothing is found, the numbers do not fit, or the others do not come within five minutes.
     """
     global _several
-    given = [coordinator is not None, num_processes is not None, process_id is not None]
-    if any(given) and not all(given):
-        raise ConfigError(
-            "give all of --coordinator=HOST:PORT, --num_processes=N and --process_id=I, or none"
-        )
-    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
-        raise ConfigError(f"--coordinator={coordinator}: expected HOST:PORT of process 0")
-    if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
-        raise ConfigError(f"--process_id={process_id}: must be from 0 to {num_processes - 1}")
-    place = "" if coordinator is None else f" at {coordinator}"
-    if coordinator is not None:
-        _resolve(coordinator)
+    found = _place(coordinator, num_processes, process_id)
+    where = "" if found is None else f" at {found.coordinator}"
+    if found is not None:
+        _resolve(found.coordinator)
+        if found.index == 0:
+            _refuse_taken_port(found.coordinator)
     _speak_for_the_runtime()
+    count = "all" if found is None else found.count
     timers = [
-        threading.Timer(TELL_AFTER, _tell, [f"waiting for {num_processes or 'all'} processes{place}"]),
-        threading.Timer(START_TIMEOUT, _give_up, [f"error: the processes did not find each other{place}"]),
+        threading.Timer(TELL_AFTER, _tell, [f"waiting for {count} processes{where}"]),
+        threading.Timer(START_TIMEOUT, _give_up, [f"error: the processes did not find each other{where}"]),
     ]
     for timer in timers:
         timer.daemon = True
@@ -77,10 +74,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
     try:
-        jax.distributed.initialize(
-            coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
-            initialization_timeout=START_TIMEOUT + 60,  # after which the runtime aborts the process
-        )  # fmt: skip
+        _initialize(found)
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"--distributed: no cluster was found ({error}); give --coordinator, --num_processes and --process_id"
@@ -95,13 +89,58 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _initialize(task: slurm.Task | None) -> None:
+    import jax
+
+    initialize = functools.partial(
+        jax.distributed.initialize,
+        heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+        initialization_timeout=START_TIMEOUT + 60,  # after which the runtime aborts the process
+    )
+    if task is None:
+        initialize()
+        return
+    # JAX is to ask nobody: of a task of Slurm it would hide all devices but one.
+    initialize(task.coordinator, task.count, task.index, task.devices, cluster_detection_method="deactivate")
+
+
+def _place(coordinator: str | None, num_processes: int | None, process_id: int | None) -> slurm.Task | None:
+    """Where this process stands, as given or as Slurm tells; None if JAX is to find it."""
+    if coordinator is None and num_processes is None and process_id is None:
+        return slurm.task()
+    if coordinator is not None and num_processes is None and process_id is None and slurm.num_tasks():
+        task = slurm.task()
+        assert task is not None
+        num_processes, process_id = task.count, task.index
+    if coordinator is None or num_processes is None or process_id is None:
+        raise ConfigError(
+            "give all of --coordinator=HOST:PORT, --num_processes=N and --process_id=I, or none"
+        )
+    if not re.fullmatch(r".+:\d+", coordinator) or int(coordinator.rpartition(":")[2]) > 65_535:
+        raise ConfigError(f"--coordinator={coordinator}: expected HOST:PORT of process 0")
+    if not 0 <= process_id < num_processes:
+        raise ConfigError(f"--process_id={process_id}: must be from 0 to {num_processes - 1}")
+    return slurm.Task(coordinator, num_processes, process_id, None)
+
+
 def _resolve(coordinator: str) -> None:
     """Raises ConfigError if the name in HOST:PORT is none of a machine: the runtime would wait for minutes."""
     host = coordinator.rpartition(":")[0].strip("[]")
     try:
         socket.getaddrinfo(host, None)
     except OSError as error:
-        raise ConfigError(f"--coordinator={coordinator}: {host} is not found ({error.strerror})") from error
+        raise ConfigError(f"coordinator {coordinator}: {host} is not found ({error.strerror})") from error
+
+
+def _refuse_taken_port(coordinator: str) -> None:
+    """Raises ConfigError if process 0 could not listen there: the runtime would end in a segmentation fault."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    port = int(coordinator.rpartition(":")[2])
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise ConfigError(f"coordinator {coordinator}: the port cannot be used ({error.strerror})") from error
 
 
 def _tell(message: str) -> None:

@@ -196,6 +196,7 @@ def test_an_alarm_is_shown_unless_it_is_part_of_the_loss_of_another_process(monk
         (("localhost:1", None, None), "give all of"),
         ((None, 2, 0), "give all of"),
         (("localhost", 2, 0), "expected HOST:PORT"),
+        (("localhost:99999", 2, 0), "expected HOST:PORT"),
         (("localhost:1", 2, 2), "must be from 0 to 1"),
     ],
 )
@@ -261,6 +262,13 @@ def test_a_coordinator_that_is_not_found_is_told_at_once(launch):
     found = launch(*flags)
     assert found.code == 1 and "no-such-host.invalid is not found" in found.err
     assert len(found.err.splitlines()) == 1
+
+
+def test_a_port_that_another_program_has_is_told(launch):
+    flags = ("--num_processes=2", "--process_id=0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        found = launch(f"--coordinator=127.0.0.1:{taken.getsockname()[1]}", *flags)
+    assert found.code == 1 and "the port cannot be used" in found.err and len(found.err.splitlines()) == 1
 
 
 RELAY = """
