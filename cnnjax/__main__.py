@@ -20,6 +20,7 @@
   python launch.py --mode=export_weights --workdir=DIR --output=FILE.safetensors
   python launch.py --mode=export --workdir=DIR        one file, pixels to answer, that needs only JAX
   python launch.py --mode=sweep --data.validation=0.1 --sweep=optimizer.learning_rate=0.001,0.003 --sweep=train.seed=0:3
+  python launch.py --experiment=NAME --launcher=slurm --launcher.nodes=2 --dry_run   the same as a job of a cluster
   python launch.py --mode=benchmark --experiment=NAME records its result in RESULTS.md
   python launch.py --mode=benchmark --workdir=SWEEP   records its runs and their committee, on the test set
   python launch.py --mode=benchmark --benchmark.name=cpu   speed against peers, recorded too; --list shows the names
@@ -140,6 +141,27 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "process_id", None, "With --coordinator: the number of this process, from 0; Slurm tells it."
 )
+flags.DEFINE_enum(
+    "launcher",
+    None,
+    ["slurm", "jobset"],
+    "mode=train and sweep: instead of training here, write a script of Slurm and submit it, or write a JobSet of Kubernetes (train only). Launched again, a run goes on.",
+)
+flags.DEFINE_bool("dry_run", False, "With --launcher: show what would be written, and do nothing.")
+flags.DEFINE_integer("launcher.nodes", 1, "Machines for each run.", lower_bound=1)
+flags.DEFINE_integer("launcher.gpus", 0, "GPUs of each machine.", lower_bound=0)
+flags.DEFINE_integer("launcher.cpus", 0, "Cores of each machine, which decode images.", lower_bound=0)
+flags.DEFINE_string(
+    "launcher.time", "", "launcher=slurm: limit of time, such as 4:00:00; a run saves before."
+)
+flags.DEFINE_string("launcher.partition", "", "launcher=slurm: where the jobs go.")
+flags.DEFINE_string("launcher.account", "", "launcher=slurm: who pays.")
+flags.DEFINE_multi_string(
+    "launcher.line", [], "launcher=slurm, once for each: other options of sbatch, such as --mem=64G."
+)
+flags.DEFINE_string("launcher.image", "", "launcher=jobset: the container, which has cnnjax.")
+flags.DEFINE_string("launcher.volume", "", "launcher=jobset: CLAIM:/PATH, the volume that holds --workdir.")
+flags.DEFINE_string("launcher.tpu", "", "launcher=jobset: a slice of TPUs, such as v5e:4x4.")
 flags.DEFINE_bool(
     "deterministic",
     False,
@@ -182,6 +204,8 @@ define_flags(Experiment())
 def join_processes() -> None:
     """With --distributed or --coordinator: joins the other processes of this run."""
     given = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    if FLAGS.launcher:  # others will run
+        return
     if not FLAGS.distributed and given == (None, None, None):
         if FLAGS.mode == "train" and (count := slurm.num_tasks()) > 1:
             logging.warning(

@@ -7,6 +7,7 @@ from absl import flags
 
 from cnnjax import config
 from cnnjax.config import ConfigError
+from cnnjax.modes.clusters import LAUNCHER, check_launcher, launch
 from cnnjax.modes.given import only_changes
 from cnnjax.modes.looks import mode_layers, mode_preview, mode_slide, mode_summarize, mode_visualize
 from cnnjax.modes.measures import SPEED, mode_benchmark, print_names
@@ -40,7 +41,7 @@ RUN = ("workdir", "checkpoint")
 SWEEP = ("sweep", "sweep.jobs", "sweep.draws")
 
 MODES: dict[str, Mode] = {
-    "train": Mode(mode_train, ("experiment", "workdir", "data_dir", *PROCESSES), ALL),
+    "train": Mode(mode_train, ("experiment", "workdir", "data_dir", *PROCESSES, *LAUNCHER), ALL),
     "evaluate": Mode(mode_evaluate, (*RUN, "votes", "data_dir"), ("evaluate.", "data.name")),
     "predict": Mode(mode_predict, (*RUN, "votes", "inputs", "output"), config.PREDICTABLE),
     "prepare": Mode(mode_prepare, ("experiment", "data_dir", "output"), ("data.",)),
@@ -56,7 +57,7 @@ MODES: dict[str, Mode] = {
     "import": Mode(mode_import, ("experiment", "workdir", "data_dir", "weights", "classes"), ALL),
     "export_weights": Mode(mode_export_weights, (*RUN, "output"), ()),
     "export": Mode(mode_export, (*RUN, "votes", "output"), ()),
-    "sweep": Mode(mode_sweep, ("experiment", "workdir", "data_dir", "yes", *SWEEP), ALL),
+    "sweep": Mode(mode_sweep, ("experiment", "workdir", "data_dir", "yes", *SWEEP, *LAUNCHER), ALL),
     "benchmark": Mode(
         mode_benchmark,
         (
@@ -86,6 +87,7 @@ def check_flags() -> None:
             users = [other for other, one in MODES.items() if name in one.flags]
             what = "--list" if FLAGS.list else f"mode={FLAGS.mode}"
             raise ConfigError(f"--{name} has no effect with {what}: it is for mode={', '.join(users)}")
+    check_launcher()
     only_changes(*mode.fields)
     for name in PATHS:
         values = FLAGS[name].value
@@ -95,6 +97,11 @@ def check_flags() -> None:
 
 
 def run_mode() -> None:
-    """What --mode asks for, or the names with --list."""
+    """What --mode asks for, here or as a job of a cluster; or the names with --list."""
     check_flags()
-    print_names() if FLAGS.list else MODES[FLAGS.mode].run()
+    if FLAGS.list:
+        print_names()
+    elif FLAGS.launcher:
+        launch()
+    else:
+        MODES[FLAGS.mode].run()

@@ -124,12 +124,23 @@ def _place(coordinator: str | None, num_processes: int | None, process_id: int |
 
 
 def _resolve(coordinator: str) -> None:
-    """Raises ConfigError if the name in HOST:PORT is none of a machine: the runtime would wait for minutes."""
+    """Raises ConfigError if the name in HOST:PORT is none of a machine: the runtime would wait for minutes.
+
+    In Kubernetes names come after what they name, so there they are waited for.
+    """
     host = coordinator.rpartition(":")[0].strip("[]")
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError as error:
-        raise ConfigError(f"coordinator {coordinator}: {host} is not found ({error.strerror})") from error
+    patience = START_TIMEOUT if "KUBERNETES_SERVICE_HOST" in os.environ else 0
+    end = time.monotonic() + patience
+    while True:
+        try:
+            socket.getaddrinfo(host, None)
+            return
+        except OSError as error:
+            if time.monotonic() >= end:
+                raise ConfigError(
+                    f"coordinator {coordinator}: {host} is not found ({error.strerror})"
+                ) from error
+            time.sleep(1)
 
 
 def _refuse_taken_port(coordinator: str) -> None:

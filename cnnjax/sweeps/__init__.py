@@ -1,1 +1,1 @@
-"""Many runs of one experiment with other settings: grids and random draws, search, clusters, and their pages."""
+"""Many runs of one experiment with other settings: grids and random draws, search, and their pages."""
