@@ -132,7 +132,7 @@ def load_run(
     (8, 8, 1)
     >>> (result,) = run.predict([np.zeros((8, 8, 1), np.uint8)])
     >>> list(result.to_json())
-    ['class', 'top']
+    ['class', 'index', 'top']
     """
     _configure()
     from cnnjax.runs.plan import Given

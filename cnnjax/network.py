@@ -22,7 +22,8 @@ from cnnjax.ops.contrast import CONTRASTS, fit_width
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Outputs, Result, Task
 
-_BATCH = 64  # images, or views of them, that prediction sees at once
+_BATCH = 64  # images, or views of them, that prediction sees at once, if they are no larger than
+_SIDE = 256  # pixels; of larger ones fewer
 IMAGE = "image"  # the key of the picture itself among the stages
 
 Stages = Mapping[str, Array]
@@ -181,6 +182,12 @@ class Network:
         """A picture, uint8 [H, W, C], as `outputs` takes it, without the axis of a batch."""
         return self.preprocessing.frame(image, self.image_shape, views)
 
+    @property
+    def longest_side(self) -> int:
+        """The most pixels that `frame` makes of a side of a square picture."""
+        asked = self.preprocessing
+        return max(*self.image_shape[:2], asked.image_size, asked.resize_short, asked.image_width)
+
     def predictor(self, views: str = "none") -> "Batches":
         """Answers for pictures of any size."""
         return Batches(self, views)
@@ -255,6 +262,11 @@ class Committee:
         """As that of a network; all members have the same."""
         return self.members[0].frame(image, views)
 
+    @property
+    def longest_side(self) -> int:
+        """As that of a network; all members have the same."""
+        return self.members[0].longest_side
+
     def outputs(self, images: Array, views: str = "none") -> Outputs:
         """As those of a network."""
         each = [member.outputs(images, views) for member in self.members]
@@ -287,6 +299,9 @@ class Answering(Protocol):
     @property
     def task(self) -> Task | None: ...
 
+    @property
+    def longest_side(self) -> int: ...
+
     def frame(self, image: np.ndarray, views: str = "none") -> np.ndarray: ...
 
     def outputs(self, images: Array, views: str = "none") -> Outputs: ...
@@ -301,9 +316,11 @@ class Batches:
         task = network.task
         self._frame = functools.partial(network.frame, views=views)
         self.result = task.result
+        self.longest_side = network.longest_side
         self._mesh = sharding.evaluation_mesh()
         self._network = jax.device_put(network, sharding.replicated(self._mesh))
-        self._batch = _BATCH // VIEWS[views]
+        many = _BATCH * _SIDE**2 // (VIEWS[views] * max(network.longest_side, _SIDE) ** 2)
+        self.batch = max(1, -(-many // self._mesh.size)) * self._mesh.size  # fills all devices
         self._predict = jax.jit(lambda network, images: task.predict(network.outputs(images, views)))
 
     def __call__(self, image: np.ndarray) -> Result:
@@ -314,9 +331,12 @@ class Batches:
         """A picture in the frame of the network."""
         return self._frame(image)
 
-    def predictions(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
-        """What the task predicts of each of the pictures [N, H, W, C], which are `framed`; see Task.predict."""
-        wanted = min(self._batch, len(images))
+    def predictions(self, images: np.ndarray, at_once: int = 0) -> list[dict[str, np.ndarray]]:
+        """What the task predicts of each of the pictures [N, H, W, C], which are `framed`; see Task.predict.
+
+        at_once: computed together, most `batch`, also if there are fewer: the last batch of many is compiled already.
+        """
+        wanted = min(self.batch, at_once or len(images))
         size = -(-wanted // self._mesh.size) * self._mesh.size
         rows: list[dict[str, np.ndarray]] = []
         for index, mask in evaluation_indices(len(images), size):

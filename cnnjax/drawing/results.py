@@ -1,5 +1,6 @@
 """What was found in an image, drawn into it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,7 @@ def draw(image: np.ndarray, result: "Result", name: str = "") -> tuple[np.ndarra
     if result.top is not None:
         # With many classes the right one is often among the next few.
         shown = result.top[: 5 if len(result.classes) > 100 else 1]
-        lines = [f"{100 * p:.0f} % {result.classes[label][:22]}" for label, p in shown]
+        lines = [f"{100 * p:.0f} % {_called(result.classes, label)}" for label, p in shown]
         return image, "\n".join([name[:24], *lines])
     if result.boxes is not None:
         boxes = boxes_of(result)
@@ -32,6 +33,12 @@ def draw(image: np.ndarray, result: "Result", name: str = "") -> tuple[np.ndarra
     if result.points is not None:
         return _with_points(image, result), f"{name}{'' if len(result.points) else ': nothing'}"
     return image, name
+
+
+def _called(classes: Sequence[str], label: int) -> str:
+    """The name of a class, with its index where another one has the same name."""
+    name = classes[label]
+    return f"{name[:16]} ({label})" if classes.count(name) > 1 else name[:22]
 
 
 def _with_points(image: np.ndarray, result: "Result") -> np.ndarray:

@@ -110,7 +110,8 @@ def mode_predict() -> None:
         else:
             said = predict.predictions(run.restore(workdir, FLAGS.checkpoint, flag_changes()), paths)
     count, problems = predict.write_predictions(said, output)
-    print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}")
+    part = f", of the first {predict.SHOWN}" if count > predict.SHOWN else ""
+    print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}{part}")
     for line in problems:
         print(f"not read: {line}", file=sys.stderr)
 

@@ -1,28 +1,36 @@
-"""Files and folders in; predictions.json and a contact sheet out."""
+"""Files and folders in, as a stream: predictions as JSON and a contact sheet out.
 
+Of images before they are framed no more than _PIXELS are in memory (or one), and of frames of the network a batch and
+what is read ahead of it, no more than _FRAMES bytes and no more than a batch, however many files there are.
+"""
+
+import collections
+import contextlib
 import itertools
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cnnjax.config import ConfigError, Data
-from cnnjax.data.images import list_files, read_image
+from cnnjax.config import ConfigError
+from cnnjax.data.images import list_files, read_reduced
 from cnnjax.drawing import figures
 from cnnjax.drawing.results import draw
+from cnnjax.network import Batches
+from cnnjax.predict.output import Lines
 from cnnjax.runs.committee import RunCommittee
 from cnnjax.runs.run import Run
-from cnnjax.runs.workdir import write_atomically
-from cnnjax.tasks.result import Result, to_coco
+from cnnjax.tasks.result import Result
 
-_BATCH = 64
-_SHOWN = 100  # images on the contact sheet
+SHOWN = 100  # images on the contact sheet
 _THUMBNAIL = 480  # pixels
+_PIXELS = 64 * 2**20  # of images that are being decoded at a time
+_FRAMES = 256 * 2**20  # bytes
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
@@ -59,6 +67,8 @@ def _names(text: str) -> Iterator[str]:
 
 # A small copy of an image, of the first of them, and what is said of it; or why it could not be read.
 Found = tuple[np.ndarray | None, Result] | ConfigError
+# Its frame, its whole shape and its small copy.
+_Read = tuple[np.ndarray, tuple[int, int, int], np.ndarray | None] | ConfigError
 
 
 def predict_files(run: Run | RunCommittee, paths: Sequence[Path], output: Path) -> tuple[int, list[str]]:
@@ -67,75 +77,126 @@ def predict_files(run: Run | RunCommittee, paths: Sequence[Path], output: Path) 
 
 
 def write_predictions(found_in: Iterable[tuple[Path, Found]], output: Path) -> tuple[int, list[str]]:
-    """Writes `output`/predictions.json and contact_sheet.png for images of any size; of detections also coco.json.
+    """Writes `output`/predictions.jsonl, a line for each image as soon as it is known; at the end the same as
+    predictions.json, of detections also as coco.json, and contact_sheet.png of the first SHOWN.
 
-    Of the images no more are held at full size than threads read at once. Returns how many were predicted and one
-    line for each file that could not be read.
+    Returns how many were predicted and one line for each file that could not be read. Raises ConfigError if that is
+    all of them.
     """
-    files: list[str] = []
-    results: list[Result] = []
     drawn: list[tuple[np.ndarray, str]] = []
     problems: list[str] = []
-    for path, found in found_in:
-        if isinstance(found, ConfigError):
-            problems.append(str(found))
-            continue
-        thumbnail, result = found
-        files.append(str(path))
-        results.append(result)
-        if thumbnail is not None:
-            drawn.append(draw(thumbnail, result, path.name))
-    if not results:
+    with Lines(output) as lines:
+        for path, found in found_in:
+            if isinstance(found, ConfigError):
+                problems.append(str(found))
+                continue
+            small, result = found
+            lines.write(str(path), result)
+            if small is not None and len(drawn) < SHOWN:
+                drawn.append(draw(small, result, path.name))
+    if not lines.count:
         raise ConfigError(f"none of {len(problems)} files could be read; the first: {problems[0]}")
-    entries = [{"file": file, **result.to_json()} for file, result in zip(files, results, strict=True)]
-    output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / "predictions.json", json.dumps(entries, indent=2) + "\n")
-    if results[0].boxes is not None:
-        detected = json.dumps(to_coco(files, results, results[0].classes), indent=2)
-        write_atomically(output / "coco.json", detected + "\n")
-    title = (
-        "Predictions" if len(drawn) == len(files) else f"The first {len(drawn)} of {len(files):,} predictions"
-    )
+    lines.finish()
+    title = "" if len(drawn) == lines.count else f"The first {len(drawn)} of {lines.count:,} predictions"
     shown, texts = [image for image, _ in drawn], [text for _, text in drawn]
     sheet = figures.image_grid("contact_sheet", title, "", shown, texts, columns=5)
+    sheet.figure.suptitle(title, y=1, va="bottom")
     figures.save(sheet.figure, output / "contact_sheet.png")
-    return len(files), problems
+    return lines.count, problems
 
 
-def predictions(run: Run | RunCommittee, paths: Sequence[Path]) -> Iterator[tuple[Path, Found]]:
-    """Of every file, in order, a small copy of the image (of the first 100; else None) and what the network says of it;
-    or the error where it cannot be read. Reads one batch ahead of the network, in threads."""
+def predictions(run: Run | RunCommittee, paths: Iterable[Path]) -> Iterator[tuple[Path, Found]]:
+    """Of every file, in order, a small copy of the image (of the first SHOWN; else None) and what the network says of
+    it; or the error where it cannot be read. Threads read ahead of the network.
+
+    JPEG photographs far larger than the network's frame are decoded at a smaller scale, which leaves at least twice
+    the pixels that the frame needs on each side.
+    """
     predictor = run.predictor()
+    channels, side = run.image_shape[-1], max(_THUMBNAIL, 2 * predictor.longest_side)
+    room = _Room(_PIXELS)
 
-    def read(number: int) -> tuple[np.ndarray, tuple[int, ...], np.ndarray | None] | ConfigError:
+    def read(path: Path, shown: bool) -> _Read:
         try:
-            original = read_image(paths[number], Data(), channels=run.image_shape[-1])
-            return (
-                predictor.framed(original),
-                original.shape,
-                thumbnail(original) if number < _SHOWN else None,
-            )
+            with read_reduced(path, channels, side, room) as (image, whole):
+                return predictor.framed(image), whole, thumbnail(image) if shown else None
         except ConfigError as error:
             return error
 
-    chunks = [range(start, min(start + _BATCH, len(paths))) for start in range(0, len(paths), _BATCH)]
+    bytes_of_frame = predictor.framed(np.zeros((side, side, channels), np.uint8)).nbytes
+    ahead = max(1, min(predictor.batch, _FRAMES // bytes_of_frame))
+    waiting: list[tuple[Path, _Read]] = []
+    good = at_once = 0
+    for path, one in _read_ahead(read, paths, ahead):
+        waiting.append((path, one))
+        good += not isinstance(one, ConfigError)
+        if good == predictor.batch:
+            at_once = predictor.batch
+        elif good:
+            continue
+        yield from _answered(predictor, waiting, at_once)
+        waiting, good = [], 0
+    yield from _answered(predictor, waiting, at_once)
+
+
+def _read_ahead(
+    read: Callable[[Path, bool], _Read], paths: Iterable[Path], ahead: int
+) -> Iterator[tuple[Path, _Read]]:
+    """What `read` gives for every path, in order, from threads that are at most `ahead` files ahead."""
+    running: collections.deque[tuple[Path, Future[_Read]]] = collections.deque()
+    total = len(paths) if isinstance(paths, Sequence) else None
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(paths), desc="predicting", unit=" images", delay=2, leave=False, disable=None) as bar,
+        tqdm(total=total, desc="predicting", unit=" images", delay=2, leave=False, disable=None) as bar,
     ):
-        ahead = [pool.submit(read, number) for number in chunks[0]] if chunks else []
-        for chunk, following in zip(chunks, [*chunks[1:], range(0)], strict=True):
-            opened = [future.result() for future in ahead]
-            ahead = [pool.submit(read, number) for number in following]
-            whole = [one for one in opened if not isinstance(one, ConfigError)]
-            stacked = [image for image, _, _ in whole]
-            rows = iter(predictor.predictions(np.stack(stacked)) if whole else ())
-            for number, one in zip(chunk, opened, strict=True):
-                if isinstance(one, ConfigError):
-                    yield paths[number], one
-                else:
-                    yield paths[number], (one[2], predictor.result(next(rows), one[1]))
-            bar.update(len(chunk))
+        try:
+            for number, path in enumerate(paths):
+                running.append((path, pool.submit(read, path, number < SHOWN)))
+                if len(running) >= ahead:
+                    first, future = running.popleft()
+                    yield first, future.result()
+                    bar.update()
+            while running:
+                first, future = running.popleft()
+                yield first, future.result()
+                bar.update()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _answered(
+    predictor: Batches, opened: Sequence[tuple[Path, _Read]], at_once: int
+) -> Iterator[tuple[Path, Found]]:
+    """The answers for what was opened, of which the images go through the network together."""
+    frames = [one[0] for _, one in opened if not isinstance(one, ConfigError)]
+    rows = iter(predictor.predictions(np.stack(frames), at_once) if frames else ())
+    del frames
+    for path, one in opened:
+        if isinstance(one, ConfigError):
+            yield path, one
+        else:
+            yield path, (one[2], predictor.result(next(rows), one[1]))
+
+
+class _Room:
+    """Lets threads in as long as the pixels that they need fit; one that needs more than all comes in alone."""
+
+    def __init__(self, pixels: int):
+        self._free = self._all = pixels
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def __call__(self, pixels: int) -> Iterator[None]:
+        needed = min(pixels, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= needed)
+            self._free -= needed
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += needed
+                self._changed.notify_all()
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:

@@ -58,6 +58,11 @@ class MixedCommittee:
         height, width, _ = self.networks[0].image_shape
         return height, width, max(network.image_shape[2] for network in self.networks)
 
+    @property
+    def longest_side(self) -> int:
+        """That of any of the networks."""
+        return max(network.longest_side for network in self.networks)
+
     def frame(self, image: np.ndarray, views: str = "none") -> np.ndarray:
         """A picture, uint8 [H, W, C], in all frames one after the other, flat: what `outputs` takes."""
         return np.concatenate([_framed(image, frame).ravel() for frame in self.frames])

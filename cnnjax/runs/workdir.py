@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -124,9 +125,16 @@ class Workdir:
 
 def write_atomically(path: Path, content: str | bytes | bytearray) -> None:
     """Writes a file so that a crash leaves either the old or the new one."""
+    with writing_atomically(path) as file:
+        file.buffer.write(content.encode() if isinstance(content, str) else bytes(content))
+
+
+@contextlib.contextmanager
+def writing_atomically(path: Path) -> Iterator[io.TextIOWrapper]:
+    """A file to write to, piece by piece, of which a crash leaves either the old or the new one."""
     temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -38,8 +38,9 @@ class Result:
         """As it is written to JSON. Boxes are x, y, width, height, and masks RLE, as COCO has them."""
         found: dict[str, Any] = dict(self.values or {})
         if self.top is not None:
-            top = [{"class": self.classes[label], "probability": p} for label, p in self.top]
-            found |= {"class": top[0]["class"], "top": top}
+            # The index, too: classes may share a name, as ImageNet's two cranes do.
+            top = [{"class": self.classes[i], "index": i, "probability": p} for i, p in self.top]
+            found |= {"class": top[0]["class"], "index": top[0]["index"], "top": top}
         if self.boxes is not None:
             found |= {"width": self.width, "height": self.height, "detections": self._detections()}
         elif self.points is not None:
@@ -77,14 +78,32 @@ def to_coco(files: Sequence[str], results: Sequence[Result], classes: Sequence[s
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (file, result) in enumerate(zip(files, results, strict=True), start=1):
-        images.append({"id": number, "file_name": file, "width": result.width, "height": result.height})
-        for found in result.to_json()["detections"]:
-            annotation = {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0}
-            annotation |= {"category_id": found["category_id"] + 1, "bbox": found["bbox"]}
-            annotation |= {"area": found["bbox"][2] * found["bbox"][3], "score": found["score"]}
-            if "segmentation" in found:
-                mask = found["segmentation"]
-                annotation |= {"segmentation": mask, "area": rle_area(mask)}
-            annotations.append(annotation)
-    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+        entry = {"file": file, **result.to_json()}
+        images.append(coco_image(number, entry))
+        annotations += coco_annotations(number, entry, len(annotations) + 1)
+    return {"images": images, "annotations": annotations, "categories": coco_categories(classes)}
+
+
+def coco_image(number: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The image of this number, from what `Result.to_json` says of it and its "file"."""
+    return {
+        "id": number, "file_name": entry["file"], "width": entry["width"], "height": entry["height"],
+    }  # fmt: skip
+
+
+def coco_annotations(number: int, entry: Mapping[str, Any], first: int) -> list[dict[str, Any]]:
+    """The detections in the image of this number; their ids begin with `first`."""
+    annotations = []
+    for i, found in enumerate(entry["detections"], start=first):
+        annotation = {"id": i, "image_id": number, "iscrowd": 0}
+        annotation |= {"category_id": found["category_id"] + 1, "bbox": found["bbox"]}
+        annotation |= {"area": found["bbox"][2] * found["bbox"][3], "score": found["score"]}
+        if "segmentation" in found:
+            mask = found["segmentation"]
+            annotation |= {"segmentation": mask, "area": rle_area(mask)}
+        annotations.append(annotation)
+    return annotations
+
+
+def coco_categories(classes: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]

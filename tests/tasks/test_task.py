@@ -87,7 +87,8 @@ class One(Task):
 def test_results_have_one_form():
     top = Result(4, 6, ("cat", "dog"), top=((1, 0.75), (0, 0.25)))
     assert top.to_json() == {
-        "class": "dog", "top": [{"class": "dog", "probability": 0.75}, {"class": "cat", "probability": 0.25}],
+        "class": "dog", "index": 1,
+        "top": [{"class": "dog", "index": 1, "probability": 0.75}, {"class": "cat", "index": 0, "probability": 0.25}],
     }  # fmt: skip
     boxes = np.array([[1.0, 2, 4, 6], [0, 0, 1, 1]])
     found = Result(8, 9, ("cat", "dog"), boxes=boxes, scores=np.array([0.9, 0.5]), labels=np.array([1, 0]))
