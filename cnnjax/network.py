@@ -34,8 +34,9 @@ Shape = tuple[int, int, int]
 class Preprocessing:
     """How a picture becomes what a model takes: as much a part of trained weights as the numbers.
 
-    It is brought to the frame of the model as `resize`, `image_size` and `resize_short` say, there evened out as
-    `digit_width` and `contrast` say (the fields of config.Data); its values, in [0, 1], become (value - mean) / std. `mean` and `std` have one number per channel,
+    It is brought to the frame of the model as `resize`, `image_size`, `resize_short` and `interpolation` say, there evened
+    out as `digit_width` and `contrast` say (the fields of config.Data); its values, in [0, 1], become
+    (value - mean) / std. `mean` and `std` have one number per channel,
     in the order that the model sees, or one for all. Pictures are RGB (or grey) everywhere else.
     """
 
@@ -46,6 +47,7 @@ class Preprocessing:
     resize_short: int = 0
     image_width: int = 0
     resize: str = "stretch"
+    interpolation: str = "bilinear"
     contrast: str = "none"
     digit_width: int = 0
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 from jax import Array
 
-from cnnjax.config import ConfigError
+from cnnjax.config import CROPPING, ConfigError
 
 Read = TypeVar("Read", bound=Any)  # config.Data, or the part of it that a trained network remembers
 VIEWS = {"none": 1, "flip": 2, "flip_shift": 6, "ten_crop": 10}  # how many there are of an image
@@ -47,7 +47,7 @@ def before_views(mode: str, data: Read) -> Read:
     """
     if mode != "ten_crop":
         return data
-    if data.resize != "crop" or data.resize_short <= data.image_size:
+    if data.resize not in CROPPING or data.resize_short <= data.image_size:
         raise ConfigError(
             "evaluate.augment=ten_crop cuts data.image_size out of data.resize_short pixels: it needs data.resize=crop"
             f" and data.resize_short above {data.image_size}"

@@ -4,6 +4,7 @@ Durations inside a run (warm-up, boundaries) are fractions of it; the run itself
 examples, and `total_steps` turns that into steps once.
 """
 
+from cnnjax.config.data import CROPPING as CROPPING
 from cnnjax.config.data import DARKNET as DARKNET
 from cnnjax.config.data import LAID_OUT as LAID_OUT
 from cnnjax.config.data import Augment as Augment

@@ -5,6 +5,7 @@ import dataclasses
 from cnnjax.config.options import ON, option
 
 LAID_OUT = ("voc", "coco", "yolo")
+CROPPING = ("crop", "stretch_crop")  # of data.resize: what leaves something out
 DARKNET = ("darknet_letterbox", "darknet_stretch")  # of data.resize
 ANNOTATED = (*LAID_OUT, "tensorflow-datasets")
 
@@ -19,14 +20,20 @@ class Data:
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
     resize: str = option(
         "stretch",
-        "how to reach image_size: stretch; resize the short side and crop the centre; or fit in and pad with grey, which data with boxes always does, or, of voc, coco and yolo, as darknet fits in or stretches",
-        ("stretch", "crop", "letterbox", *DARKNET),
+        "how to reach image_size: stretch; crop: resize the short side and crop the centre; stretch_crop: stretch to resize_short and crop the centre, as Caffe; or fit in and pad with grey, which data with boxes always does, or, of voc, coco and yolo, as darknet fits in or stretches",
+        ("stretch", *CROPPING, "letterbox", *DARKNET),
         needs={"targets": ("label",)},
     )
     resize_short: int = option(
         0,
-        "with resize=crop: the short side before the crop; 0 means image_size",
-        needs={"data.resize": ("crop",)},
+        "with resize=crop: the short side before the crop, with stretch_crop both sides; 0 means image_size",
+        needs={"data.resize": CROPPING},
+    )
+    interpolation: str = option(
+        "bilinear",
+        "between pixels, where images are resized: as Pillow's filters, which smooth what gets smaller",
+        ("bilinear", "bicubic", "lanczos", "nearest"),
+        needs={"targets": ("label",)},
     )
     image_width: int = option(
         0,

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from cnnjax.config import ConfigError, Data
+from cnnjax.config import CROPPING, ConfigError, Data
 
 # Formats are told by content, suffixes only decide which files of a folder are tried. Pillow reads more
 # formats than these; some of those start other programs.
@@ -151,40 +151,52 @@ class Framing(Protocol):
     def resize(self) -> str: ...
     @property
     def resize_short(self) -> int: ...
+    @property
+    def interpolation(self) -> str: ...
 
 
 def fit(image: Image.Image, data: Framing) -> Image.Image:
-    """Resizes to a square of `data.image_size`, bilinear with antialiasing; 0 leaves the image as it is.
+    """Resizes to a square of `data.image_size` by `data.interpolation`; 0 leaves the image as it is.
 
     resize="stretch" ignores the aspect ratio. resize="crop" is the ImageNet protocol: the short side
-    becomes `data.resize_short` (0: image_size), then the centre is cropped. resize="letterbox" fits all of it in.
+    becomes `data.resize_short` (0: image_size), then the centre is cropped. resize="stretch_crop" is Caffe's: both sides
+    become that. resize="letterbox" fits all of it in.
     """
+    how = _filter(data)
     size, short = data.image_size, data.resize_short or data.image_size
     if not size:
         return image
     if data.resize == "letterbox":
-        return Image.fromarray(letterbox_image(np.asarray(image), (size, size)))
+        return Image.fromarray(letterbox_image(np.asarray(image), (size, size), how))
     if data.resize == "stretch":
-        return image.resize(_within_limits(size, size), Image.Resampling.BILINEAR)
+        return image.resize(_within_limits(size, size), how)
     if short < size:
         raise ConfigError(f"data.resize_short={short} is smaller than data.image_size={size}")
     # The long side is rounded down, and half pixels of the offset to even: as in torchvision.
     width, height = (short * side // min(image.size) for side in image.size)
+    if data.resize == "stretch_crop":
+        width = height = short
     left, top = round((width - size) / 2), round((height - size) / 2)
-    scaled = image.resize(_within_limits(width, height), Image.Resampling.BILINEAR)
+    scaled = image.resize(_within_limits(width, height), how)
     return scaled.crop((left, top, left + size, top + size))
+
+
+def _filter(data: Framing) -> Image.Resampling:
+    return Image.Resampling[data.interpolation.upper()]
 
 
 def resize(image: np.ndarray, data: Framing, shape: Sequence[int]) -> np.ndarray:
     """uint8 [H, W, C] brought to the frame [height, width, C] of a network, as `data.resize` says; darknet's ways give
     float32."""
+    if data.resize == "letterbox":
+        return letterbox_image(image, (shape[0], shape[1]), _filter(data))
     if data.resize in FRAMING:
         return frame_image(image, (shape[0], shape[1]), data.resize)
     whole = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
     if data.image_size:
         resized = np.asarray(fit(whole, data))
     else:  # the data came in the size of the network
-        resized = np.asarray(whole.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+        resized = np.asarray(whole.resize((shape[1], shape[0]), _filter(data)))
     return resized.reshape(*resized.shape[:2], shape[-1])
 
 
@@ -197,9 +209,10 @@ def frame_image(image: np.ndarray, frame: tuple[int, int], how: str) -> np.ndarr
     return darknet_resize.resize(image, how, frame)
 
 
-def letterbox_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W] or [H, W, C] scaled (bilinear, antialiased) and padded to `size`, height and width, as
-    boxes.letterbox says."""
+def letterbox_image(
+    image: np.ndarray, size: tuple[int, int], how: Image.Resampling = Image.Resampling.BILINEAR
+) -> np.ndarray:
+    """uint8 [H, W] or [H, W, C] scaled and padded to `size`, height and width, as boxes.letterbox says."""
     from cnnjax.detection.boxes import letterbox  # imports jax, which reading other images does without
 
     geometry = letterbox(image.shape[0], image.shape[1], size)
@@ -208,7 +221,7 @@ def letterbox_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     rows = slice(geometry.top, geometry.top + geometry.inner_height)
     columns = slice(geometry.left, geometry.left + geometry.inner_width)
     whole = Image.fromarray(image.squeeze(-1) if image.shape[-1:] == (1,) else image)
-    resized = np.asarray(whole.resize(inner, Image.Resampling.BILINEAR))
+    resized = np.asarray(whole.resize(inner, how))
     frame[rows, columns] = resized.reshape(frame[rows, columns].shape)
     return frame
 
@@ -216,7 +229,7 @@ def letterbox_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_all(images: np.ndarray, data: Data) -> np.ndarray:
     """`fit` for uint8 [N, H, W, C] with 1 or 3 channels."""
     height, width, channels = images.shape[1:]
-    zooms = data.resize == "crop" and data.resize_short > data.image_size
+    zooms = data.resize in CROPPING and data.resize_short > data.image_size
     if not data.image_size or (height == width == data.image_size and not zooms):
         return images
 

@@ -133,7 +133,7 @@ def mode_import() -> None:
         raise ConfigError("mode=import needs --weights=FILE, --experiment=NAME and --workdir=DIR")
     without("train.seeds", "mode=import: published weights are one network")
     data = import_weights(chosen_experiment(None), Workdir(FLAGS.workdir)).data
-    shown = ("image_size", "resize", "resize_short", "channel_order", "mean", "std")
+    shown = ("image_size", "resize", "resize_short", "interpolation", "channel_order", "mean", "std")
     said = [name for name in shown if f"data.{name}" in flag_changes()]
     print(f"preprocessing: {', '.join(f'{name}={getattr(data, name)}' for name in shown)}")
     print(f"of these as you said, the others as the weights need them: {', '.join(said) or 'none'}")

@@ -84,7 +84,7 @@ def with_preprocessing(
     taken = {f"data.{name}": value for name, value in source.items() if f"data.{name}" not in said}
     experiment = config.check(config.replace(experiment, taken))
     side = experiment.data.image_size or 32
-    if experiment.data.resize == "crop" and 0 < experiment.data.resize_short < side:
+    if experiment.data.resize in config.CROPPING and 0 < experiment.data.resize_short < side:
         raise ConfigError(
             f"data.resize_short={experiment.data.resize_short} is smaller than data.image_size={side}"
         )

@@ -100,6 +100,7 @@ def _frame(network: Network, views: str) -> Frame:
         resize=data.resize,
         resize_short=data.resize_short,
         image_width=data.image_width,
+        interpolation=data.interpolation,
     )
     return (height, width, channels), framing, views if views == "ten_crop" else "none"
 

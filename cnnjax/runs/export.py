@@ -130,13 +130,23 @@ def _input_shape(run: Run) -> tuple[int, ...]:
     return (side, side, run.image_shape[-1]) if views == "ten_crop" else run.image_shape
 
 
+_FILTERS = {
+    "nearest": "the nearest pixel, as Pillow's NEAREST",
+    **{
+        name: f"{name} with antialiasing, as Pillow's {name.upper()}"
+        for name in ("bilinear", "bicubic", "lanczos")
+    },
+}
+_CENTRE = "cut out the central height x width; offsets are halves of what is left, rounded half to even"
+
+
 def _preprocessing(preprocessing: Preprocessing, views: str, shape: tuple[int, ...]) -> dict[str, Any]:
     """How an image file becomes the input, for somebody without this project. Normalization is in the exported file."""
     data = before_views(views, preprocessing)
     how = data.resize if data.image_size else "stretch"
     steps = ["turn by the EXIF orientation", "lay transparency over white"]
     steps.append("convert to grey (ITU-R 601 luma)" if shape[-1] == 1 else "convert to RGB")
-    about: dict[str, Any] = {"filter": "bilinear with antialiasing, as Pillow's BILINEAR"}
+    about: dict[str, Any] = {"filter": _FILTERS[data.interpolation]}
     if how == "stretch":
         steps.append("resize to height x width, whatever the proportions")
     elif how in DARKNET:
@@ -144,9 +154,11 @@ def _preprocessing(preprocessing: Preprocessing, views: str, shape: tuple[int, .
     elif how == "crop":
         about["short_side"] = data.resize_short or data.image_size
         steps.append("resize the short side to short_side, the long one in proportion and rounded down")
-        steps.append(
-            "cut out the central height x width; offsets are halves of what is left, rounded half to even"
-        )
+        steps.append(_CENTRE)
+    elif how == "stretch_crop":
+        about["sides"] = data.resize_short or data.image_size
+        steps.append("resize both sides to sides, whatever the proportions")
+        steps.append(_CENTRE)
     else:
         about["fill"] = images.PADDING
         steps.append("resize to the largest size in proportion, rounded, that fits into height x width")

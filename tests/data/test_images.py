@@ -148,6 +148,21 @@ def test_cropping_keeps_the_aspect_ratio_and_the_centre(height, width):
     assert np.abs(cropped - scaled[top : top + size, left : left + size]).max() < 1.01
 
 
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (61, 33)])
+def test_caffes_way_stretches_and_crops_the_centre_by_any_filter(height, width):
+    torch = pytest.importorskip("torch")
+    image, short, size = tiny.random_images(height, width, 3), 20, 15
+    scaled = torch.nn.functional.interpolate(
+        torch.tensor(image).permute(2, 0, 1)[None].float(), (short, short), mode="bicubic", antialias=True
+    )[0].permute(1, 2, 0)
+    wanted = scaled.clamp(0, 255).numpy()[2:17, 2:17]  # half of 5, to even
+    data = Data(image_size=size, resize="stretch_crop", resize_short=short, interpolation="bicubic")
+    found = images.resize_all(image[None], data)[0]
+    assert found.shape == (size, size, 3) and np.abs(found - wanted).max() < 2.01  # rounded after each axis
+    nearest = images.resize_all(image[None], Data(image_size=1, interpolation="nearest"))[0, 0, 0]
+    np.testing.assert_array_equal(nearest, image[height // 2, width // 2])
+
+
 def test_resize_all_leaves_images_of_the_right_size_alone():
     batch = tiny.random_images(2, 8, 8, 3)
     assert images.resize_all(batch, Data()) is batch

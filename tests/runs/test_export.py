@@ -142,29 +142,38 @@ def rebuilt(about: dict, photo: Image.Image) -> np.ndarray:
     photo = ImageOps.exif_transpose(photo).convert(
         "L" if about["input"]["channels"].startswith("grey") else "RGB"
     )
-    if "short_side" in how:
-        w, h = (how["short_side"] * side // min(photo.size) for side in photo.size)
+    kind = Image.Resampling[how["filter"].split("Pillow's ")[1]]
+    if "short_side" in how or "sides" in how:
+        if "sides" in how:
+            w = h = how["sides"]
+        else:
+            w, h = (how["short_side"] * side // min(photo.size) for side in photo.size)
         left, top = round((w - width) / 2), round((h - height) / 2)
-        image = photo.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+        image = photo.resize((w, h), kind).crop((left, top, left + width, top + height))
     elif "fill" in how:
         scale = min(height / photo.height, width / photo.width)
-        inner = photo.resize(
-            (round(photo.width * scale), round(photo.height * scale)), Image.Resampling.BILINEAR
-        )
+        inner = photo.resize((round(photo.width * scale), round(photo.height * scale)), kind)
         image = Image.new("RGB", (width, height), (how["fill"],) * 3)
         image.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
     else:
-        image = photo.resize((width, height), Image.Resampling.BILINEAR)
+        image = photo.resize((width, height), kind)
     return np.asarray(image).reshape(1, height, width, about["input"]["shape"][-1])
 
 
 @pytest.mark.parametrize(
-    ("resize", "short"), [("stretch", 0), ("crop", 0), ("crop", 80), ("letterbox", 0)]
+    ("resize", "short", "kind"),
+    [("stretch", 0, "bilinear"), ("crop", 0, "lanczos"), ("crop", 80, "bilinear"), ("letterbox", 0, "bicubic"),
+     ("stretch_crop", 80, "bicubic")],
 )  # fmt: skip
-def test_a_stranger_can_rebuild_the_preprocessing_from_the_description(tmp_path, resize, short):
+def test_a_stranger_can_rebuild_the_preprocessing_from_the_description(tmp_path, resize, short, kind):
     experiment = config.replace(
         Experiment(model=Model(name="tiny_resnet18")),
-        {"data.image_size": 64, "data.resize": resize, "data.resize_short": short},
+        {
+            "data.image_size": 64,
+            "data.resize": resize,
+            "data.resize_short": short,
+            "data.interpolation": kind,
+        },
     )
     run = random_run(experiment, (64, 64, 3))
     about = export_run(run, tmp_path / "network.stablehlo")

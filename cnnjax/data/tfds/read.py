@@ -162,6 +162,7 @@ def _decode_or_load(
         data.image_size,
         "padded" if data.resize == "letterbox" else data.resize,
         data.resize_short,
+        *([] if data.interpolation == "bilinear" else [data.interpolation]),
     ]
     key: dict[str, Any] = {
         "counts": counts,
