@@ -9,7 +9,7 @@ from cnnjax.config.training import Evaluate, Model, Optimizer, Train
 
 PAGE_NAMES = (
     "predictions", "filters", "maps", "channels", "objectives", "classes",
-    "deepdream", "toward", "attribution", "deconvnet", "evolution", "embeddings",
+    "deepdream", "toward", "attribution", "deconvnet", "evolution", "embeddings", "states",
 )  # fmt: skip
 
 

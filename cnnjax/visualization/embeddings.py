@@ -32,7 +32,7 @@ SPRITE_SIDE = 8192  # the largest that TensorBoard reads
 def features(
     network: Network, images: np.ndarray, layers: Sequence[str], batch_size: int = 64
 ) -> dict[str, np.ndarray]:
-    """Vectors of layers, [N, F] each, of images [N, H, W, C]; of a layer with positions, the mean over them."""
+    """Vectors of layers, [N, F] each, of images [N, H, W, C]; of a layer with positions or rows, the mean over them."""
     names = tuple(parse_address(network, layer).layer for layer in layers)
     return map_batches(lambda batch: _vectors(network, batch, names), images, batch_size)
 
@@ -41,7 +41,7 @@ def features(
 def _vectors(network: Network, images: Array, layers: tuple[str, ...]) -> dict[str, Array]:
     stages = network.stages(images)
     values = {name: stages[name].astype(jnp.float32) for name in layers}
-    return {name: jnp.mean(v, axis=(1, 2)) if v.ndim == 4 else v for name, v in values.items()}
+    return {name: jnp.mean(v, axis=tuple(range(1, v.ndim - 1))) for name, v in values.items()}
 
 
 def svm_accuracy(

@@ -30,6 +30,7 @@ PAGES: dict[str, Callable[[Subject], list[Picture]]] = {
     "deconvnet": explanation_pages.deconvnet,
     "evolution": explanation_pages.evolution,
     "embeddings": explanation_pages.embeddings,
+    "states": explanation_pages.states,
 }
 
 

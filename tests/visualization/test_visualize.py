@@ -4,10 +4,14 @@ import dataclasses
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cnnjax.config import PAGE_NAMES, ConfigError, Visualize
+from cnnjax.models.rows import RowReader
+from cnnjax.network import Network, Preprocessing
+from cnnjax.visualization.pages.explanations import _shares_after_rows
 from cnnjax.visualization.parameterizations import Fourier, Maco, Pixels
 from cnnjax.visualization.subject import Labelled, Subject
 from cnnjax.visualization.visualize import PAGES, visualize
@@ -30,7 +34,10 @@ def test_a_gallery_of_everything(lenet, digits, tmp_path):
         lenet, images, labels, QUICK, "python launch.py --mode=visualize", training, lambda: history
     )
     pictures = visualize(subject, tmp_path, lines.append)
-    assert [line.split(":")[0] for line in lines] == list(PAGE_NAMES)
+    assert [line.split(":")[0] for line in lines] == [
+        *PAGE_NAMES[:-1],
+        "no states",
+    ]  # nothing is read row by row
     names = {picture.name for picture in pictures}
     assert {
         "predictions", "filters", "edges", "maps conv1", "channels conv1", "channels conv2", "channels fc2",
@@ -147,3 +154,23 @@ def test_layers_are_chosen_from_first_to_last(lenet):
     assert subject(channels=9).channels("conv1") == [0, 1, 2, 3, 4, 5]
     with pytest.raises(ConfigError, match="needs a layer with height and width"):
         subject(layer=("fc1",)).spatial_layers(9)
+
+
+def test_states_after_each_row_end_with_what_the_network_says(digits, tmp_path):
+    images, labels = digits[0][:30], digits[1][:30]
+    model = RowReader(hidden=5)
+    pixels = jnp.zeros((1, *images.shape[1:]))
+    network = Network(
+        model, model.init(jax.random.key(0), pixels), images.shape[1:], Preprocessing((0.3,), (0.35,))
+    )
+    shares = _shares_after_rows(network, images[:3])
+    assert shares.shape == (3, images.shape[1], 10)
+    logits = model.apply(network.variables, network.preprocessing(images[:3]))
+    np.testing.assert_allclose(shares[:, -1], jax.nn.softmax(logits), rtol=1e-5)
+    cut = images[:3].copy()
+    cut[:, 4:] = 255  # what comes later is not seen yet
+    np.testing.assert_allclose(shares[:, 3], _shares_after_rows(network, cut)[:, 3], rtol=1e-5)
+    options = dataclasses.replace(QUICK, pages=("states", "embeddings"), embedded=30)
+    pictures = visualize(Subject(network, images, labels, options), tmp_path)
+    assert {"states", "PCA state"} <= {picture.name for picture in pictures}
+    assert np.load(tmp_path / "features.npz")["rows1"].shape == (30, 5)

@@ -1,4 +1,6 @@
-"""Pages of the gallery that explain decisions: predictions, attribution, deconvnet, embeddings."""
+"""Pages of the gallery that explain decisions: predictions, attribution, deconvnet, states, embeddings."""
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +119,43 @@ def evolution(subject: Subject) -> list[Picture]:
             Picture(f"evolution {name}", image, caption, name, subject.command_for("evolution", name))
         )
     return result
+
+
+def states(subject: Subject) -> list[Picture]:
+    """Of a network that reads an image row by row: its states, and what it would say, after each row."""
+    network = subject.network
+    layers = [name for name in network.layers() if re.fullmatch(r"rows\d+", name)]
+    if not layers:
+        raise ConfigError("they are of a network that reads an image row by row")
+    chosen = subject.examples()
+    images, (height, _, _) = subject.images[chosen], network.image_shape
+    after = activations(network, to_float(images), layers[0])
+    limit = float(jnp.max(jnp.abs(after)))
+    figure = Figure(figsize=(9, 2.2 * len(chosen)), layout="constrained")
+    axes = figure.subplots(len(chosen), 3, squeeze=False, width_ratios=(1, 3, 1.5))
+    for row, image, state, said in zip(axes, images, after, _shares_after_rows(network, images), strict=True):
+        row[0].imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray")
+        row[1].imshow(state, aspect="auto", cmap="RdBu", vmin=-limit, vmax=limit, interpolation="nearest")
+        row[2].imshow(said, aspect="auto", cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        row[2].set_xticks(
+            range(said.shape[1]), [name_of_class(network, i) for i in range(said.shape[1])], fontsize=7
+        )
+        for axis in row:
+            axis.set_yticks([0, height - 1])
+    titles = ("the image", f"{layers[0]}: each unit after each row", "probabilities, if it ended there")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    caption = f"What is remembered of the rows read so far. Blue is above 0, red below, up to {limit:.2f}; white is a probability of 1."
+    return [Picture("states", plot(figure), caption, layers[0], subject.command_for("states", layers[0]))]
+
+
+def _shares_after_rows(network: Network, images: np.ndarray) -> np.ndarray:
+    """Probabilities [N, H, classes] of images [N, H, W, C] of which only the rows down to this one count."""
+    count, height = images.shape[:2]
+    seen = network.preprocessing(np.repeat(images, height, axis=0))
+    rows = jnp.tile(jnp.arange(1, height + 1), count)
+    logits = network.model.apply(network.variables, seen, rows=rows)
+    return np.asarray(jax.nn.softmax(logits.astype(jnp.float32))).reshape(count, height, -1)
 
 
 def embeddings(subject: Subject) -> list[Picture]:
