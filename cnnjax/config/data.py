@@ -85,6 +85,11 @@ class Data:
         "share of the training split held out (seeded, stratified); evaluated instead of the test split when above 0",
     )
     limit: int = option(0, "use only the first so many examples of each split; 0 uses all")
+    per_class: int = option(
+        0,
+        "after limit: train on only so many examples of each class, the first ones; 0 uses all",
+        needs={"targets": ("label",)},
+    )
     stream: bool = option(False, "records:PATH: read images from disk batch by batch, not all into memory")
     workers: int = option(
         2,

@@ -118,6 +118,17 @@ def first(dataset: Dataset, limit: int) -> Dataset:
     return dataclasses.replace(dataset, train=cut(dataset.train), test=test, validation=validation, note=note)
 
 
+def of_each_class(dataset: Dataset, count: int) -> Dataset:
+    """The dataset with the first `count` training examples of each class, in their order, or all of a class that has
+    fewer. Raises ConfigError if images have no class of their own."""
+    if "label" not in dataset.train:
+        raise ConfigError(f"data.per_class: images of data.name={dataset.name!r} have no label each")
+    labels = dataset.train["label"]
+    rows = np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)])
+    note = join(dataset.note, f"trained on {len(rows):,} examples, at most {count:,} of each class")
+    return dataclasses.replace(dataset, train=dataset.train.take(np.sort(rows)), note=note)
+
+
 def resized(dataset: Dataset, data: Data) -> Dataset:
     """The dataset with its images, which are in memory, resized as `data` says."""
     train, test = (

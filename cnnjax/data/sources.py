@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnnjax.config import DARKNET, LAID_OUT, ConfigError, Data
-from cnnjax.data.dataset import About, Dataset, concat, first, hold_out, mixed
+from cnnjax.data.dataset import About, Dataset, concat, first, hold_out, mixed, of_each_class
 from cnnjax.data.examples import Columns
 from cnnjax.data.formats import coco, folders, gtsrb, layouts, packed, pixels, records, voc, yolo
 from cnnjax.data.formats.records import RawDataset
@@ -166,7 +166,8 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
     "+", which are trained and evaluated on together, their classes joined by name (dataset.concat). Of the second, what is
     prepared as array_record in `data_dir` is read from there; the archives of MNIST, Fashion-MNIST, KMNIST, EMNIST,
     CIFAR-10 and CIFAR-100 are found or downloaded; all others must be prepared first. The order is: the first
-    `data.limit` of each split, resizing, then `data.validation` held out of what training examples there are.
+    `data.limit` of each split, resizing, of the training split the first `data.per_class` of each class, then
+    `data.validation` held out of what training examples there are.
 
     Args:
       data_dir: None means $TFDS_DATA_DIR, or ~/tensorflow_datasets.
@@ -184,6 +185,7 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
             raise ConfigError(f"data.validation of {named.name!r} is by whole tracks, not beside other data")
     read = [one.source.read(dataclasses.replace(data, name=one.name), one.place(data_dir)) for one in parts]
     dataset = read[0] if len(read) == 1 else first(concat(data.name, read), data.limit)
+    dataset = of_each_class(dataset, data.per_class) if data.per_class else dataset
     held = all(one.source.holds_out for one in parts)
     return hold_out(dataset, data.validation) if data.validation and not held else dataset
 

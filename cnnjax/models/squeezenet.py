@@ -1,8 +1,11 @@
 """SqueezeNet (Iandola et al. 2016): few parameters, no fully connected layer."""
 
+import math
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -54,7 +57,14 @@ class SqueezeNet(nn.Module):
         if self.num_outputs is None:
             return x
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = activate(
-            self, "conv10", conv_(self.num_outputs, 1, padding=self.conv10_padding, name="output")(x)
+        conv10 = conv_(
+            self.num_outputs, 1, padding=self.conv10_padding, kernel_init=_small_init, name="output"
         )
+        x = activate(self, "conv10", conv10(x))
         return stage(self, "logits", global_avg_pool(x))
+
+
+def _small_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Normal values of deviation 0.01, as the authors draw those of conv10: a ReLU comes after it, and beneath larger
+    ones a class whose scores begin below zero everywhere never learns."""
+    return 0.01 * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)

@@ -1,5 +1,12 @@
-"""What a run begins from, in this order: its own newest checkpoint, which an imported network is, too, of step 0; the
-trained weights that train.init_from names; random numbers. `Plan.begin` chooses; here is how weights come in."""
+"""What a run begins from: the first of these that there is. `Plan.begin` follows the list.
+
+1. Resume: the newest whole checkpoint in its workdir.
+2. Import: one of step 0, which --mode=import wrote there, is such a checkpoint; its head and classes are the weights'.
+3. Init from: the weights that train.init_from names, of which it takes what fits; other classes get a head of their own.
+4. Scratch: random numbers.
+
+The preprocessing of weights comes with them (2, 3), but for what the user says of it. Here is how weights come in.
+"""
 
 import dataclasses
 import functools
@@ -76,11 +83,19 @@ def with_preprocessing(
 ) -> Experiment:
     """The experiment with the preprocessing `source`, but for what the user says of it.
 
-    said: fields that stay as they are, such as "data.image_size"; data.mean and data.std go together. Raises
-    ConfigError if what is said does not go with the rest.
+    said: fields that stay as they are, such as "data.image_size"; data.mean and data.std go together. Follow what is
+    said: the short side and the width in proportion to image_size, mean and std into the order of channels. Raises ConfigError if
+    what is said does not go with the rest.
     """
     said = {*said}
     said |= {"data.mean", "data.std"} if {"data.mean", "data.std"} & said else set()
+    source = dict(source)
+    if "data.image_size" in said and source.get("image_size"):
+        larger = experiment.data.image_size / source["image_size"]
+        sides = {"resize_short", "image_width"} & {*source}
+        source |= {name: round(larger * source[name]) for name in sides}
+    if "data.channel_order" in said and experiment.data.channel_order != source["channel_order"]:
+        source |= {name: tuple(source[name])[::-1] for name in ("mean", "std")}
     taken = {f"data.{name}": value for name, value in source.items() if f"data.{name}" not in said}
     experiment = config.check(config.replace(experiment, taken))
     side = experiment.data.image_size or 32
@@ -121,7 +136,7 @@ def describe_preprocessing(experiment: Experiment, source: Source) -> str:
     now = {name: getattr(experiment.data, name) for name in source.data}
     came = [f"{name}={value}" for name, value in source.data.items() if now[name] == value]
     stays = [f"{name}={now[name]}, not {value}" for name, value in source.data.items() if now[name] != value]
-    own = f"; as you said: {'; '.join(stays)}" if stays else ""
+    own = f"; as you said, or as follows from it: {'; '.join(stays)}" if stays else ""
     return f"preprocessing of the weights: {', '.join(came) or 'none'}{own}"
 
 

@@ -73,13 +73,15 @@ class Plan:
     mesh: Mesh
     num_steps: int
     metadata: Mapping[str, Any]  # of each checkpoint
+    source: beginning.Source | None = None  # that of train.init_from, if it was looked up already
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         return self.dataset.train["image"].shape[1:]
 
     def begin(self, store: CheckpointStore) -> Beginning:
-        """From the newest whole checkpoint of this run, else from the weights of train.init_from, else at random."""
+        """In the order of runs/beginning.py: from the newest whole checkpoint of this run (resumed, or imported), else
+        from the weights of train.init_from, else from random numbers."""
         found = store.restore_newest(
             abstract_state(self.recipe, self.experiment, self.image_shape, self.mesh)
         )
@@ -91,7 +93,7 @@ class Plan:
         frozen = self.what_is_frozen(state)
         if not self.experiment.train.init_from:
             return Beginning(0, state, frozen)
-        source, classes = beginning.find(self.experiment), self.dataset.classes
+        source, classes = self.source or beginning.find(self.experiment), self.dataset.classes
         begun = beginning.begin_from(source, self.recipe, state, classes, self.image_shape, self.mesh)
         prepared = beginning.describe_preprocessing(self.experiment, source)
         return dataclasses.replace(begun, said=(*begun.said, prepared, *frozen))
@@ -122,8 +124,10 @@ def make_plan(
     experiment = workdir.with_own_cfg(given.named(experiment))
     given.check(experiment)
     refusals.check_names(experiment)
+    source = None
     if experiment.train.init_from:
-        experiment = _with_preprocessing_of_weights(experiment, workdir, said)
+        source = None if workdir.has_run() else beginning.find(experiment)
+        experiment = _with_preprocessing_of_weights(experiment, source, workdir, said)
     if workdir.has_run():  # told before the data are read, which takes time; and again with what these decide
         refusals.refuse_another_experiment(workdir, experiment)
     dataset = with_classes_of_run(workdir, given.data or load(experiment.data, data_dir))
@@ -148,20 +152,20 @@ def make_plan(
             "data": identity.describe(dataset),
             "versions": platform.versions(),
         },
+        source=source,
     )
 
 
 def _with_preprocessing_of_weights(
-    experiment: Experiment, workdir: Workdir, said: Collection[str]
+    experiment: Experiment, source: beginning.Source | None, workdir: Workdir, said: Collection[str]
 ) -> Experiment:
-    """With the preprocessing of train.init_from; of a run that goes on, as it has it already."""
-    if workdir.has_run():
-        there = workdir.read_config().data
-        source = {name: getattr(there, name) for name in beginning.PREPROCESSING}
-    else:
-        source = dict(beginning.find(experiment).data)
-    said = {*said, *beginning.said_of(experiment)}
-    return beginning.with_preprocessing(experiment, source, said)
+    """With the preprocessing of the source of weights; of a run that goes on, without one, as it has it already."""
+    there = source.data if source else _preprocessing_of(workdir.read_config())
+    return beginning.with_preprocessing(experiment, there, {*said, *beginning.said_of(experiment)})
+
+
+def _preprocessing_of(experiment: Experiment) -> dict[str, Any]:
+    return {name: getattr(experiment.data, name) for name in beginning.PREPROCESSING}
 
 
 def with_statistics(experiment: Experiment, dataset: Dataset, task: Task | None = None) -> Experiment:

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from cnnjax.config import ConfigError
-from cnnjax.data.dataset import Dataset, first, hold_out, shortcomings, shortcomings_of_evaluated
+from cnnjax.data.dataset import (
+    Dataset,
+    first,
+    hold_out,
+    of_each_class,
+    shortcomings,
+    shortcomings_of_evaluated,
+)
 
 
 def split(count, num_classes=2):
@@ -80,3 +87,11 @@ def test_classes_without_an_evaluated_object():
     assert shortcomings_of_evaluated(boxes, "abcdef") == (note,)
     note = "the evaluated split has no image of 'd', 'e', 'g' and 3 more"
     assert shortcomings_of_evaluated(boxes | {"ignored": np.zeros((3, 2), bool)}, "abcdefghij") == (note,)
+
+
+def test_so_many_examples_of_each_class_are_trained_on_in_their_order():
+    x = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1) * np.ones((8, 2, 2, 1), np.uint8)
+    dataset = Dataset.of_arrays(x, np.array([0, 1, 0, 0, 1, 0, 2, 1]), x, np.zeros(8, int))
+    found = of_each_class(dataset, 2)
+    assert np.asarray(found.train["image"])[:, 0, 0, 0].tolist() == [0, 1, 2, 4, 6]
+    assert len(found.test) == 8 and "trained on 5 examples, at most 2 of each class" in found.note
