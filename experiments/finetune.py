@@ -33,7 +33,7 @@ def finetune_cifar10_small() -> Experiment:
         augment=Augment(flip="random"),
         model=Model(name="squeezenet1_0_caffe"),
         optimizer=Optimizer(name="adamw", learning_rate=1e-3, frozen=("trunk",), schedule="cosine", warmup=0.1),
-        train=Train(epochs=10, evaluate_every=0, checkpoint_every=0),
+        train=Train(epochs=6, evaluate_every=0, checkpoint_every=0),
     )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def finetune_cifar10_small_all() -> Experiment:
     """The same with a trunk that learns, at a tenth of the head's rate.
 
     python launch.py --experiment=finetune_cifar10_small_all --train.init_from=squeezenet1_0.npz
-    Judged by the first 2,000 test images; ten minutes on a CPU core.
+    Judged by the first 2,000 test images; five minutes on a CPU core.
     """
     changes = {
         "name": "finetune_cifar10_small_all",
@@ -55,6 +55,6 @@ def cifar10_small() -> Experiment:
     """The same network and images from random numbers: what published weights are worth.
 
     python launch.py --experiment=cifar10_small
-    Judged by the first 2,000 test images; ten minutes on a CPU core.
+    Judged by the first 2,000 test images; five minutes on a CPU core.
     """
     return replace(finetune_cifar10_small(), {"name": "cifar10_small", "optimizer.frozen": ()})
