@@ -81,6 +81,7 @@ OTHERS = {
     "augment.random_crop": {"augment.random_crop": 0.3},
     "augment.cutout": {"augment.cutout": 4},
     "augment.crop": {"augment.crop": 2},
+    "augment.colour_jitter": {"augment.colour_jitter": (0.4, 0.4, 0.0, 0.0)},
     "detection.anchors": {"detection.anchors": (10.0, 20.0)},
     "cascade.stumps": {"cascade.stumps": (3,)},
     "shape_model.reach": {"shape_model.reach": (3,)},

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cnnjax.augment import kinds, mixing
+from cnnjax.augment import kinds, mixing, rand_augment
 from cnnjax.augment.colour import change_colours
 from cnnjax.augment.draws import Keys
 from cnnjax.augment.geometry import Form, Motion, along_axes, draw_motions
@@ -44,8 +44,13 @@ def augment(
     for motion in draw_motions(options, keys, height, width):
         changed = {**kinds.follow(changed, motion), "image": motion.pixels(changed["image"], fill)}
     image = change_colours(options, changed["image"], keys.example, mean_pixel)
+    if options.rand_augment:
+        image = rand_augment.colours(options, image, keys.example)
     if options.cutout:
         image = mixing.cutout(image, keys.example, options.cutout, mean_pixel)
+    if options.erasing:
+        noise = options.erasing_fill == "noise"
+        image = mixing.erase(image, keys.example, options.erasing, None if noise else mean_pixel)
     changed["image"] = image
     if options.mixup:
         changed = mixing.mixup(changed, keys.example, options.mixup)
@@ -78,6 +83,12 @@ def check(options: Augment, targets: Collection[str]) -> None:
         if getattr(options, name.partition("=")[0]):
             raise ConfigError(f"augment.{name}: {reason}")
 
+    jitter = options.colour_jitter
+    if jitter and not (len(jitter) == 4 and min(jitter) >= 0 and max(jitter[:3]) <= 1 and jitter[3] <= 0.5):
+        raise ConfigError(
+            f"augment.colour_jitter={','.join(map(str, jitter))}: four numbers, of brightness, contrast and saturation "
+            "(0 to 1) and of hue (0 to 0.5)"
+        )
     if options.mixup and options.cutmix:
         raise ConfigError("augment.mixup and augment.cutmix exclude each other: set one of them to 0")
     for kind in ("boxes", "points"):
@@ -110,6 +121,10 @@ def check_images(options: Augment, image_shape: tuple[int, ...]) -> None:
     for name in ("hue", "saturation"):
         if getattr(options, name) and channels != 3:
             raise ConfigError(f"augment.{name}: images of {channels} channel(s) have no {name}")
+    if channels != 3 and any(options.colour_jitter[2:]):
+        raise ConfigError(
+            f"augment.colour_jitter: images of {channels} channel(s) have no saturation and no hue"
+        )
 
 
 def _check_entries(options: Augment, batch: Batch) -> None:

@@ -1,7 +1,11 @@
 """Changes of colours: images float32 [N, H, W, C] of 0 to 255. Places stay, so nothing else changes."""
 
+import itertools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from cnnjax.augment import draws
@@ -24,7 +28,109 @@ def change_colours(options: Augment, images: Array, keys: Array, mean_pixel: Arr
         factor = 1.0 + draws.uniform(keys, draws.CONTRAST, limit=options.contrast)
         mean = mean_pixel[None, None, None]
         images = mean + factor[:, None, None, None] * (images - mean)
+    if options.colour_jitter:
+        images = colour_jitter(images, keys, options.colour_jitter)
     return images
+
+
+def colour_jitter(images: Array, keys: Array, strengths: Sequence[float]) -> Array:
+    """Brightness, contrast, saturation and hue changed by up to these `strengths`, each image in an order of its own
+    (torchvision's ColorJitter); clipped to 0..255. Grey images have neither saturation nor hue."""
+    changes = (adjust_brightness, adjust_contrast, adjust_saturation, turn_hue)
+    # What has no strength costs nothing, whose order is none either.
+    chosen = [i for i, strength in enumerate(strengths) if strength]
+    neutral, limits = np.array([1, 1, 1, 0], np.float32)[chosen], np.array(strengths, np.float32)[chosen]
+    orders = np.array(list(itertools.permutations(range(len(chosen)))), np.int32)
+
+    def change(key: Array, image: Array) -> Array:
+        order_key, value_key = jax.random.split(key)
+        values = neutral + limits * jax.random.uniform(value_key, limits.shape, minval=-1.0, maxval=1.0)
+        order = jnp.asarray(orders)[jax.random.randint(order_key, (), 0, len(orders))]
+
+        def step(i: Array, image: Array) -> Array:
+            return jax.lax.switch(order[i], [changes[c] for c in chosen], image, values[order[i]])
+
+        return jax.lax.fori_loop(0, len(chosen), step, image)
+
+    return jax.vmap(change)(draws.fold(keys, draws.COLOUR_JITTER), images)
+
+
+def adjust_brightness(image: Array, factor: Array) -> Array:
+    """All values times the factor. As all that follows: of [H, W, C] in 0..255, clipped to that."""
+    return _blend(image, jnp.zeros_like(image), factor)
+
+
+def adjust_contrast(image: Array, factor: Array) -> Array:
+    """The distance from the image's mean brightness times the factor."""
+    return _blend(image, jnp.mean(luma(image), keepdims=True), factor)
+
+
+def adjust_saturation(image: Array, factor: Array) -> Array:
+    """The distance from the grey image times the factor."""
+    return _blend(image, luma(image), factor)
+
+
+def adjust_sharpness(image: Array, factor: Array) -> Array:
+    """The distance from the smoothed image times the factor; the pixels at the border stay."""
+    kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / np.float32(13)
+    height, width = image.shape[:2]
+    if min(height, width) < 3:
+        return image
+    smooth = sum(
+        kernel[i, j] * image[i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3)
+    )
+    return _blend(image, image.at[1:-1, 1:-1].set(smooth), factor)
+
+
+def turn_hue(image: Array, share: Array) -> Array:
+    """The hue turned by a share of the circle."""
+    h, s, v = jnp.moveaxis(rgb_to_hsv(image / 255), -1, 0)
+    return jnp.clip(255 * hsv_to_rgb(jnp.stack([(h + share) % 1.0, s, v], axis=-1)), 0, 255)
+
+
+def posterize(image: Array, bits: int) -> Array:
+    """Whole values, of whose 8 bits the first stay."""
+    return (_whole(image) & -(2 ** (8 - bits))).astype(image.dtype)
+
+
+def solarize(image: Array, threshold: float) -> Array:
+    """Values of the threshold and above are turned around: 255 becomes 0."""
+    return jnp.where(image >= threshold, 255 - image, image)
+
+
+def autocontrast(image: Array) -> Array:
+    """Each channel stretched to 0..255; a constant one stays."""
+    low, high = image.min(axis=(0, 1), keepdims=True), image.max(axis=(0, 1), keepdims=True)
+    span = high - low
+    return jnp.where(span > 0, jnp.clip((image - low) * (255 / jnp.where(span > 0, span, 1)), 0, 255), image)
+
+
+def equalize(image: Array) -> Array:
+    """Whole values such that each channel's are evenly spread, as Pillow and torchvision count."""
+
+    def channel(values: Array) -> Array:
+        count = jnp.zeros(256, jnp.int32).at[values.ravel()].add(1)
+        step = (values.size - count[values.max()]) // 255
+        table = (jnp.cumsum(count) - count + step // 2) // jnp.maximum(step, 1)
+        return jnp.where(step > 0, jnp.clip(table, 0, 255)[values], values)
+
+    return jax.vmap(channel, in_axes=-1, out_axes=-1)(_whole(image)).astype(image.dtype)
+
+
+def luma(image: Array) -> Array:
+    """[..., 1] of [..., C]: ITU-R 601; grey images stay."""
+    if image.shape[-1] == 1:
+        return image
+    r, g, b = image[..., :1], image[..., 1:2], image[..., 2:]
+    return 0.2989 * r + 0.587 * g + 0.114 * b
+
+
+def _blend(image: Array, other: Array, factor: Array) -> Array:
+    return jnp.clip(factor * image + (1 - factor) * other, 0, 255)
+
+
+def _whole(image: Array) -> Array:
+    return jnp.clip(jnp.round(image), 0, 255).astype(jnp.int32)
 
 
 def shift_colour(

@@ -12,8 +12,8 @@ from jax import Array
 
 (
     CROP, FLIP, AFFINE, ELASTIC, BRIGHTNESS, CONTRAST, CUTOUT, MIX, MIX_PLACE, FLIP_VERTICAL, RANDOM_CROP, COLOUR,
-    MOSAIC, MOSAIC_PLACE,
-) = range(14)  # fmt: skip
+    MOSAIC, MOSAIC_PLACE, COLOUR_JITTER, RAND_AUGMENT, ERASING,
+) = range(17)  # fmt: skip
 _FIRST_FLIP = 2**32 - 1  # stands for an epoch that no run reaches
 
 

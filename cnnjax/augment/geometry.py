@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cnnjax.augment import draws
+from cnnjax.augment import draws, rand_augment
 from cnnjax.augment.draws import Keys
 from cnnjax.config import Augment
 
@@ -113,6 +113,11 @@ def draw_motions(options: Augment, keys: Keys, height: int, width: int) -> list[
         rest.append(Motion(window(draws.fold(keys.example, draws.RANDOM_CROP)), Form.STRETCH, size))
     rest += _draw_flips(options, keys, size)
     rest += _draw_affine(options, keys, size)
+    if options.rand_augment:
+        which, sign = rand_augment.draw(options, keys.example)
+        for i in range(options.rand_augment):
+            matrix = rand_augment.matrices(which[:, i], sign[:, i], options.rand_magnitude, size)
+            rest.append(Motion(matrix, Form.FREE, size))
     if options.elastic:
         # Drawn flat: XLA's CPU compiler needs seconds for a draw of many axes.
         noise = draws.uniform(keys.example, draws.ELASTIC, (height * width * 2,)).reshape(-1, *size, 2)

@@ -9,6 +9,8 @@ from cnnjax.augment import draws, kinds
 from cnnjax.augment.geometry import Form, Motion, along_axes
 from cnnjax.augment.kinds import Batch
 
+_TRIES = 10  # of random erasing, for a rectangle that fits in
+
 
 def mosaic(batch: Batch, keys: Array, fill: float) -> dict[str, Array]:
     """Each picture with three others of the batch, all of whose objects it has (Bochkovskiy et al. 2020)."""
@@ -82,7 +84,8 @@ def cutmix(batch: Batch, keys: Array, alpha: float) -> dict[str, Array]:
     height, width = image.shape[1:3]
     sides = jnp.sqrt(1 - _share(keys, alpha))[:, None] * np.array([height, width], np.float32)[None]
     centre = draws.pixels(keys, draws.MIX_PLACE, height, width)
-    pasted = _rectangle(centre, jnp.round(sides).astype(jnp.int32), height, width)
+    sides = jnp.round(sides).astype(jnp.int32)
+    pasted = _rectangle(centre - sides // 2, sides, height, width)
     mixed = jnp.where(pasted[..., None], jnp.roll(image, 1, axis=0), image)
     return {**batch, "image": mixed, **_labels(batch, 1 - jnp.mean(pasted, axis=(1, 2), dtype=image.dtype))}
 
@@ -94,8 +97,38 @@ def cutout(images: Array, keys: Array, side: int, mean_pixel: Array) -> Array:
     """
     height, width = images.shape[1:3]
     centre = draws.pixels(keys, draws.CUTOUT, height, width)
-    inside = _rectangle(centre, jnp.full_like(centre, side), height, width)
+    inside = _rectangle(centre - side // 2, jnp.full_like(centre, side), height, width)
     return jnp.where(inside[..., None], mean_pixel[None, None, None], images)
+
+
+def erase(images: Array, keys: Array, probability: float, fill: Array | None) -> Array:
+    """A rectangle of 2 to 33 % of the area and 0.3 to 3.3 times as high as wide is hidden with this probability
+    (Zhong et al. 2020, drawn as torchvision's RandomErasing).
+
+    Args:
+      fill: [C], what hides it; None: noise of 0 to 255.
+    """
+    height, width = images.shape[1:3]
+
+    def draw(key: Array) -> tuple[Array, Array, Array, Array]:
+        """Whether, and first row and column and sides [2] of the rectangle, the first of ten tries that fits in."""
+        chance, area_key, shape_key, place_key, noise_key = jax.random.split(key, 5)
+        area = height * width * jax.random.uniform(area_key, (_TRIES,), minval=0.02, maxval=0.33)
+        limits = np.log(np.array([0.3, 3.3], np.float32))
+        ratio = jnp.exp(jax.random.uniform(shape_key, (_TRIES,), minval=limits[0], maxval=limits[1]))
+        sides = jnp.round(jnp.sqrt(jnp.stack([area * ratio, area / ratio], axis=1))).astype(jnp.int32)
+        fits = (sides < np.array([height, width], np.int32)[None]).all(axis=1)
+        side = sides[jnp.argmax(fits)]
+        start = jax.random.randint(place_key, (2,), 0, np.array([height, width], np.int32) - side + 1)
+        return jax.random.bernoulli(chance, probability) & fits.any(), start, side, noise_key
+
+    drawn, start, side, noise_keys = jax.vmap(draw)(draws.fold(keys, draws.ERASING))
+    hidden = _rectangle(start, side, height, width) & drawn[:, None, None]
+    if fill is not None:
+        return jnp.where(hidden[..., None], fill[None, None, None], images)
+    size = images[0].size  # drawn flat: XLA's CPU compiler needs seconds for a draw of many axes
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (size,), maxval=255.0))(noise_keys)
+    return jnp.where(hidden[..., None], noise.reshape(images.shape), images)
 
 
 def partners(keys: Array, count: int, number: int) -> Array:
@@ -112,9 +145,8 @@ def _labels(batch: Batch, share: Array) -> Batch:
     return {"label_b": jnp.roll(batch["label"], 1, axis=0), "mix": share} if "label" in batch else {}
 
 
-def _rectangle(centre: Array, sides: Array, height: int, width: int) -> Array:
-    """bool [N, H, W]: rectangles of `sides` int [N, 2] about `centre`, cut off at the border."""
-    start = centre - sides // 2
+def _rectangle(start: Array, sides: Array, height: int, width: int) -> Array:
+    """bool [N, H, W]: rectangles of `sides` int [N, 2] from `start` on, cut off at the border."""
     inside = [
         (jnp.arange(size)[None] >= start[:, axis, None])
         & (jnp.arange(size)[None] < (start + sides)[:, axis, None])

@@ -140,7 +140,33 @@ class Augment:
     exposure: float = option(0.0, "change the exposure by a factor of up to 1 + exposure")
     brightness: float = option(0.0, "add up to this share of the full range")
     contrast: float = option(0.0, "change the contrast by a factor from 1 - contrast to 1 + contrast")
+    colour_jitter: tuple[float, ...] = option(
+        (),
+        "torchvision's ColorJitter: four numbers, by how much brightness, contrast and saturation are multiplied (1 - number to 1 + number) and the hue is turned (share of the circle, at most 0.5), in random order",
+    )
+    rand_augment: int = option(
+        0,
+        "RandAugment (Cubuk et al. 2020), torchvision's 14 operations: so many for each image; boxes, points and masks follow those that move it",
+    )
+    rand_magnitude: int = option(
+        9,
+        "RandAugment: strength of its operations, 0 to 30",
+        needs={"augment.rand_augment": ON},
+        above=-1,
+        most=30,
+    )
     cutout: int = option(0, "side in pixels of one square set to the mean (DeVries & Taylor 2017)")
+    erasing: float = option(
+        0.0,
+        "probability of random erasing (Zhong et al. 2020): a rectangle of 2 to 33 % of the area is hidden",
+        most=1,
+    )
+    erasing_fill: str = option(
+        "mean",
+        "random erasing: the mean pixel, or noise",
+        ("mean", "noise"),
+        needs={"augment.erasing": ON},
+    )
     mixup: float = option(
         0.0,
         "alpha of mixup (Zhang et al. 2018); the boxes of both images count in full (Zhang et al. 2019)",

@@ -91,17 +91,22 @@ def check_three_tell_the_same(result: dict, turned: bool) -> int:
         Augment(rotate=180),
         Augment(rotate=40, scale=0.3, translate=0.2, shear=20, flip="random", flip_vertical=True, crop=6),
         Augment(random_crop=0.5, shear=15, flip="random"),
+        Augment(rand_augment=3, rand_magnitude=20, flip="random"),
     ],
 )
 def test_the_mask_the_box_and_the_points_of_an_object_agree(options):
     before = batch_of()
     result = run(options, before)
-    assert check_three_tell_the_same(result, bool(options.rotate or options.shear)) > 10
+    assert (
+        check_three_tell_the_same(result, bool(options.rotate or options.shear or options.rand_augment)) > 10
+    )
     assert (result["boxes"] != before["boxes"]).any(axis=-1).mean() > 0.4
     assert_array_equal(result["age"], before["age"])
     # The picture went where they did: it is bright in the masks, but for their interpolated borders, and dark elsewhere.
     bright = result["image"][..., 0] > 125
-    assert (bright == result["masks"].any(axis=1)).mean() > 0.97
+    assert (
+        options.rand_augment or (bright == result["masks"].any(axis=1)).mean() > 0.97
+    )  # it changes colours, too
 
 
 def test_a_mosaic_has_the_objects_of_four_told_in_three_ways():
@@ -250,7 +255,8 @@ def test_resizing_takes_all_kinds_along():
 SHOWN = {
     "crop": 3, "crop_fill": None, "flip": "random", "flip_vertical": True, "random_crop": 0.5, "rotate": 20.0,
     "scale": 0.3, "translate": 0.2, "shear": 15.0, "elastic": 30.0, "elastic_sigma": None, "hue": 0.3,
-    "saturation": 0.8, "exposure": 0.5, "brightness": 0.3, "contrast": 0.5, "cutout": 9, "mosaic": True,
+    "saturation": 0.8, "exposure": 0.5, "brightness": 0.3, "contrast": 0.5, "colour_jitter": (0.5, 0.5, 0.0, 0.0),
+    "rand_augment": 2, "rand_magnitude": None, "cutout": 9, "erasing": 1.0, "erasing_fill": None, "mosaic": True,
     "mixup": 1.0, "cutmix": 1.0, "sizes": None,
 }  # fmt: skip
 
@@ -290,6 +296,7 @@ def refuses(options: Augment, batch: dict, message: str) -> None:
 ON = [name for name, value in SHOWN.items() if value is not None]
 MOVES = {
     "crop", "flip", "flip_vertical", "random_crop", "rotate", "scale", "translate", "shear", "elastic", "mosaic", "mixup",
+    "rand_augment",
 }  # fmt: skip
 
 
