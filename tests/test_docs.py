@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,12 @@ def test_the_tree_in_the_readme_is_that_of_the_repository():
     assert packages | modules <= named, packages | modules - named
 
 
+def test_drawings_are_those_that_the_script_makes():
+    drawn = runpy.run_path(str(ROOT / "docs" / "pictures.py"))
+    for name, draw in drawn["PICTURES"].items():
+        assert (drawn["FOLDER"] / name).read_text() == draw(), f"{name}: python docs/pictures.py"
+
+
 @pytest.mark.full
 def test_the_site_is_built_without_a_warning(tmp_path):
     for name in ("mkdocs", "mkdocstrings", "ruff"):
@@ -56,3 +63,10 @@ def test_the_site_is_built_without_a_warning(tmp_path):
         "load_run" in face
         and "--optimizer.learning_rate" in (tmp_path / "site" / "settings.html").read_text()
     )
+    for page in ROOT.glob("docs/tutorials/*"):
+        assert (
+            tmp_path
+            / "site"
+            / "tutorials"
+            / page.with_suffix({".md": ".html"}.get(page.suffix, page.suffix)).name
+        ).exists()
