@@ -56,7 +56,10 @@ def test_a_command_has_flags_that_its_mode_reads_and_names_that_there_are(where,
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_modes_and_experiments_that_a_page_names_are_there(page):
-    for name, value in _FLAG.findall(page.read_text()):
+    text = page.read_text()
+    if page.name == "coming-from-pytorch.md":  # in whose tables others stand first
+        text = re.sub(r"^\|[^|]*\|", "|", text, flags=re.MULTILINE)
+    for name, value in _FLAG.findall(text):
         assert name in launcher.FLAGS or name in OTHERS, name
         if name == "mode" and value:
             assert value in modes.MODES
