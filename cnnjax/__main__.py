@@ -21,6 +21,7 @@
   python launch.py --mode=export --workdir=DIR        one file, pixels to answer, that needs only JAX
   python launch.py --mode=sweep --data.validation=0.1 --sweep=optimizer.learning_rate=0.001,0.003 --sweep=train.seed=0:3
   python launch.py --experiment=NAME --launcher=slurm --launcher.nodes=2 --dry_run   the same as a job of a cluster
+  python launch.py --mode=search --data.validation=0.1 --sweep=optimizer.learning_rate=1e-4..1e-1:log --search.trials=30
   python launch.py --mode=benchmark --experiment=NAME records its result in RESULTS.md
   python launch.py --mode=benchmark --workdir=SWEEP   records its runs and their committee, on the test set
   python launch.py --mode=benchmark --benchmark.name=cpu   speed against peers, recorded too; --list shows the names
@@ -115,7 +116,7 @@ flags.DEFINE_string(
 flags.DEFINE_multi_string(
     "sweep",
     [],
-    "mode=sweep, once for each setting: optimizer.learning_rate=0.05,0.1; train.seed=0:5; 1e-4..1:log, with --sweep.draws; settings that change together are joined by ;. Without it the sweep in --workdir goes on.",
+    "mode=sweep and search, once for each setting: optimizer.learning_rate=0.05,0.1; train.seed=0:5; 1e-4..1:log, in a sweep with --sweep.draws; settings that change together are joined by ;. Without it the one in --workdir goes on.",
 )
 flags.DEFINE_integer(
     "sweep.jobs", 1, "Runs at a time, as processes; 0: only the page, of what is there.", lower_bound=0
@@ -126,7 +127,21 @@ flags.DEFINE_integer(
     "Random draws from the ranges of --sweep, each with all values of the others.",
     lower_bound=0,
 )
-flags.DEFINE_bool("yes", False, "mode=sweep: more than a thousand runs are meant.")
+flags.DEFINE_bool("yes", False, "mode=sweep and search: more than a thousand runs are meant.")
+flags.DEFINE_integer("search.trials", 30, "Settings that Optuna tries, all workers together.", lower_bound=1)
+flags.DEFINE_string(
+    "search.storage",
+    None,
+    "Where the workers of a search meet: the URL of a database, such as postgresql://USER@HOST/NAME, or journal:FILE on a shared disk. Default: search.db in --workdir.",
+)
+flags.DEFINE_string("search.study", None, "Name of the study there. Default: that of the experiment.")
+flags.DEFINE_bool(
+    "search.prune", True, "End runs that are below the median of the others at the same evaluation."
+)
+flags.DEFINE_float(
+    "search.silence", 60.0, "Seconds without a sign of its worker after which another takes a trial up.",
+    lower_bound=1.0,
+)  # fmt: skip
 flags.DEFINE_bool(
     "distributed",
     False,

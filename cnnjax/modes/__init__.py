@@ -18,6 +18,7 @@ from cnnjax.modes.runs import (
     mode_import,
     mode_predict,
     mode_prepare,
+    mode_search,
     mode_sweep,
     mode_train,
 )
@@ -38,7 +39,8 @@ ALL = ("",)
 PROCESSES = ("distributed", "coordinator", "num_processes", "process_id")
 PREVIEWED = ("task", "data.", "augment.", "model.", "detection.", "train.seed")
 RUN = ("workdir", "checkpoint")
-SWEEP = ("sweep", "sweep.jobs", "sweep.draws")
+SWEEP = ("sweep", "sweep.jobs", "yes")
+SEARCH = ("search.trials", "search.storage", "search.study", "search.prune", "search.silence")
 
 MODES: dict[str, Mode] = {
     "train": Mode(mode_train, ("experiment", "workdir", "data_dir", *PROCESSES, *LAUNCHER), ALL),
@@ -57,7 +59,8 @@ MODES: dict[str, Mode] = {
     "import": Mode(mode_import, ("experiment", "workdir", "data_dir", "weights", "classes"), ALL),
     "export_weights": Mode(mode_export_weights, (*RUN, "output"), ()),
     "export": Mode(mode_export, (*RUN, "votes", "output"), ()),
-    "sweep": Mode(mode_sweep, ("experiment", "workdir", "data_dir", "yes", *SWEEP, *LAUNCHER), ALL),
+    "sweep": Mode(mode_sweep, ("experiment", "workdir", "data_dir", "sweep.draws", *SWEEP, *LAUNCHER), ALL),
+    "search": Mode(mode_search, ("experiment", "workdir", "data_dir", *SWEEP, *SEARCH), ALL),
     "benchmark": Mode(
         mode_benchmark,
         (

@@ -195,16 +195,31 @@ def mode_sweep() -> None:
     print(f"page: {one.path / 'sweep.html'}")
 
 
+def mode_search() -> None:
+    from cnnjax.sweeps import search, space
+
+    one = search.Search(
+        chosen_sweep(space.parse(FLAGS.sweep) if FLAGS.sweep else None),
+        FLAGS["search.trials"].value or 1,
+        FLAGS["search.storage"].value or "",
+        FLAGS["search.study"].value or "",
+        bool(FLAGS["search.prune"].value),
+        FLAGS["search.silence"].value or 1.0,
+    )
+    search.run_search(one, FLAGS["sweep.jobs"].value or 0, FLAGS.yes, command_line())
+    print(f"page: {one.sweep.path / 'search.html'}")
+
+
 def chosen_sweep(varied: Any) -> Any:
-    """The sweep of the flags; without --sweep, that in --workdir."""
+    """The sweep of the flags, or what a search varies; without --sweep, that in --workdir."""
     from cnnjax.sweeps import sweep
 
     if varied is None:
         path = existing_workdir().path
         only_changes()
         for name in ("experiment", "sweep.draws"):
-            without(name, "the sweep that goes on in --workdir")
-        return sweep.read_sweep(path, FLAGS.data_dir)
+            without(name, f"the {FLAGS.mode} that goes on in --workdir")
+        return sweep.read_sweep(path, FLAGS.data_dir, FLAGS.mode)
     changes = flag_changes()
     for name in varied.names:
         if name in changes:

@@ -16,6 +16,8 @@ from cnnjax.config import ConfigError, Experiment
 class InUse(ConfigError):
     """Another process trains in the folder."""
 
+    words = "is in use by another process"  # that the message ends with
+
 
 class Workdir:
     """Paths and small files of a run. Raises ConfigError where the folder cannot be used."""
@@ -47,7 +49,7 @@ class Workdir:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise InUse(f"workdir {self.path} is in use by another process") from error
+                raise InUse(f"workdir {self.path} {InUse.words}") from error
             try:
                 yield
             finally:

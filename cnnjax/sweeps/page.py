@@ -22,11 +22,11 @@ def write(sweep: Sweep, members: Sequence[Member], winner: Winner | None, comman
     ranked = groups(members)
     pictures = [_curves(members)]
     pictures += [_effect(name, ranked) for name in sweep.space.names if name != SEED]
-    sections = "".join(pages.section(picture, _png(picture)) for picture in pictures)
+    sections = "".join(pages.section(picture, png(picture)) for picture in pictures)
     about = {
         "winner": _describe(winner, len(members)),
         "command": command,
-        "settings": "; ".join(map(_axis, sweep.to_json()["space"])),
+        "settings": "; ".join(map(describe_axis, sweep.to_json()["space"])),
     }
     body = (
         f"{pages.facts(about)}<h2>Settings, best first</h2>{_ranking(ranked)}"
@@ -53,7 +53,7 @@ def _describe(winner: Winner | None, count: int) -> str:
     )
 
 
-def _axis(axis: dict) -> str:
+def describe_axis(axis: dict) -> str:
     values = axis["values"]
     shown = values if isinstance(values, str) else ", ".join("/".join(map(str, row)) for row in values)
     return f"{' and '.join(axis['names'])}: {shown}"
@@ -135,7 +135,7 @@ def _effect(name: str, ranked: Sequence[Group]) -> Picture:
     return Picture(name, f"What {name} does", caption, figure)
 
 
-def _png(picture: Picture) -> bytes:
+def png(picture: Picture) -> bytes:
     content = io.BytesIO()
     save(picture.figure, content, "png")
     return content.getvalue()

@@ -46,6 +46,10 @@ class Range:
             value = rng.uniform(low, high)
         if whole:
             return int(min(max(round(value), self.low), self.high))
+        return self.rounded(value)
+
+    def rounded(self, value: float) -> float:
+        """To the four digits that a drawn number keeps, within the range."""
         return min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high)
 
     def __str__(self) -> str:
@@ -206,6 +210,15 @@ def folder_name(changes: Mapping[str, Any]) -> str:
     if name != text or len(name) > 120:
         name = f"{name[:100]}-{zlib.crc32(text.encode()):08x}"
     return name
+
+
+def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """In what two of `Sweep.to_json` differ; empty where they are the same."""
+    if there == wanted:
+        return ""
+    varied = there["space"] != wanted["space"] or there["draws"] != wanted["draws"]
+    old, new = (config.from_dict(tree["experiment"]) for tree in (there, wanted))
+    return "; ".join(["what it varies"] * varied + list(config.differences(old, new)))
 
 
 def _axis(settings: Sequence[tuple[str, Any]]) -> Axis:

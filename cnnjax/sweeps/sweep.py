@@ -39,6 +39,12 @@ class Member:
     def name(self) -> str:
         return space.describe(self.settings)
 
+    def prepare(self) -> None:
+        """Its folder with config.json, which is all that a process needs to train it."""
+        if not self.workdir.has_run():
+            self.workdir.path.mkdir(parents=True, exist_ok=True)
+            self.workdir.write_config(self.experiment)
+
     @property
     def done(self) -> bool:
         """The report is what a run ends with."""
@@ -80,13 +86,17 @@ class Sweep:
         found, taken = [], set()
         combinations = list(self.space.combinations(self.draws))
         for settings, tried in space.experiments(self.base, combinations):
-            experiment = self.given.named(tried)
-            judge = (self.given.task or task_class(tried.task)).headline
             name = space.folder_name(settings)
             if name not in taken:  # draws may come to one combination twice
                 taken.add(name)
-                found.append(Member(settings, experiment, Workdir(self.path / "runs" / name), judge))
+                found.append(self.member(settings, tried))
         return found
+
+    def member(self, settings: Mapping[str, Any], tried: Experiment) -> Member:
+        """The run of these settings, of which `tried` is the experiment."""
+        judge = (self.given.task or task_class(tried.task)).headline
+        folder = self.path / "runs" / space.folder_name(settings)
+        return Member(settings, self.given.named(tried), Workdir(folder), judge)
 
     def to_json(self) -> dict[str, Any]:
         experiment = json.loads(config.to_json(self.base))
@@ -108,21 +118,12 @@ def open_sweep(sweep: Sweep, many: bool = False) -> list[Member]:
         raise ConfigError("--sweep.draws has no effect without a range, such as 0.01..1:log")
     if count > space.MANY and not many:
         raise ConfigError(f"a sweep of {count:,} runs: with --yes, if that is meant")
-    file = sweep.path / "sweep.json"
-    wanted = sweep.to_json()
-    if file.exists():
-        _refuse_another(file, wanted)
-    elif Workdir(sweep.path).has_run():
-        raise ConfigError(f"workdir {sweep.path} holds a run, not a sweep")
-    else:
-        choice.check_validation(sweep.base, sweep.data_dir, sweep.given)
+    new = check_folder(sweep, "sweep")
     members = sweep.members()
-    if not file.exists():
-        write_atomically(file, json.dumps(wanted, indent=2) + "\n")
+    if new:
+        write_about(sweep, "sweep")
     for member in members:
-        if not member.workdir.has_run():
-            member.workdir.path.mkdir(parents=True, exist_ok=True)
-            member.workdir.write_config(member.experiment)
+        member.prepare()
     return members
 
 
@@ -143,11 +144,33 @@ def runs_in(path: Path) -> list[str]:
     return done
 
 
-def read_sweep(path: Path, data_dir: str | None = None) -> Sweep:
-    """The sweep that lies in a folder."""
-    file = path / "sweep.json"
+def check_folder(sweep: Sweep, what: str) -> bool:
+    """Whether the folder of a sweep or a search is new. Raises ConfigError if something else lies there, and if there
+    would be no validation data to choose by."""
+    if (sweep.path / f"{what}.json").exists():
+        if differs := space.differences(read_sweep(sweep.path, what=what).to_json(), sweep.to_json()):
+            raise ConfigError(
+                f"workdir {sweep.path} holds another {what}; use another --workdir. It differs in {differs}"
+            )
+        return False
+    others = {"config": "run", "sweep": "sweep", "search": "search"}
+    for name, other in others.items():
+        if (sweep.path / f"{name}.json").exists():
+            raise ConfigError(f"workdir {sweep.path} holds a {other}, not a {what}")
+    choice.check_validation(sweep.base, sweep.data_dir, sweep.given)
+    return True
+
+
+def write_about(sweep: Sweep, what: str) -> None:
+    """The file that tells what lies in the folder."""
+    write_atomically(sweep.path / f"{what}.json", json.dumps(sweep.to_json(), indent=2) + "\n")
+
+
+def read_sweep(path: Path, data_dir: str | None = None, what: str = "sweep") -> Sweep:
+    """The sweep that lies in a folder, or what a search there varies."""
+    file = path / f"{what}.json"
     if not file.exists():
-        raise ConfigError(f"workdir {path} holds no sweep: give --sweep=name=values")
+        raise ConfigError(f"workdir {path} holds no {what}: give --sweep=name=values")
     try:
         tree = json.loads(file.read_text())
         draws = int(tree["draws"])
@@ -232,17 +255,3 @@ def _train_here(sweep: Sweep, member: Member) -> Ended:
         except ConfigError as error:
             return Ended(error=str(error))
     return Ended()
-
-
-def _refuse_another(file: Path, wanted: Mapping[str, Any]) -> None:
-    there = read_sweep(file.parent).to_json()
-    if there == wanted:
-        return
-    said = []
-    if there["space"] != wanted["space"] or there["draws"] != wanted["draws"]:
-        said.append("what it varies")
-    old, new = (config.from_dict(tree["experiment"]) for tree in (there, wanted))
-    said += config.differences(old, new)
-    raise ConfigError(
-        f"workdir {file.parent} holds another sweep; use another --workdir. It differs in {'; '.join(said)}"
-    )
