@@ -3,7 +3,7 @@
   python launch.py                                    trains on embedded data, with pictures
   python launch.py --list                             shows every experiment
   python launch.py --experiment=NAME --workdir=DIR    trains, or goes on with what is in DIR
-  python launch.py --mode=evaluate --workdir=DIR      evaluates what was trained there
+  python launch.py --mode=evaluate --workdir=DIR      evaluates what was trained there; tables and a page in DIR/evaluation
   python launch.py --mode=evaluate --workdir=DIR --data.name=folder:PHOTOS --evaluate.augment=ten_crop
   python launch.py --mode=evaluate --workdir=A,B,C    members and their committee on the same examples; of a sweep all
                                                       of its runs
@@ -72,7 +72,7 @@ flags.DEFINE_multi_string(
 flags.DEFINE_string(
     "output",
     None,
-    "mode=predict, visualize and slide: folder for the results, default <workdir>/predictions, gallery or slide; other modes: the file to write.",
+    "mode=predict, evaluate, visualize and slide: folder for the results, default <workdir>/predictions, evaluation, gallery or slide; other modes: the file to write.",
 )
 flags.DEFINE_string(
     "weights",

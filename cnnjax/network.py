@@ -220,6 +220,16 @@ class Network:
         resized.layers()
         return resized
 
+    def check_size(self) -> None:
+        """Raises ConfigError if the model cannot take images of `image_shape`. Nothing is computed."""
+        images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        try:
+            jax.eval_shape(lambda network, x: network.outputs(x), self, images)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever a layer says about a shape that it cannot take
+            raise _cannot_take(self.model, self.image_shape, error) from error
+
     def _task(self) -> Task:
         if self.task is None:
             raise ConfigError(f"{type(self.model).__name__}: a network without a task has no predictions")
@@ -360,6 +370,13 @@ def abstract(structure: Any) -> Any:
     return jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
 
 
+def _cannot_take(model: Any, image_shape: Shape, error: Exception) -> ConfigError:
+    height, width, _ = image_shape
+    return ConfigError(
+        f"{type(model).__name__} cannot be run on {height}x{width} images: {str(error).splitlines()[0]}"
+    )
+
+
 @functools.lru_cache(maxsize=64)
 def _layers(model: Any, variables: Any, image_shape: Shape) -> tuple:
     order: list[str] = []
@@ -376,9 +393,7 @@ def _layers(model: Any, variables: Any, image_shape: Shape) -> tuple:
     except ConfigError:
         raise
     except Exception as error:  # whatever a layer says about a shape that it cannot take
-        raise ConfigError(
-            f"{type(model).__name__} cannot be run on {height}x{width} images: {str(error).splitlines()[0]}"
-        ) from error
+        raise _cannot_take(model, image_shape, error) from error
     empty = [name for name in order if 0 in shapes[name].shape]
     if empty:
         raise ConfigError(f"images of {height}x{width} are too small: nothing is left at {empty[0]}")

@@ -1,7 +1,7 @@
 """The examples of one split, wherever they are: in memory, on disk, or from several sources."""
 
 import contextlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
@@ -86,10 +86,19 @@ class Columns(Mapping[str, Any]):
 
     Args:
       entries: arrays [N, ...]; of images on disk stream.StreamedImages.
+      files: where each example comes from, if that is a file; those of `entries`, if these are columns that know.
     """
 
-    def __init__(self, entries: Mapping[str, Any], classes: Sequence[str] = ()):
+    def __init__(
+        self,
+        entries: Mapping[str, Any],
+        classes: Sequence[str] = (),
+        files: Iterable[object] | None = None,
+    ):
         self.entries, self.classes = dict(entries), tuple(classes)
+        self._files: np.ndarray | None = getattr(entries, "_files", None)
+        if files is not None:
+            self._files = np.array(list(map(str, files)), object)
 
     @classmethod
     def of(cls, split: Mapping[str, Any]) -> "Columns":
@@ -126,6 +135,13 @@ class Columns(Mapping[str, Any]):
         return truths_in_originals(self.entries, self["image"].shape[1:3])
 
     @property
+    def files(self) -> list[str]:
+        """The file of each example; of one that is in none, its number, such as "#17"."""
+        if self._files is None:
+            return [f"#{number}" for number in range(len(self))]
+        return self._files.tolist()
+
+    @property
     def in_memory(self) -> bool:
         return not self.on_disk.entries
 
@@ -137,10 +153,11 @@ class Columns(Mapping[str, Any]):
 
     def take(self, rows: np.ndarray) -> "Columns":
         """These examples, of which nothing is decoded."""
-        return Columns({name: values[rows] for name, values in self.entries.items()}, self.classes)
+        files = None if self._files is None else self._files[rows]
+        return Columns({name: values[rows] for name, values in self.entries.items()}, self.classes, files)
 
     def replace(self, **entries: Any) -> "Columns":
-        return Columns(self.entries | entries, self.classes)
+        return Columns(self.entries | entries, self.classes, self._files)
 
     def numbers(self, but: str = "") -> np.ndarray | None:
         """The classes [n] of images or of the objects in them; None if there are none to know.
@@ -162,7 +179,7 @@ class Columns(Mapping[str, Any]):
     def renumbered(self, classes: Sequence[str], numbers: np.ndarray) -> "Columns":
         """With other classes: what was i before is numbers[i] now."""
         changed = {name: numbers[self.entries[name]] for name in NUMBERS if name in self.entries}
-        return Columns(self.entries | changed, classes)
+        return Columns(self.entries | changed, classes, self._files)
 
     def check(self, where: str) -> None:
         """Raises ValueError if an entry is not what ENTRIES says, or not of as many examples as the others."""
@@ -229,7 +246,9 @@ def concat(parts: Sequence[Columns]) -> Columns:
             sizes = ["x".join(map(str, one["image"].shape[1:3])) for one in (first, part)]
             raise ConfigError(f"they have images of {sizes[0]} and of {sizes[1]}: set data.image_size")
         joined.append(part.under(classes).replace(image=stream.coloured(part["image"], channels)))
-    return Columns({name: _joined(name, [part[name] for part in joined]) for name in first}, classes)
+    known = any(part._files is not None for part in parts)
+    files = [file for part in parts for file in part.files] if known else None
+    return Columns({name: _joined(name, [part[name] for part in joined]) for name in first}, classes, files)
 
 
 def _joined(name: str, columns: Sequence[Any]) -> Any:

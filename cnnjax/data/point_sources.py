@@ -85,7 +85,8 @@ def load(points: PointSet, size: int) -> Columns:
     mirror = np.tile(np.array(points.mirror, np.int32), (len(points.files), 1))
     pixels = images.stack(read, len(points.files), "reading images")
     return Columns(
-        {"image": pixels, "points": moved["points"], "visible": points.visible, "flip_points": mirror}
+        {"image": pixels, "points": moved["points"], "visible": points.visible, "flip_points": mirror},
+        files=[points.folder / name for name in points.files],
     )
 
 
@@ -123,7 +124,8 @@ def _join(split: Columns, files: list[Path], seed: int) -> Columns:
             "points": np.zeros((count, *points.shape[1:]), np.float32),
             "visible": np.zeros((count, points.shape[1]), bool),
             "flip_points": flips,
-        }
+        },
+        files=[files[index % len(files)] for index in range(count)],
     )
     return mixed("data.backgrounds", [split, empty])
 

@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw
 
 from cnnjax.config import ConfigError
 
+_READABLE, _SHOWN = 60, 40  # classes of a confusion matrix: above the first so many of them
+
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
@@ -76,15 +78,25 @@ def learning_curves(lines: Sequence[Mapping[str, Any]], headline: str) -> Pictur
 
 @names_as_they_are()
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Picture:
-    """Rows are true classes, columns predicted ones; counts are written in where they fit."""
+    """Rows are true classes, columns predicted ones; counts are written in where they fit. Of very many classes those are
+    shown that take part in most mistakes."""
+    caption = "How many examples of each true class were given each label."
+    totals = matrix.sum(axis=1)
+    if len(classes) > _READABLE:
+        mistakes = matrix - np.diag(np.diag(matrix))
+        worst = np.argsort(-(mistakes.sum(axis=0) + mistakes.sum(axis=1)), kind="stable")
+        chosen = np.sort(worst[:_SHOWN])
+        caption += f" Of {len(classes):,} classes the {_SHOWN} that take part in most mistakes."
+        matrix, totals = matrix[np.ix_(chosen, chosen)], totals[chosen]
+        classes = [classes[i] for i in chosen]
     size = min(14.0, 3 + 0.45 * len(classes))
     figure, axis = subplots(figsize=(size, size))
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    share = matrix / np.maximum(totals, 1)[:, None]
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted class", ylabel="true class")
-    ticks = range(0, len(classes), 1 if len(classes) <= 50 else 10)
-    axis.set_xticks(ticks, [classes[i] for i in ticks], rotation=90 if max(map(len, classes)) > 2 else 0)
-    axis.set_yticks(ticks, [classes[i] for i in ticks])
+    names = [name if len(name) <= 24 else f"{name[:23]}\N{HORIZONTAL ELLIPSIS}" for name in classes]
+    axis.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
+    axis.set_yticks(range(len(names)), names)
     if len(classes) <= 20:
         for row, column in np.argwhere(matrix > 0):
             color = "white" if share[row, column] > 0.5 else "black"
@@ -92,9 +104,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Picture:
                 column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8, color=color
             )
     figure.colorbar(image, shrink=0.7, label="share of the true class")
-    return Picture(
-        "confusion", "Confusion matrix", "How many examples of each true class were given each label.", figure
-    )
+    return Picture("confusion", "Confusion matrix", caption, figure)
 
 
 @names_as_they_are()

@@ -38,13 +38,16 @@ class Mode(NamedTuple):
 ALL = ("",)
 PROCESSES = ("distributed", "coordinator", "num_processes", "process_id")
 PREVIEWED = ("task", "data.", "augment.", "model.", "detection.", "train.seed")
+FRAMING = ("data.image_size", "data.image_width", "data.resize", "data.interpolation")
 RUN = ("workdir", "checkpoint")
 SWEEP = ("sweep", "sweep.jobs", "yes")
 SEARCH = ("search.trials", "search.storage", "search.study", "search.prune", "search.silence")
 
 MODES: dict[str, Mode] = {
     "train": Mode(mode_train, ("experiment", "workdir", "data_dir", *PROCESSES, *LAUNCHER), ALL),
-    "evaluate": Mode(mode_evaluate, (*RUN, "votes", "data_dir"), ("evaluate.", "data.name")),
+    "evaluate": Mode(
+        mode_evaluate, (*RUN, "votes", "data_dir", "output"), ("evaluate.", "data.name", *FRAMING)
+    ),
     "predict": Mode(mode_predict, (*RUN, "votes", "inputs", "output"), config.PREDICTABLE),
     "prepare": Mode(mode_prepare, ("experiment", "data_dir", "output"), ("data.",)),
     "summarize": Mode(

@@ -79,17 +79,79 @@ def mode_train() -> None:
 
 
 def mode_evaluate() -> None:
-    from cnnjax.runs import fitted, run
+    from cnnjax.runs import run
 
     if together := committee():
-        print_comparison(together.evaluate(flag_changes(), FLAGS.data_dir))
+        evaluate_committee(together)
         return
     workdir = existing_workdir()
+    folder = Path(FLAGS.output or workdir.path / "evaluation")
     if is_fitted(workdir):
-        print_table(fitted.evaluate_run(workdir, flag_changes(), FLAGS.data_dir))
+        evaluate_fitted(workdir, folder)
         return
-    evaluation = run.restore(workdir, FLAGS.checkpoint).evaluate(flag_changes(), FLAGS.data_dir)
+    restored = run.restore(workdir, FLAGS.checkpoint)
+    seen = restored.evaluated(flag_changes(), FLAGS.data_dir)
+    evaluation = seen.evaluation()
     print_table(evaluation)
+    about = {"workdir": str(workdir.path), "checkpoint": restored.step, "protocol": seen.protocol}
+    write_evaluation(
+        folder, restored.experiment.name, seen.run.recipe.task, seen.split, evaluation.table, evaluation.predictions,
+        about, evaluation.notes,
+    )  # fmt: skip
+
+
+def evaluate_committee(together: Any) -> None:
+    comparison = together.evaluate(flag_changes(), FLAGS.data_dir)
+    print_comparison(comparison)
+    if not FLAGS.output:
+        print("give --output=DIR for tables, predictions and a page")
+        return
+    rows = {row.name: row.metrics for row in (*comparison.members, comparison.committee)}
+    about = {"workdir": FLAGS.workdir, "members": list(together.names), "p_value": comparison.p_value}
+    about["protocol"] = comparison.protocol
+    write_evaluation(
+        Path(FLAGS.output), "a committee", together.task, comparison.split, rows, comparison.predictions,
+        about, comparison.notes,
+    )  # fmt: skip
+
+
+def evaluate_fitted(workdir: Any, folder: Path) -> None:
+    from cnnjax.runs import evaluated, fitted
+
+    changes = only_changes("evaluate.", "data.name")
+    evaluation, pictures = fitted.evaluate_run(workdir, changes, FLAGS.data_dir)
+    print_table(evaluation)
+    experiment = workdir.read_config()
+    about = {
+        "workdir": str(workdir.path),
+        "protocol": {"data": changes.get("data.name", experiment.data.name)},
+        "command": command_line(),
+    }
+    title = f"Evaluation of {experiment.name}"
+    found = evaluated.Findings(title, evaluation.table, about, pictures, {}, evaluation.notes)
+    print_files(folder, evaluated.write(folder, found))
+
+
+def write_evaluation(
+    folder: Path, name: str, task: Any, split: Any, columns: Any, predictions: Any, about: Any, notes: Any
+) -> None:
+    """The files of an evaluation; of several processes one writes."""
+    from cnnjax.runs import evaluated
+    from cnnjax.runtime import processes
+
+    if not processes.is_first():
+        return
+    tables, pictures = evaluated.of_task(task, split, predictions)
+    about = {**evaluated.interval(split, predictions), **about, "command": command_line()}
+    found = evaluated.Findings(f"Evaluation of {name}", columns, about, pictures, tables, notes)
+    names = evaluated.write(folder, found)
+    if "predictions" not in tables:
+        names += evaluated.write_predictions(folder, task, split, predictions)
+    print_files(folder, names)
+
+
+def print_files(folder: Path, names: list[str]) -> None:
+    print(f"report: {folder / 'report.html'}, beside it {', '.join(n for n in names if n != 'report.html')}")
 
 
 def mode_predict() -> None:

@@ -39,19 +39,20 @@ class Lines:
         self._file.flush()
         self.count += 1
 
-    def finish(self) -> None:
-        """Writes predictions.json, a list, and of detections coco.json."""
+    def finish(self) -> list[str]:
+        """Writes predictions.json, a list, and of detections coco.json. Returns the names of all files."""
         with writing_atomically(self._folder / "predictions.json") as out:
             _write_list(out, self._entries())
             out.write("\n")
         if self._classes is None:
-            return
+            return [self._path.name, "predictions.json"]
         with writing_atomically(self._folder / "coco.json") as out:
             out.write('{"images": ')
             _write_list(out, (coco_image(number, entry) for number, entry in enumerate(self._entries(), 1)))
             out.write(', "annotations": ')
             _write_list(out, self._annotations())
             out.write(f', "categories": {json.dumps(coco_categories(self._classes))}}}\n')
+        return [self._path.name, "predictions.json", "coco.json"]
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         with open(self._path, encoding="utf-8") as lines:

@@ -148,6 +148,7 @@ class Comparison:
     predictions: Mapping[str, np.ndarray]  # of the committee
     split: Columns  # as the first member sees it
     notes: tuple[str, ...] = ()
+    protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the first member
 
     @property
     def best(self) -> Row:
@@ -246,16 +247,18 @@ class RunCommittee:
         outputs, names, votes = list[Outputs](), list[str](), list[float]()
         notes: tuple[str, ...] = ()
         first: Columns | None = None
+        protocol: dict[str, Any] = {}
         for run, name, weight in zip(self.runs, self.names, self.weights, strict=True):
-            split, notes, settings = run.evaluated(changes, data_dir)
+            seen = run.evaluated(changes, data_dir)
+            split, notes, settings = seen.split, seen.notes, seen.run.experiment.evaluate
             if first is None:
-                first = split
+                first, protocol = split, seen.protocol
             elif not self._same(first, split, run):
                 raise ConfigError(
                     f"{name} and {self.names[0]} are evaluated on other examples: "
                     "their data.validation, data.limit or data differ"
                 )
-            of_run = _all_outputs(run, split, settings.batch_size, settings.augment)
+            of_run = _all_outputs(seen.run, split, settings.batch_size, settings.augment)
             seeds = [
                 f", seed {run.experiment.train.seed + i}" if len(of_run) > 1 else ""
                 for i in range(len(of_run))
@@ -266,8 +269,8 @@ class RunCommittee:
         assert first is not None
         rows = tuple(self._row(name, one, first) for name, one in zip(names, outputs, strict=True))
         together = average(self.task, outputs, _shares(votes))
-        predictions = jax.device_get(self.task.predict(together))
-        return Comparison(rows, self._row("committee", together, first), predictions, first, notes)
+        predictions = jax.device_get(self.task.in_full().predict(together))
+        return Comparison(rows, self._row("committee", together, first), predictions, first, notes, protocol)
 
     def _same(self, first: Columns, split: Columns, run: Run) -> bool:
         if len(first) != len(split) or "label" not in first:

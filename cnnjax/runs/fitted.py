@@ -10,6 +10,7 @@ from cnnjax.config import ConfigError, Data, Experiment
 from cnnjax.data.dataset import shortcomings_of_evaluated
 from cnnjax.data.images import read_image
 from cnnjax.data.sources import load, load_evaluated
+from cnnjax.drawing.figures import Picture
 from cnnjax.faces.fitted import FITTED, Fitted
 from cnnjax.predict.predict import Found, thumbnail
 from cnnjax.runs import refusals, report
@@ -35,14 +36,16 @@ def fit_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, comm
     return evaluation
 
 
-def evaluate_run(workdir: Workdir, changes: Mapping[str, Any], data_dir: str | None) -> Evaluation:
-    """Judges the model in `workdir` on the split that is evaluated, also of other data (data.name)."""
+def evaluate_run(
+    workdir: Workdir, changes: Mapping[str, Any], data_dir: str | None
+) -> tuple[Evaluation, Sequence[Picture]]:
+    """Judges the model in `workdir` on the split that is evaluated, also of other data (data.name), with pictures."""
     experiment = config.check(config.replace(workdir.read_config(), changes))
     data = config.replace(experiment, {"data.backgrounds": ""}).data
     split, classes = load_evaluated(data, data_dir, 3, False)
     _check(experiment, split)
-    metrics, _ = restore(workdir, experiment).judge(split)
-    return Evaluation([metrics], {}, {}, {}, shortcomings_of_evaluated(split, classes))
+    metrics, pictures = restore(workdir, experiment).judge(split)
+    return Evaluation([metrics], {}, {}, {}, shortcomings_of_evaluated(split, classes)), pictures
 
 
 def restore(workdir: Workdir, experiment: Experiment | None = None) -> Fitted:

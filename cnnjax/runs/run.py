@@ -20,11 +20,14 @@ from cnnjax.data.sources import check_folder, load_evaluated
 from cnnjax.network import Batches, Committee, Network, of_seeds
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.plan import Given, abstract_state, are_published, described, with_chosen
+from cnnjax.runs.refusals import refuse_without_effect
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Result
 from cnnjax.training.evaluate import Evaluation, Evaluator
 from cnnjax.training.step import Recipe, TrainState, make_recipe
+
+_FRAMING = ("image_size", "resize", "resize_short", "image_width", "interpolation")  # fields of data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,25 +85,55 @@ class Run:
     def evaluate(self, changes: Mapping[str, Any] | None = None, data_dir: str | None = None) -> Evaluation:
         """Evaluates on the split that training evaluated, or on other data of the same classes.
 
-        `changes` may set evaluate.* fields and data.name. Of class folders that the network was not trained on, as
+        `changes` may be those of `under`. Of class folders that the network was not trained on, as
         after an import, all images count, and their names say which of its classes they are.
         """
-        split, notes, settings = self.evaluated(changes, data_dir)
-        mesh = sharding.evaluation_mesh()
-        evaluator = Evaluator(self.recipe, split, settings.batch_size, mesh, settings.augment)
-        evaluation = evaluator(jax.device_put(self.state.variables, sharding.replicated(mesh)))
-        return dataclasses.replace(evaluation, notes=notes)
+        return self.evaluated(changes, data_dir).evaluation()
 
-    def evaluated(
-        self, changes: Mapping[str, Any] | None = None, data_dir: str | None = None
-    ) -> tuple[Columns, tuple[str, ...], config.Evaluate]:
+    def evaluated(self, changes: Mapping[str, Any] | None = None, data_dir: str | None = None) -> "Evaluated":
         """What `evaluate` looks at, framed and numbered as this network takes it, notes on it, and how."""
-        check_folder((changes or {}).get("data.name", ""))
-        experiment = config.check(config.replace(self.experiment, changes or {}))
-        settings, data = experiment.evaluate, experiment.data
-        unseen = self.step == 0 or data.name != self.experiment.data.name
+        run = self.under(changes or {})
+        split, notes = run._split(self, data_dir)
+        return Evaluated(run, split, notes)
+
+    def under(self, changes: Mapping[str, Any]) -> "Run":
+        """The same weights, used and looked at in another way: with other fields evaluate.*, data.name and how images are
+        brought to the network. What is read in another size is given to the network in that size.
+
+        Raises ConfigError for what changes nothing, and a size that the network cannot take.
+        """
+        check_folder(changes.get("data.name", ""))
+        experiment = config.check(config.replace(self.experiment, changes))
+        data = experiment.data
         Given(self.data).check(experiment, ("data",))
-        if self.data is not None and data.name == self.experiment.data.name:
+        framing = [name for name in changes if name.removeprefix("data.") in _FRAMING]
+        if not framing:
+            return dataclasses.replace(self, experiment=experiment)
+        refuse_without_effect(experiment, changes)
+        seen = self.step > 0 and data.name == self.experiment.data.name
+        if seen and (self.data is not None or not data.image_size):
+            raise ConfigError(
+                f"--{framing[0]} has no effect: the images of data.name={data.name!r} come in the size of the network"
+            )
+        height, width, channels = self.image_shape
+        height, width = data.image_size or height, data.image_width or data.image_size or width
+        if data.resize in config.CROPPING and data.resize_short and data.resize_short < height:
+            raise ConfigError(
+                f"data.resize_short={data.resize_short} is smaller than data.image_size={height}"
+            )
+        shape = (height, width, channels)
+        task = self.recipe.task if experiment.task.startswith(config.OWN) else None
+        recipe = make_recipe(experiment, self.classes, shape, 1, model=self.recipe.model, task=task)
+        run = dataclasses.replace(self, experiment=experiment, recipe=recipe, image_shape=shape)
+        if shape != self.image_shape:
+            run.first.check_size()
+        return run
+
+    def _split(self, trained: "Run", data_dir: str | None) -> tuple[Columns, tuple[str, ...]]:
+        """The examples that are looked at, and notes on them; `trained` tells on what the network was trained."""
+        settings, data = self.experiment.evaluate, self.experiment.data
+        unseen = self.step == 0 or data.name != trained.experiment.data.name
+        if self.data is not None and data.name == trained.experiment.data.name:
             split, classes = self.data.test, self.data.classes
         else:
             if unseen and not data.image_size:
@@ -110,14 +143,44 @@ class Run:
         notes = shortcomings_of_evaluated(split, classes)
         if not unseen:
             split = labels.of_run(split, data.name, classes, self.classes)
-        elif data.name != self.experiment.data.name or not are_published(data.name, classes, self.classes):
+        elif data.name != trained.experiment.data.name or not are_published(data.name, classes, self.classes):
             split = labels.renumber(split, data.name, classes, self.classes, data_dir)
         side = data.image_size
         shape = (side, side) if settings.augment == "ten_crop" else self.image_shape[:2]
         if split["image"].shape[1:] != (*shape, self.image_shape[2]):
             given, taken = ("x".join(map(str, s)) for s in (split["image"].shape[1:], self.image_shape))
             raise ConfigError(f"data.name={data.name!r} has images of {given}, the network takes {taken}")
-        return Columns.of(split), notes, settings
+        return Columns.of(split), notes
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """A run, as it is used in an evaluation, and the examples it is evaluated on."""
+
+    run: Run
+    split: Columns
+    notes: tuple[str, ...]
+
+    def evaluation(self) -> Evaluation:
+        """What the network says of every example is told in full (Task.in_full)."""
+        run, settings, mesh = self.run, self.run.experiment.evaluate, sharding.evaluation_mesh()
+        recipe = dataclasses.replace(run.recipe, task=run.recipe.task.in_full())
+        evaluator = Evaluator(recipe, self.split, settings.batch_size, mesh, settings.augment)
+        evaluation = evaluator(jax.device_put(run.state.variables, sharding.replicated(mesh)))
+        return dataclasses.replace(evaluation, notes=self.notes)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How images got from their files into the network, and which: what a number means nothing without."""
+        experiment, preprocessing = self.run.experiment, self.run.recipe.preprocessing
+        height, width, _ = self.run.image_shape
+        return {
+            "data": experiment.data.name,
+            "images": len(self.split),
+            "network input": [height, width],
+            **dataclasses.asdict(preprocessing),
+            "evaluate.augment": experiment.evaluate.augment,
+        }
 
 
 def restore(

@@ -17,7 +17,7 @@ from cnnjax.detection.judge.errors import confusion_matrix, error_analysis
 from cnnjax.detection.judge.voc import best_f1, mean_of_known, precision_recall, voc_evaluate
 from cnnjax.detection.results import Detections, Truth, unpad
 from cnnjax.tasks.result import Result
-from cnnjax.tasks.task import Judgement, Split, Task
+from cnnjax.tasks.task import Judgement, Split, Table, Task
 
 if TYPE_CHECKING:
     from cnnjax.drawing.figures import Picture
@@ -70,6 +70,43 @@ class BoxDetection(Task):
             named | sizes | (per_class if len(per_class) <= 20 else {}),
             {} if np.isnan(score) else {"detection.shown_score": score},
         )
+
+    def in_full(self) -> "BoxDetection":
+        everything = dataclasses.replace(self.settings, shown_score=1e-9)
+        return dataclasses.replace(self, settings=everything)
+
+    def tables(self, predictions: Mapping[str, np.ndarray], split: Split) -> dict[str, Table]:
+        """ "per_class": objects that count, detections that score enough to be shown, and COCO's averages; and
+        "confusion_matrix" of those detections, whose last class is the background."""
+        truths, found = self._in_originals(predictions, split)
+        count = len(self.classes)
+        result = coco_evaluate(truths, found, count)
+        objects = np.bincount(
+            np.concatenate([t.classes[~t.ignored] for t in truths]), minlength=count
+        )  # of an image without objects none
+        shown = np.bincount(
+            np.concatenate([f.classes[f.scores >= self.shown_score] for f in found]).astype(np.int64),
+            minlength=count,
+        )
+        columns = (result.class_ap50.tolist(), result.class_ap.tolist())
+        rows = [
+            [
+                i,
+                self.classes[i],
+                int(objects[i]),
+                int(shown[i]),
+                *(None if np.isnan(c[i]) else c[i] for c in columns),
+            ]
+            for i in range(count)
+        ]
+        matrix = confusion_matrix(truths, found, count, score_threshold=self.shown_score)
+        names = (*self.classes, "background")
+        return {
+            "per_class": Table(["index", "class", "objects", "found", "ap50", "ap"], rows),
+            "confusion_matrix": Table(
+                ["true", *names], [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
+            ),
+        }
 
     def _in_originals(
         self, predictions: Mapping[str, np.ndarray], split: Split

@@ -4,8 +4,8 @@ A task turns the outputs of a network and a batch into per-example losses, metri
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from jax import Array
@@ -46,6 +46,13 @@ class Judgement:
 
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     chosen: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Table(NamedTuple):
+    """What becomes a file of comma-separated values: names of the columns, and rows of as many values."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[Any]]
 
 
 class Task:
@@ -96,6 +103,15 @@ class Task:
     def predict(self, outputs: Outputs) -> dict[str, Array]:
         """What a user wants to know of each image, each [N, ...]; runs in the jit of the network."""
         return outputs if isinstance(outputs, dict) else {"outputs": outputs}
+
+    def in_full(self) -> "Task":
+        """The same task, whose predictions and results leave out as little as can be written to a file: for others that
+        judge these."""
+        return self
+
+    def tables(self, predictions: Mapping[str, np.ndarray], split: Split) -> Mapping[str, Table]:
+        """What an evaluation says of a whole split beside the metrics, such as "per_class"."""
+        return {}
 
     def average(self, outputs: Outputs, weights: Array) -> Outputs:
         """Outputs [V, N, ...] of several views or several networks as one; the weights [V] sum to 1.

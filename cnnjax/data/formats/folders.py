@@ -218,4 +218,4 @@ def _read(files: Files, data: Data, channels: int, name: str) -> Columns:
         return images.decode(path, str(path), data, channels)
 
     pixels = images.stack(read_one, len(files.paths), f"reading {name}")
-    return Columns({"image": pixels, "label": files.labels})
+    return Columns({"image": pixels, "label": files.labels}, files=files.paths)

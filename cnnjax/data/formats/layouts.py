@@ -57,7 +57,10 @@ def read(layouts: Sequence[Layout], data: Data, folder: Path) -> Dataset:
     found = read_splits(layouts, data, folder)
     how = data.resize if data.resize in images.FRAMING else "letterbox"
     splits = {
-        name: Columns(load_detection(annotations, size, _room(found), how))
+        name: Columns(
+            load_detection(annotations, size, _room(found), how),
+            files=[annotations.folder / image.path for image in annotations.images],
+        )
         for name, annotations in found.splits.items()
     }
     dataset = Dataset(
