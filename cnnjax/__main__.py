@@ -7,6 +7,7 @@
   python launch.py --mode=evaluate --workdir=DIR --data.name=folder:PHOTOS --evaluate.augment=ten_crop
   python launch.py --mode=evaluate --workdir=A,B,C    members and their committee on the same examples; of a sweep all
                                                       of its runs
+  python launch.py --mode=compare --workdirs=A,B,C    any number of runs in one table and one figure
   python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
   python launch.py --mode=visualize --workdir=DIR     pictures of what the network learned, gallery.html
   python launch.py --mode=visualize --experiment=NAME --weights=FILE --inputs=FOLDER    of published weights
@@ -58,6 +59,7 @@ flags.DEFINE_string(
     None,
     "Folder of the run. Default: runs/<experiment>. mode=evaluate, predict and export: of several, separated by commas, their committee.",
 )
+flags.DEFINE_list("workdirs", [], "mode=compare: folders of runs, separated by commas.")
 flags.DEFINE_list(
     "votes", [], "Of several --workdir: how much each network counts, such as 2,1,1; default: all the same."
 )
@@ -72,7 +74,7 @@ flags.DEFINE_multi_string(
 flags.DEFINE_string(
     "output",
     None,
-    "mode=predict, evaluate, visualize and slide: folder for the results, default <workdir>/predictions, evaluation, gallery or slide; other modes: the file to write.",
+    "mode=predict, evaluate, visualize, slide and compare: folder for the results, default <workdir>/predictions, evaluation, gallery or slide, or comparison; other modes: the file to write.",
 )
 flags.DEFINE_string(
     "weights",

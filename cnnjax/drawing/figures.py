@@ -77,6 +77,37 @@ def learning_curves(lines: Sequence[Mapping[str, Any]], headline: str) -> Pictur
 
 
 @names_as_they_are()
+def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], headline: str) -> Picture:
+    """Of several runs, by name, the loss in training and the headline metric of the evaluated split over the steps."""
+    figure, axes = subplots(1, 2, figsize=(12.8, 4.8))
+    for axis, name, split in zip(axes, ("loss", headline), ("train", "test"), strict=True):
+        for run, lines in runs.items():
+            points = [(line["step"], line[name]) for line in lines if line["split"] == split and name in line]
+            if points:
+                marker = "o" if len(points) < 50 else None
+                axis.plot(*zip(*points, strict=True), marker=marker, label=run, markersize=4)
+        axis.set(
+            xlabel="training step",
+            title=f"{name} of the {'training' if split == 'train' else 'evaluated'} examples",
+        )
+        axis.grid(alpha=0.3)
+    if any(line.get_ydata().size for line in axes[0].lines):
+        axes[0].set_yscale("log")
+    entries = {
+        label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        entries.values(),
+        entries,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        ncols=min(3, max(1, len(entries))),
+    )
+    caption = "Training values are means over the batches since the last point, with augmentation."
+    return Picture("curves", "Curves", caption, figure)
+
+
+@names_as_they_are()
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Picture:
     """Rows are true classes, columns predicted ones; counts are written in where they fit. Of very many classes those are
     shown that take part in most mistakes."""

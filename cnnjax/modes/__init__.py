@@ -9,7 +9,14 @@ from cnnjax import config
 from cnnjax.config import ConfigError
 from cnnjax.modes.clusters import LAUNCHER, check_launcher, launch
 from cnnjax.modes.given import only_changes
-from cnnjax.modes.looks import mode_layers, mode_preview, mode_slide, mode_summarize, mode_visualize
+from cnnjax.modes.looks import (
+    mode_compare,
+    mode_layers,
+    mode_preview,
+    mode_slide,
+    mode_summarize,
+    mode_visualize,
+)
 from cnnjax.modes.measures import SPEED, mode_benchmark, print_names
 from cnnjax.modes.runs import (
     mode_evaluate,
@@ -53,6 +60,7 @@ MODES: dict[str, Mode] = {
     "summarize": Mode(
         mode_summarize, ("experiment", "workdir", "data_dir", "compiler", "device", "output"), ALL
     ),
+    "compare": Mode(mode_compare, ("workdirs", "output"), ()),
     "preview": Mode(mode_preview, ("experiment", "workdir", "data_dir", "output"), PREVIEWED),
     "layers": Mode(mode_layers, RUN, ()),
     "slide": Mode(mode_slide, (*RUN, "experiment", "data_dir", "output"), ALL),
@@ -79,7 +87,7 @@ MODES: dict[str, Mode] = {
         ALL,
     ),
 }
-PATHS = ("workdir", "data_dir", "inputs", "output", "weights", "classes", "benchmark.output")
+PATHS = ("workdir", "workdirs", "data_dir", "inputs", "output", "weights", "classes", "benchmark.output")
 
 
 def check_flags() -> None:

@@ -49,6 +49,19 @@ def summarize_device() -> None:
     print(step_costs.describe(step_costs.compile_training(training, target), training.experiment))
 
 
+def mode_compare() -> None:
+    from cnnjax.runs import compare
+    from cnnjax.runs.evaluated import cells
+
+    folder = Path(FLAGS.output or "comparison")
+    found = compare.write(compare.read_all(FLAGS.workdirs), folder, command_line())
+    rows = [list(found.head), *cells(found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"page: {folder / 'comparison.html'}, beside it comparison.csv, curves.png")
+
+
 def mode_preview() -> None:
     from cnnjax.inspect import preview
 

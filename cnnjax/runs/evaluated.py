@@ -104,8 +104,13 @@ def as_csv(table: Table) -> str:
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(table.head)
-    lines.writerows([_cell(value) for value in row] for row in table.rows)
+    lines.writerows(cells(table))
     return text.getvalue()
+
+
+def cells(table: Table) -> list[list[str]]:
+    """The rows of a table as they are shown: numbers with six digits; None is empty."""
+    return [[_cell(value) for value in row] for row in table.rows]
 
 
 def _cell(value: Any) -> str:
@@ -125,8 +130,7 @@ def _page(found: Findings, sections: Sequence[str]) -> str:
         if name == "per_class" and len(table.rows) <= _ROWS
     }
     tables = [
-        f"<h2>{name.replace('_', ' ').capitalize()}</h2>"
-        + pages.table(list(table.head), [[_cell(value) for value in row] for row in table.rows])
+        f"<h2>{name.replace('_', ' ').capitalize()}</h2>" + pages.table(list(table.head), cells(table))
         for name, table in shown.items()
     ]
     parts = [pages.table(["metric", *found.columns], rows), *sections, *tables, pages.facts(facts)]
