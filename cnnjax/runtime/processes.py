@@ -4,14 +4,10 @@ All processes run the same program on the same workdir, which they must all see.
 files and speaks on stdout; checkpoints are written by all of them. A run of one process needs none of this.
 """
 
-import atexit
-import contextlib
 import functools
 import logging
 import os
 import re
-import select
-import signal
 import socket
 import sys
 import threading
@@ -20,26 +16,14 @@ import traceback
 from typing import NoReturn
 
 from cnnjax.config import ConfigError
-from cnnjax.runtime import slurm
+from cnnjax.runtime import last_words, slurm
+from cnnjax.runtime.last_words import HEARTBEAT_TIMEOUT, LOST, SIGNS
 
 TELL_AFTER = 15  # seconds of waiting for other processes
 START_TIMEOUT = 300  # seconds in which all processes must have come
-HEARTBEAT_TIMEOUT = 30  # seconds without a sign of life after which a process counts as dead
-LOST = "another process of this run ended or does not answer; launch all of them again to go on"
-# What the runtime, and the collectives of CPUs and GPUs, say when a peer has gone.
-_SIGNS = re.compile(r"gloo|nccl|UNAVAILABLE|DEADLINE_EXCEEDED|coordination", re.IGNORECASE)
-# The runtime's own last words, followed by a stack trace: `LOST` stands for them.
-_FATAL = re.compile(rb"Check failure stack trace|Terminating process because the JAX distributed service")
-_CHATTER = re.compile(rb"coordination_service")
-_GLOO = b"[Gloo]"  # one line for each of its connections
-_MESSAGE = re.compile(rb"^[IWEF]\d{4} ")  # begins a message of the runtime, which may have several lines
-# Messages that may turn out to be part of the same death, told by a thread that noticed it first.
-_ALARM = re.compile(rb"^E\d{4} |^Traceback |^Exception in thread ")
-_ENDED, _LOST_ANOTHER = b"\0", b"\1"  # the last byte to the child that passes on stderr
 _several = False
 _SECONDS_BETWEEN_QUESTIONS = 1.0
 _MOST_CALLS = 100  # between two questions
-_relay_child = 0  # the child that passes on stderr, if there is one
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -58,7 +42,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
         _resolve(found.coordinator)
         if found.index == 0:
             _refuse_taken_port(found.coordinator)
-    _speak_for_the_runtime()
+    last_words.begin()
     count = "all" if found is None else found.count
     timers = [
         threading.Timer(TELL_AFTER, _tell, [f"waiting for {count} processes{where}"]),
@@ -160,7 +144,7 @@ def _tell(message: str) -> None:
 
 def _give_up(message: str) -> None:
     """Ends the process, whose main thread waits in the runtime."""
-    _hush()
+    last_words.end()
     _tell(f"{message} within {START_TIMEOUT} seconds")
     os._exit(1)
 
@@ -216,7 +200,7 @@ def _gather(*values: float) -> list[list[float]]:
 def is_loss_of_another(error: BaseException) -> bool:
     """Whether an exception, or one that led to it, means that another process has gone."""
     chain: BaseException | None = error if _several else None
-    while chain is not None and not _SIGNS.search(str(chain)):
+    while chain is not None and not SIGNS.search(str(chain)):
         chain = chain.__cause__ or chain.__context__
     return chain is not None
 
@@ -227,12 +211,12 @@ def end() -> None:
         import jax
 
         jax.distributed.shutdown()
-    _hush()
+    last_words.end()
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
     """Says one line and exits with this status; never waits for others, which notice it and end too."""
-    _hush(_LOST_ANOTHER if LOST in message else _ENDED)
+    last_words.end(lost=LOST in message)
     print(message, file=sys.stderr, flush=True)
     if not _several:
         sys.exit(status)
@@ -243,109 +227,5 @@ def crash() -> None:
     """Within several processes: shows the exception at hand and exits with status 1, without waiting for others."""
     if _several:
         traceback.print_exc()
-        _hush()
+        last_words.end()
         os._exit(1)
-
-
-def _speak_for_the_runtime() -> None:
-    """Lets a child process pass on what the runtime writes to stderr, and say `LOST` where the runtime aborts.
-
-    The runtime ends a process from a thread of its own with a page of internals, and no handler in Python runs.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    global _relay_child
-    parent = os.getpid()
-    read_end, write_end = os.pipe()
-    _relay_child = os.fork()
-    if _relay_child == 0:
-        os.setsid()  # a Ctrl-C in the terminal is not for it
-        # A scheduler's signals go to all processes of a job; this one ends with its parent.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_IGN)
-        os.close(write_end)
-        _relay(read_end, parent)
-    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    os.dup2(write_end, 1)  # where Gloo tells of its connections
-    os.dup2(write_end, 2)
-    atexit.register(_hush)
-    os.close(read_end)
-    os.close(write_end)
-
-
-def _hush(last: bytes = _ENDED) -> None:
-    """Tells the child that this process ends as it should, or because it lost another; waits for its last line."""
-    global _relay_child
-    if _relay_child:
-        child, _relay_child = _relay_child, 0
-        sys.stdout.flush()
-        with contextlib.suppress(BrokenPipeError):  # whatever ended the child
-            os.write(2, last)
-        os.dup2(sys.stdout.fileno(), 1)
-        os.dup2(sys.stderr.fileno(), 2)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(child, 0)
-
-
-class _Filter:
-    """Which of the lines on stderr a user sees, and when.
-
-    An alarm is held back, for the end of the process may follow, of which one line tells. It is shown if the
-    process lives on, or ends without another process having gone.
-    """
-
-    def __init__(self) -> None:
-        self._fatal = False
-        self._what = "show"  # what is done with the message at hand: show, drop or hold
-        self._alarms: list[bytes] = []
-        self._held_since = 0.0
-
-    def lines(self, lines: list[bytes]) -> bytes:
-        """What to show now of these lines."""
-        shown = b""
-        for line in lines:
-            if line.startswith(_GLOO):
-                continue
-            self._fatal = self._fatal or bool(_FATAL.search(line))
-            alarm = _ALARM.search(line)
-            if self._fatal or _CHATTER.search(line):
-                self._what = "drop"
-            elif _MESSAGE.search(line) or (alarm and self._what != "hold"):
-                self._what = "hold" if alarm else "show"
-                if alarm:
-                    self._alarms.append(b"")
-                    self._held_since = time.monotonic()
-            if self._what == "hold":
-                self._alarms[-1] += line + b"\n"
-            elif self._what == "show":
-                shown += line + b"\n"
-        return shown
-
-    def alarms(self, lost: bool = False) -> bytes:
-        """What was held back; if another process is known to have gone, without what only says so."""
-        shown = b"".join(a for a in self._alarms if not (lost and _SIGNS.search(a.decode(errors="replace"))))
-        self._alarms, self._what = [], "show"
-        return shown
-
-    def overdue(self) -> bytes:
-        """The alarms that nothing has followed for so long that this process survives them."""
-        late = self._alarms and time.monotonic() > self._held_since + HEARTBEAT_TIMEOUT
-        return self.alarms() if late else b""
-
-
-def _relay(source: int, parent: int) -> NoReturn:
-    """Copies lines from `source` to stderr until a last byte or the parent's death, of which it tells."""
-    rest, shown = b"", _Filter()
-    while True:
-        ready, _, _ = select.select([source], [], [], 0.5)
-        chunk = os.read(source, 65536) if ready else b""
-        *lines, rest = (rest + chunk).split(b"\n")
-        ended = rest.endswith((_ENDED, _LOST_ANOTHER))
-        os.write(2, shown.lines(lines) + shown.overdue())
-        if ended:
-            os.write(2, shown.alarms(lost=rest.endswith(_LOST_ANOTHER)))
-            os._exit(0)
-        if not chunk and os.getppid() != parent:
-            os.write(2, shown.alarms(lost=True) + f"error: {LOST}\n".encode())
-            os._exit(0)

@@ -14,7 +14,7 @@ import pytest
 
 from cnnjax import modes
 from cnnjax.config import ConfigError
-from cnnjax.runtime import processes
+from cnnjax.runtime import last_words, processes
 
 ROOT = Path(__file__).parents[2]
 FLAGS = (
@@ -172,20 +172,20 @@ def text(lines) -> bytes:
 
 
 def test_an_alarm_is_shown_unless_it_is_part_of_the_loss_of_another_process(monkeypatch):
-    shown = processes._Filter()
+    shown = last_words.Filter()
     assert shown.lines([b"a warning", *ALARM]) == b"a warning\n" and shown.overdue() == b""
     assert shown.lines([b"W1123 10:56:59.0 140 a.cc:1] go on"]) == b"W1123 10:56:59.0 140 a.cc:1] go on\n"
     assert shown.lines([*OTHER, *FATAL, *ALARM]) == b""
     assert shown.alarms(lost=True) == text(OTHER)  # not a sign of another process: kept
     assert shown.alarms() == b""
 
-    ended = processes._Filter()
+    ended = last_words.Filter()
     ended.lines([*ALARM])
     assert ended.alarms() == text(ALARM)
-    late = processes._Filter()
+    late = last_words.Filter()
     late.lines([*ALARM])
-    now = processes.time.monotonic()
-    monkeypatch.setattr(processes.time, "monotonic", lambda: now + processes.HEARTBEAT_TIMEOUT + 1)
+    now = last_words.time.monotonic()
+    monkeypatch.setattr(last_words.time, "monotonic", lambda: now + processes.HEARTBEAT_TIMEOUT + 1)
     assert late.overdue() == text(ALARM)
     assert late.lines([b"plain"]) == b"plain\n" and late.overdue() == b""
 
@@ -239,7 +239,7 @@ def test_no_cluster_and_uneven_batches_are_one_line(start, tmp_path):
 
 START = """
 import sys
-from cnnjax.runtime import processes
+from cnnjax.runtime import last_words, processes
 processes.TELL_AFTER, processes.START_TIMEOUT = 0.5, 3
 processes.start(sys.argv[1], 2, 0)
 """
@@ -273,8 +273,8 @@ def test_a_port_that_another_program_has_is_told(launch):
 
 RELAY = """
 import os, signal, subprocess, sys, time
-from cnnjax.runtime import processes
-processes._speak_for_the_runtime()
+from cnnjax.runtime import last_words, processes
+last_words.begin()
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, text=True).stdout.split()
 for child in children:
@@ -314,7 +314,7 @@ def test_processes_ask_each_other_about_once_a_second_whatever_a_call_takes(monk
 
     monkeypatch.setattr(processes, "_several", True)
     monkeypatch.setattr(processes, "_gather", gather)
-    monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(last_words.time, "monotonic", lambda: now[0])
     agreement = processes.Agreement()
 
     def calls(count: int, seconds: float) -> list[float]:
