@@ -91,6 +91,7 @@ OTHERS = {
     "optimizer.schedule": {"optimizer.schedule": "linear"},
     "optimizer.warmup": {"optimizer.warmup": 0.5},
     "optimizer.lookahead": {"optimizer.lookahead": 2, "optimizer.ema": 0.9},
+    "classification.class_weights": {"classification.class_weights": (2.0,) + 9 * (1.0,)},
     "optimizer.frozen": {"optimizer.frozen": ("output",)},
     "optimizer.whitening": {"optimizer.whitening": 0.5},
 }

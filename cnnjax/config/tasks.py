@@ -10,6 +10,14 @@ SEVERAL_SCALES = {"task": ("multiscale_detection",)}
 @dataclasses.dataclass(frozen=True)
 class Classification:
     label_smoothing: float = option(0.0, "share of the target spread evenly over all classes", most=1)
+    class_weights: tuple[float, ...] = option(
+        (),
+        "factor of the loss of an example, one number for each class in their order; empty: all count alike",
+    )
+    balanced: bool = option(
+        False,
+        "class_weights from the training split, so that all classes count alike however many examples they have",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -169,7 +169,7 @@ def _preprocessing_of(experiment: Experiment) -> dict[str, Any]:
 
 
 def with_statistics(experiment: Experiment, dataset: Dataset, task: Task | None = None) -> Experiment:
-    """Fills from the training split what the experiment leaves empty: data.mean and data.std, and anchors.
+    """Fills from the training split what the experiment leaves empty: data.mean and data.std, anchors, class weights.
 
     Raises ConfigError if the experiment does not fit the data.
     """
@@ -196,6 +196,7 @@ def with_statistics(experiment: Experiment, dataset: Dataset, task: Task | None 
         std = tuple(value or 1.0 for value in std)  # 0: a constant channel
         in_order = preprocessing.in_rgb
         changes |= {"data.mean": in_order(mean), "data.std": in_order(std)}
+    changes |= _class_weights(experiment, dataset)
     if "boxes" in dataset.train and (count := _anchors_to_find(experiment)):
         boxes = dataset.train["boxes"][dataset.train["valid"]]
         try:
@@ -215,6 +216,29 @@ def _evened(preprocessing: Preprocessing, images: np.ndarray) -> np.ndarray:
     evened = jax.jit(lambda part: jnp.round(255 * preprocessing.evened(part.astype(jnp.float32) / 255)))
     parts = [images[at : at + _AT_ONCE] for at in range(0, len(images), _AT_ONCE)]
     return np.concatenate([np.asarray(evened(part)).astype(np.uint8) for part in parts])
+
+
+def _class_weights(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
+    """What classification.balanced makes of the number n of training examples of each of K classes: N / (K n), of
+    which the mean over all N is 1 (King & Zeng 2001; scikit-learn's "balanced").
+
+    Raises ConfigError if weights that are given are not one for each class, or all are zero.
+    """
+    asked, classes = experiment.classification, dataset.classes
+    if asked.class_weights:
+        if len(asked.class_weights) != len(classes):
+            raise ConfigError(
+                f"classification.class_weights has {len(asked.class_weights)} numbers, "
+                f"data.name={dataset.name!r} {len(classes)} classes: {some(classes)}"
+            )
+        if min(asked.class_weights) < 0 or not any(asked.class_weights):
+            raise ConfigError("classification.class_weights: no weight may be negative, and not all 0")
+    if asked.class_weights or not asked.balanced:
+        return {}
+    counts = np.bincount(dataset.train["label"], minlength=len(classes))
+    present = counts > 0
+    weights = np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0.0)
+    return {"classification.class_weights": tuple(weights.tolist())}
 
 
 def _anchors_to_find(experiment: Experiment) -> int:

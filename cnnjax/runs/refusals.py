@@ -54,6 +54,10 @@ def refuse_without_effect(experiment: Experiment, said: Collection[str]) -> None
         raise ConfigError(
             "detection.anchors and detection.kmeans both say which anchors: give --nodetection.kmeans for your own"
         )
+    if "classification.class_weights" in said and experiment.classification.balanced:
+        raise ConfigError(
+            "classification.class_weights and classification.balanced both say what classes count: give one of them"
+        )
     defaults = {name: value for name, _, value in config.fields(Experiment())}
     tasks = {name: _needs(name, field).get("task") for name, field, _ in config.fields(experiment)}
     for name, field, value in config.fields(experiment):
@@ -135,6 +139,6 @@ def refuse_another_experiment(workdir: Workdir, experiment: Experiment) -> None:
 def _filled(experiment: Experiment, other: Experiment) -> Experiment:
     """With the values of the other in place of those that the data decide and that are empty."""
     values = {name: value for name, _, value in config.fields(other)}
-    decided = ("data.mean", "data.std", "detection.anchors")
+    decided = ("data.mean", "data.std", "detection.anchors", "classification.class_weights")
     gaps = [name for name, _, value in config.fields(experiment) if name in decided and not value]
     return config.replace(experiment, {name: values[name] for name in gaps})

@@ -34,13 +34,18 @@ class Classification(Task):
     headline: ClassVar[str] = "accuracy"
     classes: tuple[str, ...]
     label_smoothing: float = 0.0
+<<<<<<< HEAD
     top: int = 5  # of the most probable classes so many are predicted
+=======
+    class_weights: tuple[float, ...] = ()  # factors of the loss that is learned, not of that which is told
+>>>>>>> ec57890 (Classes may count differently: weights of one's own, or balanced from the training split)
 
     @classmethod
     def of(
         cls, experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...]
     ) -> "Classification":
-        return cls(classes, experiment.classification.label_smoothing)
+        asked = experiment.classification
+        return cls(classes, asked.label_smoothing, asked.class_weights)
 
     @property
     def num_outputs(self) -> int:
@@ -60,11 +65,14 @@ class Classification(Task):
         return {name: weights[name] * self._loss(values, batch) for name, values in outputs.items()}
 
     def _loss(self, logits: Array, batch: Batch) -> Array:
-        value = losses.softmax_cross_entropy(logits, batch["label"], self.label_smoothing)
+        value = self._of_label(logits, batch["label"])
         if "label_b" not in batch:
             return value
-        other = losses.softmax_cross_entropy(logits, batch["label_b"], self.label_smoothing)
-        return batch["mix"] * value + (1 - batch["mix"]) * other
+        return batch["mix"] * value + (1 - batch["mix"]) * self._of_label(logits, batch["label_b"])
+
+    def _of_label(self, logits: Array, label: Array) -> Array:
+        value = losses.softmax_cross_entropy(logits, label, self.label_smoothing)
+        return jnp.asarray(self.class_weights, jnp.float32)[label] * value if self.class_weights else value
 
     def metrics(self, outputs: Any, batch: Batch) -> dict[str, Array]:
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs
