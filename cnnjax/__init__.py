@@ -115,13 +115,13 @@ def train(
 
 def load_run(
     workdir: str | os.PathLike,
-    checkpoint: str = "last",
+    checkpoint: str = "",
     *,
     data: "Dataset | None" = None,
     model: Any = None,
     task: "Task | None" = None,
 ) -> "Run":
-    """A trained run: `checkpoint` is last, best or the number of a step.
+    """A trained run: `checkpoint` is last, best or the number of a step; by default last, with train.patience best.
 
     data, model, task: what the run was trained with, where `train` was given it. Without its data a run can predict,
     but not be evaluated.

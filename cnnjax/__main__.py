@@ -86,7 +86,11 @@ flags.DEFINE_string(
     None,
     "mode=import and visualize: file with a class name per line. Default: those of the dataset.",
 )
-flags.DEFINE_string("checkpoint", "last", "Which checkpoint of --workdir to use: last, best or a step.")
+flags.DEFINE_string(
+    "checkpoint",
+    "",
+    "Which checkpoint of --workdir to use: last, best or a step. Default: last, with train.patience best.",
+)
 flags.DEFINE_string(
     "benchmark.output", None, "mode=benchmark: file of records. Default: results.jsonl of the project."
 )

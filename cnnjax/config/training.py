@@ -113,6 +113,11 @@ class Train:
     data_parallel: bool = option(True, "split each batch over all local devices")
     evaluate_every: float = option(1.0, "epochs between evaluations; 0: at the end only")
     checkpoint_every: float = option(1.0, "epochs between checkpoints; 0: at the end only")
+    patience: int = option(
+        0,
+        "stop after so many evaluations in a row without a better one of the validation split (data.validation); the best checkpoint then is the result, also for other modes; 0: train to the end",
+        needs={"train.evaluate_every": ON, "train.keep_best": ON},
+    )
     keep_last: int = option(2, "newest checkpoints that are kept", above=0)
     keep_best: int = option(1, "best checkpoints that are kept")
     log_every: int = option(50, "steps between lines of metrics.jsonl", above=0)

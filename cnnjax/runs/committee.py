@@ -320,7 +320,7 @@ def _all_outputs(run: Run, split: Columns, batch_size: int, views: str) -> list[
 
 def restore_all(
     paths: Sequence[str | Path],
-    checkpoint: str = "last",
+    checkpoint: str = "",
     weights: Sequence[float] = (),
     changes: Mapping[str, Any] | None = None,
 ) -> RunCommittee:

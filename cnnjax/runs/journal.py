@@ -33,6 +33,7 @@ class Journal:
         self._told = told
         self.evaluation: Evaluation | None = None  # the last one
         self.chosen: dict[str, float] = {}  # what the validation split decided last, by the name of its field
+        self.judged: list[float] = []  # headline metrics of the split that chooses, of all evaluations
         dataset = plan.dataset
         self._tester = self._evaluator(dataset.test)
         apart = dataset.validation is not None and dataset.validation is not dataset.test
@@ -52,7 +53,8 @@ class Journal:
             self.workdir.write_config(self.plan.experiment)
             self.workdir.rewind_metrics(start)
             self._told.begin()
-        self.chosen = self.store.describe(start).get("chosen", {}) if start else {}
+        about = self.store.describe(start) if start else {}
+        self.chosen, self.judged = about.get("chosen", {}), list(about.get("judged", ()))
         self._clock = _Clock(start)
         self._progress = Progress(self.plan.num_steps, start, quiet=not first)
         path = self.workdir.metrics if first else Path(os.devnull)
@@ -62,7 +64,19 @@ class Journal:
         ):
             for line in said if first else ():
                 self._progress.say(line)
-            yield Callbacks(self._metrics, self._evaluate, self._checkpoint, self._should_stop)
+            yield Callbacks(
+                self._metrics, self._evaluate, self._checkpoint, self._should_stop, self.has_enough
+            )
+
+    def has_enough(self) -> bool:
+        """Whether train.patience is at its end: so many evaluations in a row were not above the best before them."""
+        patience, judged = self.plan.experiment.train.patience, self.judged
+        return bool(patience and judged) and len(judged) - 1 - judged.index(max(judged)) >= patience
+
+    def take_best(self, step: int) -> None:
+        """The result is to be that of the checkpoint of this step, instead of the last evaluation."""
+        self.evaluation, self.chosen = None, self.store.describe(step).get("chosen", {})
+        self._progress.say(f"the result is that of the best checkpoint, step {step:,}")
 
     def final_evaluation(self, state: TrainState) -> Evaluation:
         """The last evaluation; of a run that had nothing left to do, made now."""
@@ -99,7 +113,14 @@ class Journal:
                 self._lines.write(step, "validation", {**found.mean, **found.chosen, **seconds})
         self._progress.say(f"step {step:,}  {describe_metrics(self.evaluation)}")
         self._clock.lap(step)
-        return found.mean[self.plan.recipe.task.headline]
+        headline = found.mean[self.plan.recipe.task.headline]
+        self.judged.append(headline)
+        if self.has_enough():
+            count = self.plan.experiment.train.patience
+            self._progress.say(
+                f"stopped early: {count} evaluations were not better than the best before them"
+            )
+        return headline
 
     def _check_finite(self, evaluation: Evaluation, step: int) -> None:
         """Raises Diverged if a seed's evaluation has a metric that is not finite."""
@@ -109,7 +130,9 @@ class Journal:
                     raise Diverged(step, seed, f"the evaluated {name}")
 
     def _checkpoint(self, step: int, state: TrainState, headline: float | None) -> None:
-        self.store.save(step, state, headline, {**self.plan.metadata, "chosen": self.chosen})
+        self.store.save(
+            step, state, headline, {**self.plan.metadata, "chosen": self.chosen, "judged": self.judged}
+        )
 
     def _should_stop(self) -> bool:
         """Processes stop at the same step."""

@@ -131,6 +131,7 @@ def make_plan(
     if workdir.has_run():  # told before the data are read, which takes time; and again with what these decide
         refusals.refuse_another_experiment(workdir, experiment)
     dataset = with_classes_of_run(workdir, given.data or load(experiment.data, data_dir))
+    refusals.refuse_patience_without_validation(experiment, dataset)
     experiment = with_statistics(experiment, dataset, given.task)
     if workdir.has_run():
         refusals.refuse_another_experiment(workdir, experiment)

@@ -10,6 +10,7 @@ from cnnjax import config
 from cnnjax.augment.augment import check
 from cnnjax.config import OWN, RESUMABLE, ConfigError, Experiment
 from cnnjax.data import identity
+from cnnjax.data.dataset import Dataset
 from cnnjax.data.images import FRAMING
 from cnnjax.data.sources import check_folder, parse
 from cnnjax.faces.fitted import FITTED, Fitted
@@ -98,6 +99,14 @@ def _values(experiment: Experiment, what: str) -> tuple[Any, ...]:
         return tuple(one.kind or "tensorflow-datasets" for one in parse(experiment.data.name))
     value = functools.reduce(getattr, what.split("."), experiment)
     return value if isinstance(value, tuple) else (value,)
+
+
+def refuse_patience_without_validation(experiment: Experiment, dataset: Dataset) -> None:
+    """Raises ConfigError if train.patience would stop by the split that the result is told of."""
+    if experiment.train.patience and dataset.validation is None:
+        raise ConfigError(
+            f"train.patience needs a validation split, which data.name={dataset.name!r} has not: give --data.validation=0.1"
+        )
 
 
 def refuse_other_data(store: CheckpointStore, experiment: Experiment, here: Mapping[str, Any]) -> None:

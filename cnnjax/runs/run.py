@@ -185,15 +185,17 @@ class Evaluated:
 
 def restore(
     workdir: Workdir,
-    checkpoint: str = "last",
+    checkpoint: str = "",
     changes: Mapping[str, Any] | None = None,
     given: Given | None = None,
 ) -> Run:
-    """A run at its newest good checkpoint, the best one, or that of a step.
+    """A run at its newest good checkpoint, "last", the "best" one, or that of a step; by default the last one, of a run
+    with train.patience the best.
 
     `changes` may set the fields config.PREDICTABLE.
     """
-    name, given = workdir.read_config().data.name, given or Given()
+    there, given = workdir.read_config(), given or Given()
+    name, checkpoint = there.data.name, checkpoint or ("best" if there.train.patience else "last")
     with CheckpointStore(workdir.checkpoints) as store:
         steps = store.steps()
         if not steps:

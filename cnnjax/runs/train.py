@@ -12,7 +12,7 @@ from cnnjax.config import ConfigError, Experiment, Stopped
 from cnnjax.runs import refusals, report, trackers
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.journal import Journal
-from cnnjax.runs.plan import Given, Plan, make_plan, with_chosen
+from cnnjax.runs.plan import Given, Plan, abstract_state, make_plan, with_chosen
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import processes
 from cnnjax.runtime.signals import stop_on_signal
@@ -51,7 +51,10 @@ def train_run(
                 refusals.refuse_other_data(store, plan.experiment, plan.metadata["data"])
                 journal = Journal(plan, workdir, store, stopped, told)
                 state = _to_the_end(plan, store, journal)
-            if int(jax.device_get(state.step)[0]) < plan.num_steps:
+                finished = int(jax.device_get(state.step)[0]) >= plan.num_steps or journal.has_enough()
+                if finished and settings.patience:
+                    state = _best(plan, store, journal, state)
+            if not finished:
                 raise Stopped(f"stopped by a signal; launch again with --workdir={workdir.path} to go on")
             evaluation = _final_evaluation(journal, state)
             if first:
@@ -61,7 +64,7 @@ def train_run(
 
 
 def _to_the_end(plan: Plan, store: CheckpointStore, journal: Journal) -> TrainState:
-    """Trains until all steps are done or a signal came; after a divergence, where train.on_nan says so, again from the
+    """Trains until all steps are done, train.patience is at its end or a signal came; after a divergence, where train.on_nan says so, again from the
     newest checkpoint."""
     tries: collections.Counter[int] = collections.Counter()  # by the step that they began from
     while True:
@@ -77,6 +80,8 @@ def _to_the_end(plan: Plan, store: CheckpointStore, journal: Journal) -> TrainSt
             state = dataclasses.replace(state, seed=state.seed + tries[start] * _ANOTHER_ORDER)
         try:
             with journal.following(start, begun.said) as callbacks:
+                if journal.has_enough():  # it stopped early, and is launched again
+                    return state
                 return loop.train(
                     plan.experiment, plan.recipe, plan.dataset, plan.mesh, state, plan.num_steps, callbacks
                 )
@@ -85,6 +90,16 @@ def _to_the_end(plan: Plan, store: CheckpointStore, journal: Journal) -> TrainSt
             good = max(store.steps(), default=None)
             tries[good or 0] += 1
             _refuse_to_go_on(plan, error, good, tries[good or 0])
+
+
+def _best(plan: Plan, store: CheckpointStore, journal: Journal, state: TrainState) -> TrainState:
+    """The state of the best checkpoint, of which the journal is told."""
+    store.wait()
+    best = store.best()
+    if best is None or best == int(jax.device_get(state.step)[0]):
+        return state
+    journal.take_best(best)
+    return store.restore(best, abstract_state(plan.recipe, plan.experiment, plan.image_shape, plan.mesh))
 
 
 def _refuse_to_go_on(plan: Plan, error: Diverged, good: int | None, tried: int) -> None:

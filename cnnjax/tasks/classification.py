@@ -34,11 +34,8 @@ class Classification(Task):
     headline: ClassVar[str] = "accuracy"
     classes: tuple[str, ...]
     label_smoothing: float = 0.0
-<<<<<<< HEAD
     top: int = 5  # of the most probable classes so many are predicted
-=======
     class_weights: tuple[float, ...] = ()  # factors of the loss that is learned, not of that which is told
->>>>>>> ec57890 (Classes may count differently: weights of one's own, or balanced from the training split)
 
     @classmethod
     def of(

@@ -48,6 +48,9 @@ class Callbacks:
     on_evaluate: Callable[[int, TrainState], float]  # evaluates, returns the headline metric
     on_checkpoint: Callable[[int, TrainState, float | None], None]  # None: not evaluated at this step
     should_stop: Callable[[], bool] = lambda: False
+    has_enough: Callable[[], bool] = lambda: (
+        False
+    )  # asked after an evaluation: whether there is no use in more
 
 
 def train(
@@ -59,7 +62,8 @@ def train(
     num_steps: int,
     callbacks: Callbacks,
 ) -> TrainState:
-    """The loop: from `state` (leading axis: seeds) to `num_steps` updates; returns the final state.
+    """The loop: from `state` (leading axis: seeds) to `num_steps` updates, or to where it is enough; returns the final
+    state.
 
     Order within an interval: dispatch steps; read the metrics of the interval before while the device works;
     check that they are finite; then evaluate; then checkpoint. So a checkpoint never holds a diverged state.
@@ -87,12 +91,13 @@ def train(
             done = until
             stopping = callbacks.should_stop()
             evaluating, saving = pace.evaluates(done), pace.saves(done) or stopping
+            saving = saving or (evaluating and bool(settings.patience))  # one of these will be the best
             if evaluating or saving:
                 meter.flush(done)  # so that a resumed run writes the same lines
             headline = callbacks.on_evaluate(done, state) if evaluating else None
             if saving:
                 callbacks.on_checkpoint(done, state, headline)
-            if stopping:
+            if stopping or (evaluating and callbacks.has_enough()):
                 break
     return state
 

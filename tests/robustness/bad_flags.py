@@ -70,6 +70,8 @@ CASES = [
     trained("b2_of_1", "--optimizer.b2=1", "optimizer.b2=1.0: must be below 1"),
     trained("ema_of_1", "--optimizer.ema=1", "optimizer.ema=1.0: must be below 1"),
     trained("warmup_longer_than_the_run", "--optimizer.warmup=1.5", "optimizer.warmup=1.5: a share of the run"),
+    trained("patience_without_validation", "--train.patience=2", "train.patience needs a validation split"),
+    trained("patience_that_keeps_no_best", "--train.patience=2 --train.keep_best=0 --data.validation=0.1", "--train.patience has no effect without train.keep_best"),
     trained("class_weights_of_another_number", "--classification.class_weights=1,2,3", "classification.class_weights has 3 numbers, data.name='digits' 10 classes"),
     trained("class_weights_beside_balanced_ones", "--classification.class_weights=1,2 --classification.balanced", "both say what classes count"),
     trained("smoothing_above_1", "--classification.label_smoothing=2", "classification.label_smoothing=2.0: must be at most 1"),
