@@ -1,7 +1,8 @@
 """What every model shares: named stages, normalization and pooling as the papers and torch define them."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -72,6 +73,23 @@ class Trunk(nn.Module):
         finally:
             _TRUNK.reset(token)
         return stages
+
+
+def depth_rates(most: float, stage_sizes: Sequence[int]) -> list[list[float]]:
+    """How often each block of each stage is left out: rising evenly to `most` at the last (Huang et al. 2016, eq. 4).
+
+    Raises ConfigError if `most` is no probability below 1.
+    """
+    if not 0 <= most < 1:
+        raise ConfigError(f"model.options: stochastic_depth={most:g}: a probability, from 0 to below 1")
+    rates = (most * number / sum(stage_sizes) for number in itertools.count(1))
+    return [[next(rates) for _ in range(blocks)] for blocks in stage_sizes]
+
+
+def leave_out(x: Array, rate: float, train: bool) -> Array:
+    """Stochastic depth (Huang et al. 2016): in training, what a block adds is zero for this share of the examples, and
+    divided by the share of the others for them; all of it, as it is, otherwise. To be called in a compact module."""
+    return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)(x)
 
 
 def class_scores(module: Any, x: Array) -> Array:

@@ -15,7 +15,9 @@ from cnnjax.models.layers import (
     batch_norm,
     class_scores,
     conv,
+    depth_rates,
     global_avg_pool,
+    leave_out,
     max_pool,
     stage,
 )
@@ -34,6 +36,7 @@ class PreActBlock(nn.Module):
     act: Activation
     norm: Norm
     dtype: jnp.dtype
+    left_out: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -56,7 +59,7 @@ class PreActBlock(nn.Module):
                 features, kernel, stride, kernel // 2, use_bias=False, dtype=self.dtype, name=f"conv{i}"
             )
             y = layer(y)
-        return stage(self, "sum", x + y)
+        return stage(self, "sum", x + leave_out(y, self.left_out, train))
 
 
 class PreActResNet(nn.Module):
@@ -66,7 +69,8 @@ class PreActResNet(nn.Module):
     block relu1, relu2, (relu3), sum. The sums, and so the stages, are not rectified. With `small_images`, for
     CIFAR, the first convolution is 3x3 with stride 1 and there is no pool1.
 
-    Dropout, which the wide networks may have, is before the last convolution of a block.
+    Dropout, which the wide networks may have, is before the last convolution of a block. With `stochastic_depth`, blocks are left out in
+    training, the last with this probability, those before it less often in proportion (Huang et al. 2016).
     """
 
     num_outputs: int | None = 1000
@@ -75,6 +79,7 @@ class PreActResNet(nn.Module):
     bottleneck: bool = False
     small_images: bool = False
     dropout: float = 0.0
+    stochastic_depth: float = 0.0
     act: Activation = nn.relu
     norm: Norm = batch_norm
     pool: Pool = max_pool
@@ -89,8 +94,9 @@ class PreActResNet(nn.Module):
             x = conv_(self.features[0], 7, 2, padding=3)(x)
             x = activate(self, "conv1", self.norm(train, name="bn1")(x))
             x = stage(self, "pool1", self.pool(x, 3, 2, 1))
-        for i, (blocks, features) in enumerate(zip(self.stage_sizes, self.features, strict=True), start=1):
-            for j in range(1, blocks + 1):
+        rates = depth_rates(self.stochastic_depth, self.stage_sizes)
+        for i, (stage_rates, features) in enumerate(zip(rates, self.features, strict=True), start=1):
+            for j, rate in enumerate(stage_rates, start=1):
                 block = PreActBlock(
                     features=features,
                     stride=2 if i > 1 and j == 1 else 1,
@@ -99,6 +105,7 @@ class PreActResNet(nn.Module):
                     act=self.act,
                     norm=self.norm,
                     dtype=self.dtype,
+                    left_out=rate,
                     name=f"block{i}_{j}",
                 )
                 x = block(x, train)

@@ -15,7 +15,9 @@ from cnnjax.models.layers import (
     batch_norm,
     class_scores,
     conv,
+    depth_rates,
     global_avg_pool,
+    leave_out,
     max_pool,
     stage,
 )
@@ -35,6 +37,7 @@ class BasicBlock(nn.Module):
     act: Activation
     norm: Norm
     dtype: jnp.dtype
+    left_out: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -45,7 +48,7 @@ class BasicBlock(nn.Module):
         y = norm(name="bn2")(conv_(self.features, 3, padding=1, name="conv2")(y))
         if x.shape != y.shape:
             x = norm(name="shortcut_bn")(conv_(self.features, 1, self.stride, padding=0, name="shortcut")(x))
-        return activate(self, "sum", x + y)
+        return activate(self, "sum", x + leave_out(y, self.left_out, train))
 
 
 class Bottleneck(nn.Module):
@@ -60,6 +63,7 @@ class Bottleneck(nn.Module):
     norm: Norm
     dtype: jnp.dtype
     stride_first: bool = False
+    left_out: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -75,7 +79,7 @@ class Bottleneck(nn.Module):
             x = norm(name="shortcut_bn")(
                 conv_(4 * self.features, 1, self.stride, padding=0, name="shortcut")(x)
             )
-        return activate(self, "sum", x + y)
+        return activate(self, "sum", x + leave_out(y, self.left_out, train))
 
 
 BottleneckV1 = partial(Bottleneck, stride_first=True)
@@ -87,7 +91,8 @@ class ResNet(nn.Module):
     Stages: conv1, pool1, stage1 to stage4 (conv2_x to conv5_x of the paper), avg_pool, logits, and inside
     each block relu1, relu2 and sum: block3_1/sum is the first block of stage 3. With `small_images`, for
     CIFAR, the first convolution is 3x3 with stride 1 and there is no pool1. No gradient reaches the first `frozen` of
-    conv1, stage1, ..., stage4.
+    conv1, stage1, ..., stage4. With `stochastic_depth`, blocks are left out in
+    training, the last with this probability, those before it less often in proportion (Huang et al. 2016).
     """
 
     num_outputs: int | None = 1000
@@ -96,6 +101,7 @@ class ResNet(nn.Module):
     width: int = 64
     small_images: bool = False
     frozen: int = 0
+    stochastic_depth: float = 0.0
     act: Activation = nn.relu
     norm: Norm = batch_norm
     pool: Pool = max_pool
@@ -109,14 +115,16 @@ class ResNet(nn.Module):
         if not self.small_images:
             x = stage(self, "pool1", self.pool(x, 3, 2, 1))
         x = lax.stop_gradient(x) if self.frozen > 0 else x
-        for i, blocks in enumerate(self.stage_sizes, start=1):
-            for j in range(1, blocks + 1):
+        rates = depth_rates(self.stochastic_depth, self.stage_sizes)
+        for i, stage_rates in enumerate(rates, start=1):
+            for j, rate in enumerate(stage_rates, start=1):
                 block = self.block(
                     features=self.width * 2 ** (i - 1),
                     stride=2 if i > 1 and j == 1 else 1,
                     act=self.act,
                     norm=self.norm,
                     dtype=self.dtype,
+                    left_out=rate,
                     name=f"block{i}_{j}",
                 )
                 x = block(x, train)

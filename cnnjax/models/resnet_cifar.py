@@ -13,7 +13,9 @@ from cnnjax.models.layers import (
     batch_norm,
     class_scores,
     conv,
+    depth_rates,
     global_avg_pool,
+    leave_out,
     stage,
 )
 
@@ -31,6 +33,7 @@ class CifarBlock(nn.Module):
     act: Activation
     norm: Norm
     dtype: jnp.dtype
+    left_out: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -45,19 +48,21 @@ class CifarBlock(nn.Module):
             extra = self.features - x.shape[-1]
             x = x[:, :: self.stride, :: self.stride]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
-        return activate(self, "sum", x + y)
+        return activate(self, "sum", x + leave_out(y, self.left_out, train))
 
 
 class CifarResNet(nn.Module):
     """ResNet of depth 6 * `blocks` + 2: 3 stages of 16, 32 and 64 channels.
 
     ResNet-20 with option A has 269,722 parameters. Stages: conv1, stage1 to stage3, avg_pool, logits, and
-    inside each block relu1 and sum (block2_1/sum is the first block of stage 2).
+    inside each block relu1 and sum (block2_1/sum is the first block of stage 2). With `stochastic_depth`, blocks are left out in
+    training, the last with this probability, those before it less often in proportion (Huang et al. 2016).
     """
 
     num_outputs: int | None = 10
     blocks: int = 3
     option: str = "A"
+    stochastic_depth: float = 0.0
     act: Activation = nn.relu
     norm: Norm = batch_norm
     dtype: jnp.dtype = jnp.float32
@@ -66,11 +71,19 @@ class CifarResNet(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         x = conv(16, 3, padding=1, use_bias=False, dtype=self.dtype, name="conv1")(x)
         x = activate(self, "conv1", self.norm(train, name="bn1")(x))
-        for i, features in enumerate((16, 32, 64), start=1):
-            for j in range(1, self.blocks + 1):
+        rates = depth_rates(self.stochastic_depth, (self.blocks,) * 3)
+        for i, (stage_rates, features) in enumerate(zip(rates, (16, 32, 64), strict=True), start=1):
+            for j, rate in enumerate(stage_rates, start=1):
                 stride = 2 if i > 1 and j == 1 else 1
                 block = CifarBlock(
-                    features, stride, self.option, self.act, self.norm, self.dtype, name=f"block{i}_{j}"
+                    features,
+                    stride,
+                    self.option,
+                    self.act,
+                    self.norm,
+                    self.dtype,
+                    left_out=rate,
+                    name=f"block{i}_{j}",
                 )
                 x = block(x, train)
             x = stage(self, f"stage{i}", x)

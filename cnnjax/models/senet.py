@@ -15,8 +15,10 @@ from cnnjax.models.layers import (
     ceil_padding,
     class_scores,
     conv,
+    depth_rates,
     global_avg_pool,
     he_init,
+    leave_out,
     max_pool,
     stage,
 )
@@ -54,6 +56,7 @@ class SEBottleneck(nn.Module):
     act: Activation
     norm: Norm
     dtype: jnp.dtype
+    left_out: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -72,7 +75,7 @@ class SEBottleneck(nn.Module):
         if x.shape != y.shape:
             kernel = 3 if self.wide and self.stride > 1 else 1
             x = norm(name="shortcut_bn")(conv_(out, kernel, self.stride, kernel // 2, name="shortcut")(x))
-        return activate(self, "sum", x + y)
+        return activate(self, "sum", x + leave_out(y, self.left_out, train))
 
 
 class SENet(nn.Module):
@@ -80,7 +83,8 @@ class SENet(nn.Module):
 
     SENet-154 also begins with three 3x3 convolutions and drops out a fifth of the features at the end.
     Stages: conv1, pool1, stage1 to stage4, avg_pool, logits; in each block relu1, relu2, sum and se/squeeze,
-    se/reduce, se/gate.
+    se/reduce, se/gate. With `stochastic_depth`, blocks are left out in
+    training, the last with this probability, those before it less often in proportion (Huang et al. 2016).
     """
 
     num_outputs: int | None = 1000
@@ -88,6 +92,7 @@ class SENet(nn.Module):
     width: int = 64
     wide: bool = False
     reduction: int = 16
+    stochastic_depth: float = 0.0
     act: Activation = nn.relu
     norm: Norm = batch_norm
     pool: Pool = max_pool
@@ -104,8 +109,9 @@ class SENet(nn.Module):
             )
             x = activate(self, f"conv{i}", self.norm(train, name=f"bn{i}")(layer(x)))
         x = stage(self, "pool1", self.pool(x, 3, 2, ceil_padding(x, 3, 2)))
-        for i, blocks in enumerate(self.stage_sizes, start=1):
-            for j in range(1, blocks + 1):
+        rates = depth_rates(self.stochastic_depth, self.stage_sizes)
+        for i, stage_rates in enumerate(rates, start=1):
+            for j, rate in enumerate(stage_rates, start=1):
                 block = SEBottleneck(
                     features=w * 2 ** (i - 1),
                     stride=2 if i > 1 and j == 1 else 1,
@@ -114,6 +120,7 @@ class SENet(nn.Module):
                     act=self.act,
                     norm=self.norm,
                     dtype=self.dtype,
+                    left_out=rate,
                     name=f"block{i}_{j}",
                 )
                 x = block(x, train)
