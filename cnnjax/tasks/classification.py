@@ -42,7 +42,7 @@ class Classification(Task):
         cls, experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...]
     ) -> "Classification":
         asked = experiment.classification
-        return cls(classes, asked.label_smoothing, asked.class_weights)
+        return cls(classes, asked.label_smoothing, class_weights=asked.class_weights)
 
     @property
     def num_outputs(self) -> int:
