@@ -91,6 +91,11 @@ class Data:
         needs={"targets": ("label",)},
     )
     stream: bool = option(False, "records:PATH: read images from disk batch by batch, not all into memory")
+    stream_crop: bool = option(
+        False,
+        "stream: cut the window of augment.random_crop out of each file while that is decoded, in the worker processes, and not out of the picture that was read; drawn as torchvision's RandomResizedCrop",
+        needs={"data.stream": ON, "augment.random_crop": ON, "targets": ("label",)},
+    )
     workers: int = option(
         2,
         "stream: processes that read and decode ahead of training; 0: threads of this one",

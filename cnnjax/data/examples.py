@@ -8,6 +8,7 @@ import numpy as np
 
 from cnnjax.config import ConfigError
 from cnnjax.data import stream
+from cnnjax.data.windows import Window
 
 if TYPE_CHECKING:  # jax, which not all that reads data needs
     import jax
@@ -150,6 +151,11 @@ class Columns(Mapping[str, Any]):
         """The entries that are decoded when they are asked for."""
         lazy = {name: v for name, v in self.entries.items() if not isinstance(v, np.ndarray)}
         return Columns(lazy, self.classes)
+
+    def through(self, rows: np.ndarray, windows: Sequence[Window]) -> dict[str, np.ndarray]:
+        """The batch of these examples, whose images are windows of files."""
+        batch = {name: np.asarray(values[rows]) for name, values in self.items() if name != "image"}
+        return {"image": self["image"][rows].decoded(windows), **batch}
 
     def take(self, rows: np.ndarray) -> "Columns":
         """These examples, of which nothing is decoded."""

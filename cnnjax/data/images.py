@@ -112,8 +112,12 @@ def check_header(source: str | Path | bytes, name: str = "") -> bool:
 def size(source: Path | bytes, name: str) -> tuple[int, int]:
     """Height and width of an image file, or its bytes, as `decode` would return it. Reads its header only."""
     with _errors_name(name), _open(source) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by a quarter
-        return (image.width, image.height) if turned else (image.height, image.width)
+        return _upright(image)
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by a quarter
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def decode(source: str | Path | bytes, name: str, data: Data, channels: int) -> np.ndarray:
@@ -140,6 +144,30 @@ def read_reduced(
             held.enter_context(room(image.width * image.height))
             array = np.asarray(_convert(ImageOps.exif_transpose(image), channels))
         yield (array if array.ndim == 3 else array[..., None]), (height, width, channels)
+
+
+def decode_window(
+    source: bytes,
+    name: str,
+    data: Data,
+    channels: int,
+    draw: Callable[[int, int], tuple[int, int, int, int]],
+) -> np.ndarray:
+    """The window that `draw` gives for height and width, as uint8 [image_size, image_size, channels]; else as `decode`.
+
+    A JPEG is decoded at the smallest of its scales at which the window still has so many pixels.
+    """
+    side = data.image_size
+    with _errors_name(name), _open(source) as image:
+        height, width = _upright(image)
+        left, top, right, bottom = draw(height, width)
+        less, whole_width = max(1, min(right - left, bottom - top) // side), image.width
+        drafted = image.draft(None, (image.width // less, image.height // less))  # of other formats nothing
+        scale = drafted[1][2] / whole_width if drafted else 1.0
+        whole = _convert(ImageOps.exif_transpose(image), channels)
+        box = (left * scale, top * scale, min(right * scale, whole.width), min(bottom * scale, whole.height))
+        array = np.asarray(whole.resize(_within_limits(side, side), _filter(data), box))
+    return array if array.ndim == 3 else array[..., None]
 
 
 class Framing(Protocol):

@@ -18,6 +18,7 @@ from absl import flags
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import batches, images
+from cnnjax.data.windows import Window
 from cnnjax.runtime import hush
 from cnnjax.runtime.signals import ENDING
 
@@ -62,18 +63,23 @@ class StreamedImages:
         return self._read(int(self._index[key]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = np.empty(self.shape, np.uint8)
-        for row, index in enumerate(self._index):
-            array[row] = self._read(int(index))
+        array = self.decoded([None] * len(self))
         return array if dtype is None else array.astype(dtype)
+
+    def decoded(self, windows: Sequence[Window | None]) -> np.ndarray:
+        """All of it, of each image what its window shows; None: as it is otherwise."""
+        array = np.empty(self.shape, np.uint8)
+        for row, (index, window) in enumerate(zip(self._index, windows, strict=True)):
+            array[row] = self._read(int(index), window)
+        return array
 
     def with_channels(self, channels: int) -> "StreamedImages":
         """The same images, decoded as grey (1) or colour (3)."""
         shape = (*self.shape[1:-1], channels)
         return StreamedImages(self._encoded, self._index, self._data, shape, self._name)
 
-    def _read(self, index: int) -> np.ndarray:
-        return read_one(self._encoded, index, self._data, self.shape[1:], self._name)
+    def _read(self, index: int, window: Window | None = None) -> np.ndarray:
+        return read_one(self._encoded, index, self._data, self.shape[1:], self._name, window)
 
 
 class Joined:
@@ -98,9 +104,8 @@ class Joined:
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, int | np.integer):
             return Joined(self._parts, self._index[key])
-        row = int(self._index[key])
-        which = int(np.searchsorted(self._ends, row, side="right"))
-        return self._parts[which][row - int(self._ends[which]) + len(self._parts[which])]
+        part, row = self._find(int(self._index[key]))
+        return part[row]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = np.empty(self.shape, self.dtype)
@@ -108,8 +113,21 @@ class Joined:
             array[row] = self[row]
         return array if dtype is None else array.astype(dtype)
 
+    def decoded(self, windows: Sequence[Window]) -> np.ndarray:
+        """All of it, of each image what its window shows."""
+        array = np.empty(self.shape, self.dtype)
+        for row, (index, window) in enumerate(zip(self._index, windows, strict=True)):
+            part, place = self._find(int(index))
+            array[row] = part[np.array([place])].decoded([window])[0]
+        return array
+
     def with_channels(self, channels: int) -> "Joined":
         return Joined([coloured(part, channels) for part in self._parts], self._index)
+
+    def _find(self, row: int) -> tuple[Any, int]:
+        """The part that has an example, and its place there."""
+        which = int(np.searchsorted(self._ends, row, side="right"))
+        return self._parts[which], row - int(self._ends[which]) + len(self._parts[which])
 
 
 def coloured(images: Any, channels: int) -> Any:
@@ -119,13 +137,18 @@ def coloured(images: Any, channels: int) -> Any:
     return images.repeat(channels, -1) if isinstance(images, np.ndarray) else images.with_channels(channels)
 
 
-def read_one(encoded: Encoded, index: int, data: Data, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """Decodes and resizes one image to [H, W, C]; ConfigError with its number if it is damaged or does not fit."""
+def read_one(
+    encoded: Encoded, index: int, data: Data, shape: tuple[int, ...], name: str, window: Window | None = None
+) -> np.ndarray:
+    """Decodes and resizes one image, or a window of it, to [H, W, C]; ConfigError with its number if it is damaged or
+    does not fit."""
     where = f"image {index} of {name}"
     try:
         content = encoded[index]
     except (RuntimeError, ValueError, OSError) as error:  # array_record checks sums of its own
         raise ConfigError(f"{where}: damaged: {error}") from error
+    if window is not None:
+        return images.decode_window(content, where, data, shape[-1], window.draw)
     if data.resize == "letterbox":
         return images.letterbox_image(images.decode(content, where, Data(), shape[-1]), (shape[0], shape[1]))
     image = images.decode(content, where, data, shape[-1])
@@ -145,6 +168,7 @@ class TrainRows:
     num_examples: int
     batch_size: int
     rows: np.ndarray  # which rows of a batch are this process's
+    smallest_window: float = 0.0  # of the area of a file; 0: files are read whole
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -152,8 +176,17 @@ class TrainRows:
     def __getitem__(self, k: int) -> np.ndarray:
         if not 0 <= k < len(self):
             raise IndexError(k)
-        index, _ = batches.train_indices(self.seed, self.start + k, self.num_examples, self.batch_size)
-        return index[self.rows]
+        return self._of_step(k)[0][self.rows]
+
+    def windows(self, k: int) -> list[Window] | None:
+        """What each of the examples of element k shows of its file; None: all of it."""
+        if not self.smallest_window:
+            return None
+        index, epoch = (values[self.rows].tolist() for values in self._of_step(k))
+        return [Window(self.smallest_window, self.seed, e, i) for i, e in zip(index, epoch, strict=True)]
+
+    def _of_step(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        return batches.train_indices(self.seed, self.start + k, self.num_examples, self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +204,9 @@ class EvaluationRows:
         if not 0 <= k < len(self):
             raise IndexError(k)
         return np.minimum(k * self.batch_size + self.rows, self.num_examples - 1).astype(np.int32)
+
+    def windows(self, k: int) -> None:
+        """None: files are read whole."""
 
 
 Rows = TrainRows | EvaluationRows
@@ -211,7 +247,8 @@ class _Batches:
         return len(self._rows)
 
     def __getitem__(self, k: Any) -> Any:
-        batch = self._source[self._rows[int(k)]]
+        rows, windows = self._rows[int(k)], self._rows.windows(int(k))
+        batch = self._source[rows] if windows is None else self._source.through(rows, windows)
         return batch if isinstance(batch, dict) else np.asarray(batch)
 
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from cnnjax.config import Experiment
 from cnnjax.data import batches, sources
+from cnnjax.data.stream import TrainRows
+from cnnjax.data.windows import smallest_window
 from cnnjax.drawing import figures
 from cnnjax.drawing.points import draw_points, lines_of
 from cnnjax.runs.plan import with_statistics
@@ -21,8 +23,14 @@ def preview(experiment: Experiment, data_dir: str | None, path: str) -> None:
     recipe = make_recipe(experiment, dataset.classes, dataset.train["image"].shape[1:], num_steps=1)
     recipe = recipe.of_step(experiment.train.seed, 0)
     count = min(_PREVIEWED, experiment.data.batch_size, len(dataset.train["image"]))
-    index, epoch = batches.train_indices(experiment.train.seed, 0, len(dataset.train["image"]), count)
-    batch = {name: jnp.asarray(values[index]) for name, values in dataset.train.items()}
+    everything = np.arange(count)
+    rows = TrainRows(
+        experiment.train.seed, 0, 1, len(dataset.train), count, everything, smallest_window(experiment)
+    )
+    index, epoch = batches.train_indices(experiment.train.seed, 0, len(dataset.train), count)
+    windows = rows.windows(0)
+    read = dataset.train[index] if windows is None else dataset.train.through(index, windows)
+    batch = {name: jnp.asarray(values) for name, values in read.items()}
     batch |= {"index": jnp.asarray(index), "epoch": jnp.asarray(epoch)}
     seed = jnp.int32(experiment.train.seed)
     changed = jax.jit(lambda b: augmented(recipe, b, stream(seed, AUGMENT)))(batch)

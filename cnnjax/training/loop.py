@@ -17,6 +17,7 @@ from cnnjax.data import batches
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.examples import read_ahead
 from cnnjax.data.stream import TrainRows
+from cnnjax.data.windows import smallest_window
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch
 from cnnjax.training.step import Arrays, Metrics, Recipe, TrainState, batch_of, compile_steps
@@ -236,7 +237,8 @@ def _feed(
         while True:
             yield arrays
     batch_size, count = experiment.data.batch_size, len(dataset.train["image"])
-    rows = TrainRows(seeds[0], start, stop, count, batch_size, sharding.local_rows(mesh, batch_size))
+    local, smallest = sharding.local_rows(mesh, batch_size), smallest_window(experiment)
+    rows = TrainRows(seeds[0], start, stop, count, batch_size, local, smallest)
     with contextlib.closing(read_ahead(dataset.train, rows, experiment.data.workers)) as found:
         for batch in found:
             yield {k: sharding.place_local_rows(v, mesh, batch_size) for k, v in batch.items()}

@@ -113,11 +113,14 @@ def make_recipe(
     model = model or create_model(named.name, task.num_outputs, named.dtype, named.options)
     frozen = parts.frozen_variables(model, image_shape, rule.frozen)
     trunk = parts.in_trunk(model, image_shape) if rule.trunk_learning_rate != 1 else ()
+    augment = experiment.augment
+    if experiment.data.stream_crop:  # images come as windows of their files
+        augment = dataclasses.replace(augment, random_crop=0.0)
     recipe = Recipe(
         model=model,
         task=task,
         optimizer=make_optimizer(rule, num_steps, frozen, trunk),
-        augment=experiment.augment,
+        augment=augment,
         preprocessing=preprocessing,
         workers=experiment.data.workers,
         ema=rule.ema,

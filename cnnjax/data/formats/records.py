@@ -183,6 +183,9 @@ def read(data: Data, folder: Path) -> Dataset:
     Raises ConfigError if the folder holds no prepared data set, or a damaged one.
     """
     about = _about(folder)
+    if data.stream_crop and (_framed(about) or not data.image_size):
+        why = "images with places in them are read whole" if _framed(about) else "set data.image_size"
+        raise ConfigError(f"data.stream_crop of data.name={data.name!r}: {why}")
     if _framed(about):
         from cnnjax.data.letterbox import framed  # imports jax
 
