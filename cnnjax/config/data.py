@@ -90,7 +90,10 @@ class Data:
         "after limit: train on only so many examples of each class, the first ones; 0 uses all",
         needs={"targets": ("label",)},
     )
-    stream: bool = option(False, "records:PATH: read images from disk batch by batch, not all into memory")
+    stream: bool = option(
+        False,
+        "records:PATH, and labelled images that tensorflow-datasets has prepared: read images from disk batch by batch, not all into memory",
+    )
     stream_crop: bool = option(
         False,
         "stream: cut the window of augment.random_crop out of each file while that is decoded, in the worker processes, and not out of the picture that was read; drawn as torchvision's RandomResizedCrop",

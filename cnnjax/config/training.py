@@ -21,6 +21,11 @@ class Model:
 class Optimizer:
     name: str = option("adamw", "update rule", ("sgd", "adam", "adamw", "muon"))
     learning_rate: float = option(1e-3, "at its peak")
+    reference_batch: int = option(
+        0,
+        "examples of an update for which all learning rates are meant: that of others is in proportion (Goyal et al. 2017); 0: rates are as they are given",
+        above=-1,
+    )
     bias_learning_rate: float = option(0.0, "of biases and norms, at its peak; 0: learning_rate")
     whitening: float = option(
         0.0,

@@ -95,6 +95,7 @@ TFDS = Source(
     _with_builder(tfds_source.about),
     _with_builder(tfds_source.files),
     _with_builder(tfds_source.read_evaluated),
+    streams=True,
 )
 
 
@@ -179,7 +180,7 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
     for named in parts:
         if data.stream and not named.source.streams:
             raise ConfigError(
-                f"data.stream reads what --mode=prepare wrote, data.name=records:PATH, not {named.name!r}"
+                f"data.stream reads what --mode=prepare wrote, data.name=records:PATH, or tensorflow-datasets, not {named.name!r}"
             )
         if data.validation and named.source.holds_out and len(parts) > 1:
             raise ConfigError(f"data.validation of {named.name!r} is by whole tracks, not beside other data")

@@ -1,5 +1,6 @@
 """Update rules and learning-rate schedules, composed of optax parts."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Collection
@@ -14,6 +15,17 @@ from cnnjax import config
 
 Params = Any
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def scaled_rates(optimizer: config.Optimizer, batch_size: int) -> config.Optimizer:
+    """With the learning rates for updates of this batch size, if those of optimizer.reference_batch are given: in
+    proportion (Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.1)."""
+    if not optimizer.reference_batch:
+        return optimizer
+    factor = batch_size * optimizer.accumulate / optimizer.reference_batch
+    rates = ("learning_rate", "bias_learning_rate", "dense_learning_rate")
+    scaled = {name: getattr(optimizer, name) * factor for name in rates}
+    return dataclasses.replace(optimizer, **scaled)
 
 
 def make_schedule(optimizer: config.Optimizer, total_steps: int) -> Callable[[Array | int], Array]:

@@ -26,7 +26,7 @@ from cnnjax.tasks import Batch, Task, make_task
 from cnnjax.tasks.metrics import sums_and_counts
 from cnnjax.tasks.task import total_loss
 from cnnjax.training import parts, sizes
-from cnnjax.training.optimizers import make_optimizer
+from cnnjax.training.optimizers import make_optimizer, scaled_rates
 
 INIT, AUGMENT, DROPOUT, TASK = range(4)  # the streams of random numbers of a run
 Metrics = dict[str, Array]
@@ -109,7 +109,7 @@ def make_recipe(
     # Images with places in them are always read so, and must be predicted and exported alike.
     if any(place in task.targets for place in PLACES):
         preprocessing = dataclasses.replace(preprocessing, resize=task.framing(experiment.data.resize))
-    named, rule = experiment.model, experiment.optimizer
+    named, rule = experiment.model, scaled_rates(experiment.optimizer, experiment.data.batch_size)
     model = model or create_model(named.name, task.num_outputs, named.dtype, named.options)
     frozen = parts.frozen_variables(model, image_shape, rule.frozen)
     trunk = parts.in_trunk(model, image_shape) if rule.trunk_learning_rate != 1 else ()

@@ -1,4 +1,5 @@
 import logging
+import pickle
 
 import numpy as np
 import pytest
@@ -185,3 +186,24 @@ def test_evaluation_without_a_test_split_is_on_what_is_held_out(tmp_path):
     tiny.prepared(tmp_path, "flowers", {"train": (encoded(train), labels(30))}, 3, (3, 3, 3))
     split, _ = load_evaluated(Data(name="flowers"), str(tmp_path), 3, everything=False)
     np.testing.assert_array_equal(split["image"], load(Data(name="flowers"), str(tmp_path)).test["image"])
+
+
+def test_streamed_it_is_the_same(shapes, cache):
+    """Images stay on disk, in the order of the files; labels are read once."""
+    train, test, data_dir = shapes
+    dataset = load(Data(name="tiny_shapes", stream=True, limit=7), data_dir)
+    assert dataset.streamed and dataset.classes == ("class 0", "class 1", "class 2")
+    np.testing.assert_array_equal(dataset.train["image"], train[:7])
+    np.testing.assert_array_equal(dataset.train["label"], labels(7))
+    there = pickle.loads(pickle.dumps(dataset.train["image"]))  # as in another process
+    np.testing.assert_array_equal(there[np.array([3, 1])], train[[3, 1]])
+    small = Data(name="tiny_shapes", image_size=4, stream=True)
+    evaluated, classes = load_evaluated(small, data_dir, 3, everything=False)
+    whole = load(Data(name="tiny_shapes", image_size=4), data_dir).test
+    np.testing.assert_array_equal(evaluated["image"], whole["image"])
+    np.testing.assert_array_equal(evaluated["label"], labels(4))
+
+
+def test_what_cannot_be_streamed_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="data.stream of data.name='mnist': .* is not prepared"):
+        load(Data(name="mnist", stream=True), str(tmp_path))

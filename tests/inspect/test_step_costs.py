@@ -104,7 +104,8 @@ def test_a_step_that_does_not_fit_says_what_would():
 FLAGSHIPS = {
     "airbench": ("cifar10_airbench", {}),
     "wrn28_10": ("cifar10_resnet20", {"model__name": "wrn28_10", "model__dtype": "bfloat16"}),
-    "resnet50": ("imagenet_resnet50", {"model__dtype": "bfloat16"}),
+    # Streamed, the host cuts out windows.
+    "resnet50": ("imagenet_resnet50", {"model__dtype": "bfloat16", "augment__random_crop": 0.0}),
 }
 
 

@@ -13,6 +13,7 @@ from cnnjax.data.examples import Columns
 from cnnjax.data.formats.annotations import Problem, tell_problems
 from cnnjax.data.splits import TEST_SHARE
 from cnnjax.data.tfds import boxes as prepared_boxes
+from cnnjax.data.tfds import streamed
 from cnnjax.data.tfds.boxes import Boxes, boxes_of
 from cnnjax.data.tfds.builder import quiet
 
@@ -39,6 +40,10 @@ def read(builder: Any, data: Data, data_dir: Path) -> Dataset:
         sizes and no data.image_size.
     """
     info, boxes = builder.info, boxes_of(builder.info)
+    if data.stream and boxes:
+        raise ConfigError(
+            f"data.stream of data.name={data.name!r}, which has boxes: --mode=prepare first, then data.name=records:PATH"
+        )
     read_splits, evaluated = _read_splits(builder, data, data_dir, boxes)
     note = f"{info.full_name} as prepared in {info.data_dir}"
     if evaluated and evaluated != "test":
@@ -90,6 +95,9 @@ def _read_splits(
         sources, evaluated = open_sources(builder, boxes, data.split)
         if evaluated_only:
             sources = {evaluated: sources[evaluated]} if evaluated else {}
+        if data.stream:
+            folder = cache.cache_folder(data_dir)
+            return streamed.splits(sources, info, data, channels, folder), evaluated
         arrays = _decode_or_load(sources, data, channels, info, cache.cache_folder(data_dir), boxes)
     except RuntimeError as error:  # what the reader of array_record raises, with checksums of its own
         raise ConfigError(f"{info.data_dir}: damaged: {error}") from error

@@ -40,6 +40,10 @@ def read(builder: Any, data: Data, data_dir: Path) -> Dataset:
     """
     if prepared.is_prepared(builder):
         dataset = prepared.read(builder, data, data_dir)
+    elif data.stream:
+        raise ConfigError(
+            f"data.stream of data.name={data.name!r}: {tfds_builder.not_prepared(data.name, data_dir, builder)}"
+        )
     elif builder.name in (*MNIST_LIKE, "emnist", *CIFAR):
         dataset = resized(first(_published(builder, data.name, data_dir), data.limit), data)
     else:
