@@ -18,7 +18,8 @@
   python launch.py --mode=preview --experiment=NAME   the first training batch after augmentation
   python launch.py --mode=prepare --data.name=folder:DIR --output=NEW   array_record that can be streamed
   python launch.py --mode=import --experiment=NAME --weights=FILE --workdir=DIR     published weights as a run
-  python launch.py --mode=export_weights --workdir=DIR --output=FILE.safetensors
+  python launch.py --mode=import --weights=hf:timm/resnet50.a1_in1k --workdir=DIR   of the Hugging Face hub
+  python launch.py --mode=export_weights --workdir=DIR --output=FILE.safetensors   or a FOLDER as the hub has them
   python launch.py --mode=export --workdir=DIR        one file, pixels to answer, that needs only JAX
   python launch.py --mode=sweep --data.validation=0.1 --sweep=optimizer.learning_rate=0.001,0.003 --sweep=train.seed=0:3
   python launch.py --experiment=NAME --launcher=slurm --launcher.nodes=2 --dry_run   the same as a job of a cluster
@@ -79,7 +80,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "weights",
     None,
-    "mode=import and visualize: file of published weights (.safetensors, .pth, .th, .h5, .npz, .pb, .weights).",
+    "mode=import and visualize: published weights: a file (.safetensors, .pth, .th, .h5, .npz, .pb, .weights), hf:OWNER/NAME[@REVISION] of the Hugging Face hub, or a folder laid out as there.",
 )
 flags.DEFINE_string(
     "classes",

@@ -15,7 +15,7 @@ from cnnjax.modes.given import (
     optional_workdir,
     without,
 )
-from cnnjax.modes.runs import import_weights
+from cnnjax.modes.runs import find_weights, import_weights
 
 FLAGS = flags.FLAGS
 
@@ -101,7 +101,7 @@ def mode_visualize() -> None:
                 raise ConfigError(
                     f"workdir {workdir.path} holds no run: give --weights=FILE of published weights, or train first"
                 )
-            import_weights(experiment, workdir)
+            import_weights(experiment, workdir, find_weights())
     folder = Path(FLAGS.output) if FLAGS.output else workdir.path / "gallery"
     count = gallery.make_gallery(
         workdir, FLAGS.checkpoint, FLAGS.inputs, FLAGS.data_dir, options, folder, command_line()

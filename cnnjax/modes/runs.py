@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import flags
 
+from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.modes.given import (
     chosen_experiment,
@@ -194,7 +195,8 @@ def mode_import() -> None:
     if not FLAGS.weights or not FLAGS.workdir:
         raise ConfigError("mode=import needs --weights=FILE, --experiment=NAME and --workdir=DIR")
     without("train.seeds", "mode=import: published weights are one network")
-    data = import_weights(chosen_experiment(None), Workdir(FLAGS.workdir)).data
+    published = find_weights()
+    data = import_weights(experiment_for(published), Workdir(FLAGS.workdir), published).data
     shown = ("image_size", "resize", "resize_short", "interpolation", "channel_order", "mean", "std")
     said = [name for name in shown if f"data.{name}" in flag_changes()]
     print(f"preprocessing: {', '.join(f'{name}={getattr(data, name)}' for name in shown)}")
@@ -202,32 +204,69 @@ def mode_import() -> None:
     print(f"{FLAGS.weights} is now the run in {FLAGS.workdir}: evaluate, predict or visualize it")
 
 
-def import_weights(experiment: Experiment, workdir: Any) -> Experiment:
+def find_weights() -> Any:
+    """What --weights names: a network of the hub or of a folder laid out as there, or the path of a file."""
+    from cnnjax.weights import hub
+
+    return hub.find(FLAGS.weights) or FLAGS.weights
+
+
+def experiment_for(weights: Any) -> Experiment:
+    """The experiment of the flags. Without --experiment, for a network that says itself what it is, one for ImageNet."""
+    from cnnjax.weights.hub import Published
+
+    if not isinstance(weights, Published):
+        return chosen_experiment(None)
+    experiment, said = chosen_experiment(None, default="imagenet_resnet50"), flag_changes()
+    if FLAGS.experiment is None and "model.name" not in said:
+        named = {"name": f"imported_{weights.model}", "model.name": weights.model}
+        experiment = config.replace(experiment, named)
+    if experiment.model.name != weights.model:
+        raise ConfigError(
+            f"{weights.name} holds {weights.model}, the experiment asks for model.name={experiment.model.name}"
+        )
+    options = {} if "model.options" in said else {"model.options": weights.options}
+    return config.replace(experiment, options)
+
+
+def import_weights(experiment: Experiment, workdir: Any, weights: Any) -> Experiment:
     from cnnjax.data import sources
     from cnnjax.models import create_model
     from cnnjax.runs import transfer
+    from cnnjax.weights.hub import Published
 
     if FLAGS.classes:
         classes = transfer.read_classes(FLAGS.classes)
+    elif isinstance(weights, Published):
+        names = sources.class_names(experiment.data, FLAGS.data_dir, weights.num_classes)
+        classes = weights.classes or names
     else:
         model = create_model(experiment.model.name, options=experiment.model.options)
         count = getattr(model, "num_classes", model.num_outputs)
         classes = sources.class_names(experiment.data, FLAGS.data_dir, count)
-    if not Path(FLAGS.weights).is_file():
-        raise ConfigError(f"{FLAGS.weights}: no such file of weights")
-    return transfer.import_weights(experiment, FLAGS.weights, workdir, classes, flag_changes())
+    if not isinstance(weights, Published) and not Path(weights).is_file():
+        raise ConfigError(f"{weights}: no such file of weights")
+    return transfer.import_weights(experiment, weights, workdir, classes, flag_changes())
 
 
 def mode_export_weights() -> None:
-    from cnnjax.runs import run, transfer
+    from cnnjax.runs import publish, run, transfer
+    from cnnjax.weights.files import FORMATS
 
     if not FLAGS.output:
         raise ConfigError(
-            "mode=export_weights needs --output=FILE.safetensors, or of a darknet model FILE.weights"
+            "mode=export_weights needs --output=FILE.safetensors, of a darknet model FILE.weights, or --output=FOLDER"
         )
-    transfer.export_weights(run.restore(existing_workdir(), FLAGS.checkpoint), FLAGS.output)
-    form = "darknet's form" if FLAGS.output.endswith(".weights") else "torchvision's names"
-    print(f"weights with {form}: {FLAGS.output}")
+    output, restored = Path(FLAGS.output), run.restore(existing_workdir(), FLAGS.checkpoint)
+    if output.suffix in (".safetensors", ".weights"):
+        transfer.export_weights(restored, output)
+        form = "darknet's form" if output.suffix == ".weights" else "torchvision's names"
+        print(f"weights with {form}: {output}")
+        return
+    if output.suffix in FORMATS:
+        raise ConfigError(f"--output={output}: weights are written as .safetensors, .weights or a folder")
+    publish.publish(restored, output)
+    print(f"weights, config.json and a model card, as the Hugging Face hub has them: {output}")
 
 
 def mode_export() -> None:

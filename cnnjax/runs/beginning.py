@@ -33,6 +33,7 @@ from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import sharding
 from cnnjax.tasks import task_class
 from cnnjax.training.step import Recipe, TrainState
+from cnnjax.weights import hub
 from cnnjax.weights.convert import fitting, preprocessing, read_weights
 from cnnjax.weights.darknet import input_size, is_darknet, is_darknet_model, load_darknet
 
@@ -64,11 +65,14 @@ class Source:
 
 
 def find(experiment: Experiment) -> Source:
-    """The source that train.init_from names: a workdir, a checkpoint in one, or a file of published weights.
+    """The source that train.init_from names: a workdir, a checkpoint in one, or published weights: a file, a folder or
+    a repository of the hub (weights/hub.py).
 
     Raises ConfigError if there is none.
     """
     path = Path(experiment.train.init_from).expanduser()
+    if hub.is_published(experiment.train.init_from) and (published := hub.find(experiment.train.init_from)):
+        return _of_published(experiment, published)
     if path.is_dir():
         if path.parent.name == "checkpoints" and path.name.isdecimal():
             return _of_run(path, Workdir(path.parents[1]), int(path.name))
@@ -215,6 +219,17 @@ def _of_run(path: Path, workdir: Workdir, step: int | None) -> Source:
             name: prepared[name] for name in ("mean", "std", "channel_order", "contrast", "digit_width")
         }
     return Source(path, prepared, tuple(about.get("classes", ())), read)
+
+
+def _of_published(experiment: Experiment, published: hub.Published) -> Source:
+    source = _of_file(experiment, published.weights)
+
+    def hint() -> str:
+        same = experiment.model.name == published.model
+        return "" if same else f"; give --model.name={published.model}"
+
+    name = Path(published.name)
+    return dataclasses.replace(source, path=name, data=published.data, classes=published.classes, hint=hint)
 
 
 def _of_file(experiment: Experiment, path: Path) -> Source:

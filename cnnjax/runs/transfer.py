@@ -18,16 +18,19 @@ from cnnjax.runtime import platform
 from cnnjax.training.step import init_state, make_recipe
 from cnnjax.weights.convert import load_weights, save_torchvision
 from cnnjax.weights.darknet import is_darknet, load_darknet, save_darknet
+from cnnjax.weights.hub import Published
 
 
 def import_weights(
     experiment: Experiment,
-    weights: str | os.PathLike,
+    weights: str | os.PathLike | Published,
     workdir: Workdir,
     classes: tuple[str, ...],
     said: Collection[str] = (),
 ) -> Experiment:
     """Writes a run whose checkpoint, of step 0, holds the weights of a published file with its preprocessing.
+
+    weights: a file, or what `weights.hub.find` found.
 
     said: fields of the experiment, such as "data.resize_short", that stay as they are whatever the weights' own
     preprocessing is; data.mean and data.std go together.
@@ -37,9 +40,13 @@ def import_weights(
     with workdir.claim():
         if workdir.has_run():
             raise ConfigError(f"workdir {workdir.path} holds a run already: import into a new one")
-        experiment = with_preprocessing(experiment, published_preprocessing(experiment, weights), said)
+        if isinstance(weights, Published):
+            name, channels, data, weights = weights.name, weights.channels, weights.data, weights.weights
+        else:
+            name, channels, data = Path(weights).name, 3, published_preprocessing(experiment, weights)
+        experiment = with_preprocessing(experiment, data, said)
         side = experiment.data.image_size or 32
-        image_shape = (side, experiment.data.image_width or side, 3)
+        image_shape = (side, experiment.data.image_width or side, channels)
         recipe = make_recipe(experiment, classes, image_shape, num_steps=1)
         state = jax.eval_shape(lambda: init_state(recipe, image_shape, jnp.int32(0)))
         template = {"params": state.params, **state.model_state}
@@ -59,7 +66,7 @@ def import_weights(
             "classes": list(classes),
             "image_shape": list(image_shape),
             "versions": platform.versions(),
-            "weights": Path(weights).name,
+            "weights": name,
         }
         with CheckpointStore(workdir.checkpoints) as store:
             store.save(0, jax.tree.map(lambda a: jnp.asarray(a)[None], state), None, metadata)

@@ -187,7 +187,7 @@ CASES = [
     case("safetensors_called_pth", "w.pth", NO_TORCH, for_torch(safetensors())),
     case("torch_called_safetensors", ST, NO_ST, torch_file(lambda torch: {"a": torch.zeros(3)})),
     Case("missing_file", f"{IMPORT}=gone.pth", "gone.pth: no such file of weights", weights("w", b"")),
-    Case("folder_of_weights", f"{IMPORT}=w.pth", "w.pth: no such file of weights",
+    Case("folder_of_weights", f"{IMPORT}=w.pth", "w.pth: a folder without model.safetensors",
          lambda folder: (weights("w", b"")(folder), (folder / "w.pth").mkdir())),
     Case("classes_missing", f"{IMPORT}=w.safetensors", "classes.txt: cannot be read", lambda folder: write(folder / ST, b"")),
     Case("classes_empty", f"{IMPORT}=w.safetensors", "classes.txt holds no class names",
