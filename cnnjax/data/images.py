@@ -4,13 +4,14 @@ Colours are left in the order R, G, B; `data.channel_order` is applied where the
 """
 
 import contextlib
+import contextvars
 import io
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -305,6 +306,61 @@ def stack(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return images
+
+
+_ON_DEMAND = contextvars.ContextVar("on_demand", default=False)
+
+
+@contextlib.contextmanager
+def on_demand() -> Iterator[None]:
+    """While data are read: what lies in files of its own is not decoded, but when a batch asks for it."""
+    token = _ON_DEMAND.set(True)
+    try:
+        yield
+    finally:
+        _ON_DEMAND.reset(token)
+
+
+def is_on_demand() -> bool:
+    """Whether `on_demand` is in force."""
+    return _ON_DEMAND.get()
+
+
+class Pending:
+    """Stands for uint8 [N, H, W, C], as stream.StreamedImages does: `read(i)` gives an image when it is asked for."""
+
+    ndim = 4
+
+    def __init__(
+        self, read: Callable[[int], np.ndarray], index: np.ndarray, shape: tuple[int, ...], dtype: np.dtype
+    ):
+        self._read, self._index, self.dtype = read, index, dtype
+        self.shape = (len(index), *shape)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, int | np.integer):
+            return Pending(self._read, self._index[key], self.shape[1:], self.dtype)
+        return self._read(int(self._index[key]))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = stack(lambda row: self[row], len(self), "reading images")
+        return array if dtype is None else array.astype(dtype)
+
+    def with_channels(self, channels: int) -> "Pending":
+        """The same images, whose grey is repeated if there shall be colours."""
+        shape = (*self.shape[1:-1], channels)
+        return Pending(lambda i: np.broadcast_to(self._read(i), shape), self._index, shape, self.dtype)
+
+
+def column(read: Callable[[int], np.ndarray], count: int, doing: str) -> Any:
+    """As `stack`; on_demand, what stands for the same array."""
+    if not _ON_DEMAND.get() or not count:
+        return stack(read, count, doing)
+    first = read(0)
+    return Pending(read, np.arange(count), first.shape, first.dtype)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def load_detection(
             raise ConfigError(f"{image.path} is {found}, its annotation says {image.width}x{image.height}")
         return images.frame_image(pixels, frame, how)
 
-    pixels = images.stack(read, count, "reading images") if count else np.zeros((0, *frame, 3), np.uint8)
+    pixels = images.column(read, count, "reading images") if count else np.zeros((0, *frame, 3), np.uint8)
     return {"image": pixels, **targets}
 
 

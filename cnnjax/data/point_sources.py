@@ -83,7 +83,7 @@ def load(points: PointSet, size: int) -> Columns:
         return images.letterbox_image(images.read_image(points.folder / points.files[index], Data()), frame)
 
     mirror = np.tile(np.array(points.mirror, np.int32), (len(points.files), 1))
-    pixels = images.stack(read, len(points.files), "reading images")
+    pixels = images.column(read, len(points.files), "reading images")
     return Columns(
         {"image": pixels, "points": moved["points"], "visible": points.visible, "flip_points": mirror},
         files=[points.folder / name for name in points.files],

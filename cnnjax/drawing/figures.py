@@ -11,10 +11,12 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from cnnjax.config import ConfigError
 
+_LETTER = 14  # pixels: height of a line that is drawn into an image
+_POINTS = 9.0  # of a line over an image: 12.5 pixels, as figures are saved
 _READABLE, _SHOWN = 60, 40  # classes of a confusion matrix: above the first so many of them
 
 
@@ -185,16 +187,21 @@ def draw_boxes(image: np.ndarray, boxes: Boxes) -> np.ndarray:
     zoom = max(1, round(320 / max(image.shape[:2])))
     picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).convert("RGB")
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
-    draw = ImageDraw.Draw(picture)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_LETTER)
     scaled = boxes.boxes.astype(np.float64) * zoom
     for box, label, colour in zip(scaled, boxes.labels, boxes.colours, strict=True):
         x0, y0, x1, y1 = box.tolist()
         draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=2)
         if label:
-            place = draw.textbbox((x0 + 2, max(0.0, y0 - 12)), label)
-            draw.rectangle(place, fill="black")
-            draw.text((x0 + 2, max(0.0, y0 - 12)), label, fill=colour)
+            corner = (x0 + 2, max(0.0, y0 - _LETTER))
+            draw.rectangle(draw.textbbox(corner, label, font=font), fill="black")
+            draw.text(corner, label, fill=colour, font=font)
     return np.asarray(picture)
+
+
+def _cut(line: str, letters: int) -> str:
+    """The line, or as much of its beginning as there is room for."""
+    return line if len(line) <= letters else f"{line[: letters - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 @names_as_they_are()
@@ -205,19 +212,22 @@ def image_grid(
     images: Sequence[np.ndarray],
     labels: Sequence[str],
     columns: int = 8,
+    width: float = 0.0,
 ) -> Picture:
-    """Images with a line or two of text over each, `columns` to a row."""
+    """Images with a line or two of text over each, `columns` to a row, each of them `width` inches wide; 0: so that a row
+    fills a page."""
     columns = min(columns, max(1, len(images)))
     rows = max(1, -(-len(images) // columns))
-    width = 12.8 / max(columns, 4)
+    width = width or 12.8 / max(columns, 4)
     lines = max((label.count("\n") + 1 for label in labels), default=1)
+    letters = max(8, int(width * 100 / 7.5))  # of a line over an image, at _POINTS
     figure, axes = subplots(
-        rows, columns, figsize=(width * columns, (width + 0.1 + 0.16 * lines) * rows), squeeze=False
+        rows, columns, figsize=(width * columns, (width + 0.1 + 0.18 * lines) * rows), squeeze=False
     )
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, label in zip(axes.flat, images, labels, strict=False):
         axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
-        axis.set_title(label, fontsize=8)
+        axis.set_title("\n".join(_cut(line, letters) for line in label.split("\n")), fontsize=_POINTS)
     figure.tight_layout()
     return Picture(name, title, caption, figure)

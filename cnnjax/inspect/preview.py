@@ -1,35 +1,49 @@
-"""The first training batch of an experiment, as the network sees it."""
+"""The first training batch of an experiment, as the network sees it; of files only those of this batch are read."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnjax import config
 from cnnjax.config import Experiment
 from cnnjax.data import batches, sources
+from cnnjax.data.images import on_demand
+from cnnjax.data.statistics import channel_stats
 from cnnjax.data.stream import TrainRows
 from cnnjax.data.windows import smallest_window
 from cnnjax.drawing import figures
 from cnnjax.drawing.points import draw_points, lines_of
+from cnnjax.network import Preprocessing
+from cnnjax.runs import refusals
 from cnnjax.runs.plan import with_statistics
 from cnnjax.training.step import AUGMENT, augmented, make_recipe, stream
 
 _PREVIEWED = 24
+_CELL = 2.2  # inches of 100 pixels, the least that an image has
 
 
-def preview(experiment: Experiment, data_dir: str | None, path: str) -> None:
-    """Draws the first training batch after augmentation, with its labels, boxes or points."""
-    dataset = sources.load(experiment.data, data_dir)
-    experiment = with_statistics(experiment, dataset)
-    recipe = make_recipe(experiment, dataset.classes, dataset.train["image"].shape[1:], num_steps=1)
-    recipe = recipe.of_step(experiment.train.seed, 0)
+def preview(experiment: Experiment, data_dir: str | None, path: str | Path) -> None:
+    """Draws the first training batch after augmentation, with its labels, boxes or points.
+
+    Raises ConfigError for a name that means nothing before any data are read.
+    """
+    refusals.check_names(experiment)
+    with on_demand():
+        dataset = sources.load(experiment.data, data_dir)
     count = min(_PREVIEWED, experiment.data.batch_size, len(dataset.train["image"]))
+    index, epoch = batches.train_indices(experiment.train.seed, 0, len(dataset.train["image"]), count)
     everything = np.arange(count)
     rows = TrainRows(
         experiment.train.seed, 0, 1, len(dataset.train), count, everything, smallest_window(experiment)
     )
-    index, epoch = batches.train_indices(experiment.train.seed, 0, len(dataset.train), count)
     windows = rows.windows(0)
     read = dataset.train[index] if windows is None else dataset.train.through(index, windows)
+    experiment = _with_statistics_of(read["image"], experiment)
+    experiment = with_statistics(experiment, dataset)
+    recipe = make_recipe(experiment, dataset.classes, dataset.train["image"].shape[1:], num_steps=1)
+    recipe = recipe.of_step(experiment.train.seed, 0)
     batch = {name: jnp.asarray(values) for name, values in read.items()}
     batch |= {"index": jnp.asarray(index), "epoch": jnp.asarray(epoch)}
     seed = jnp.int32(experiment.train.seed)
@@ -51,5 +65,18 @@ def preview(experiment: Experiment, data_dir: str | None, path: str) -> None:
         else:
             shown.append(image)
             texts.append(dataset.classes[int(changed["label"][i])])
-    grid = figures.image_grid("preview", "", "", shown, texts, columns=6)
+    cell = max(_CELL, 1.1 * max(image.shape[1] for image in shown) / 100)
+    columns = max(1, min(6, round(13 / cell)))
+    grid = figures.image_grid("preview", "", "", shown, texts, columns, cell)
     figures.write(grid.figure, path)
+
+
+def _with_statistics_of(images: np.ndarray, experiment: Experiment) -> Experiment:
+    """With data.mean and data.std of these images, if the experiment leaves them to the data: nothing that is drawn
+    depends on more than roughly these."""
+    if experiment.data.mean and experiment.data.std:
+        return experiment
+    mean, std = channel_stats(images)
+    in_order = Preprocessing.of(experiment.data).in_rgb
+    std = tuple(value or 1.0 for value in std)
+    return config.replace(experiment, {"data.mean": in_order(mean), "data.std": in_order(std)})

@@ -65,8 +65,12 @@ def mode_compare() -> None:
 def mode_preview() -> None:
     from cnnjax.inspect import preview
 
-    experiment = chosen_experiment(optional_workdir())
-    path = FLAGS.output or f"preview_{experiment.name}.png"
+    workdir = optional_workdir()
+    experiment = chosen_experiment(workdir)
+    path = Path(FLAGS.output or f"preview_{experiment.name}.png")
+    if workdir is not None and not FLAGS.output:
+        path = workdir.path / "preview.png"
+        workdir.path.mkdir(parents=True, exist_ok=True)
     preview.preview(experiment, FLAGS.data_dir, path)
     print(f"the first training batch after augmentation: {path}")
 

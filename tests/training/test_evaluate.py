@@ -144,7 +144,8 @@ def test_evaluation_in_training_equals_evaluation_of_the_checkpoint(tmp_path, la
     trained = launch("--experiment=digits_lenet", "--model.name=mlp", *flags)
     again = launch("--mode=evaluate", f"--workdir={tmp_path}")
     assert trained.code == again.code == 0
-    table = again.out.strip()
+    table, _, files = again.out.strip().partition("\nreport: ")
+    assert "evaluation/report.html" in files
     assert "accuracy" in table and table in trained.out
     refused = launch("--mode=evaluate", f"--workdir={tmp_path}", "--data.limit=3")
     assert refused.code == 1 and "cannot be changed" in refused.err

@@ -44,7 +44,9 @@ def read(data: Data, folder: Path) -> Dataset:
     """
     train, test, classes, note = list_splits(folder, data.name)
     train, test = (_first(part, data) for part in (train, test))
-    channels = 1 if all([images.check_header(path) for path in train.paths + test.paths]) else 3
+    grey = map(images.check_header, train.paths + test.paths)
+    # All are looked into, and damaged ones told, unless only some are asked for.
+    channels = 1 if all(grey if images.is_on_demand() else list(grey)) else 3
     return Dataset(
         data.name, _read(train, data, channels, "train"), _read(test, data, channels, "test"), classes, note
     )
@@ -217,5 +219,5 @@ def _read(files: Files, data: Data, channels: int, name: str) -> Columns:
         path = files.paths[index]
         return images.decode(path, str(path), data, channels)
 
-    pixels = images.stack(read_one, len(files.paths), f"reading {name}")
+    pixels = images.column(read_one, len(files.paths), f"reading {name}")
     return Columns({"image": pixels, "label": files.labels}, files=files.paths)

@@ -147,6 +147,6 @@ def _read(signs: Sequence[Sign], data: Data, what: str) -> Columns:
             )
         return np.asarray(images.fit(Image.fromarray(whole[y1:y2, x1:x2]), data))
 
-    pixels = images.stack(read_one, len(chosen), f"reading {what}")
+    pixels = images.column(read_one, len(chosen), f"reading {what}")
     labels = np.array([sign.label for sign in chosen], np.int32)
     return Columns({"image": pixels, "label": labels}, files=[sign.path for sign in chosen])
