@@ -103,7 +103,7 @@ flags.DEFINE_list(
 flags.DEFINE_integer(
     "benchmark.repetitions",
     10,
-    "Turns of each contestant, A B A B. Of faults: kills; of soak: minutes; of streaming: gigabytes.",
+    "Turns of each contestant, A B A B. Of faults: kills; of soak: minutes; of streaming: gigabytes; of prediction: hundreds of photographs.",
     lower_bound=1,
 )
 flags.DEFINE_integer("benchmark.seeds", 50, "Runs of the benchmarks that measure whole runs.", lower_bound=1)

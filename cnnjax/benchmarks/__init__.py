@@ -7,6 +7,7 @@ from cnnjax.benchmarks.faults import survive_faults
 from cnnjax.benchmarks.inputs import against_grain, input_share
 from cnnjax.benchmarks.networks import cpu_networks, gpu_throughput, steps_per_call
 from cnnjax.benchmarks.options import Measured, Options
+from cnnjax.benchmarks.prediction import predict_photographs
 from cnnjax.benchmarks.rendering import feature_visualization
 from cnnjax.benchmarks.soak import long_run
 from cnnjax.benchmarks.speed_run import cifar10_94, mnist_99
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "faults": survive_faults,
     "soak": long_run,
     "streaming": stream_records,
+    "prediction": predict_photographs,
 }
 GROUPS = {
     "cpu": ("first_step", "compilation", "networks", "detection", "rendering", "input_share", "input_grain"),

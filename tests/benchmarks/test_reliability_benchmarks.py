@@ -10,6 +10,7 @@ import pytest
 
 from cnnjax.benchmarks import faults, launched
 from cnnjax.benchmarks.faults import Saboteur, survived
+from cnnjax.benchmarks.prediction import predicted
 from cnnjax.benchmarks.soak import soaked
 from cnnjax.benchmarks.streaming import streamed
 from cnnjax.config import ConfigError
@@ -98,3 +99,12 @@ def test_records_larger_than_memory_allows_stream_in_less_than_two_gigabytes(tmp
     found = only(streamed(tmp_path, size))
     assert found["size, GB"] > 0.99 * size / 1e9
     assert 0.1 < found["peak memory of all processes, GB"] < 2
+
+
+@pytest.mark.slow
+def test_photographs_are_predicted_in_less_memory_than_they_have(tmp_path):
+    """300 photographs of 12 megapixels are 10.8 GB of pixels."""
+    found = only(predicted(tmp_path, 300))
+    assert len((tmp_path / "predictions" / "predictions.jsonl").read_text().splitlines()) == 300
+    assert found["peak memory, GB"] < 1.5
+    assert found["seconds to the first answer"] < 300 / found["photographs/s"]
