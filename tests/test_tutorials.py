@@ -7,7 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-SLOW = ("3-cifar-10-on-a-laptop", "6-what-a-network-sees")  # minutes of training, many programs to compile
+SLOW = (  # minutes of training, or many programs to compile
+    "3-cifar-10-on-a-laptop",
+    "4-fine-tune-on-your-photographs",
+    "6-what-a-network-sees",
+)
 _CELL = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
