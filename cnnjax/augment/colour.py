@@ -168,6 +168,7 @@ def rgb_to_hsv(rgb: Array) -> Array:
 
 
 def hsv_to_rgb(hsv: Array) -> Array:
+    """The inverse of rgb_to_hsv."""
     h, s, v = hsv[..., 0], hsv[..., 1], hsv[..., 2]
 
     def channel(offset: float) -> Array:

@@ -12,6 +12,8 @@ ANNOTATED = (*LAID_OUT, "tensorflow-datasets")
 
 @dataclasses.dataclass(frozen=True)
 class Data:
+    """What is read, from where, and how images get into the frame of the network."""
+
     name: str = option(
         "digits",
         "digits, synthetic, folder:PATH, csv:PATH (pixels and labels), ahcd:PATH, gtsrb:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; with points: figures, points:PATH; of mode=prepare: records:PATH; several joined by +, as folder:A+folder:B",

@@ -9,6 +9,8 @@ SEVERAL_SCALES = {"task": ("multiscale_detection",)}
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
+    """Of task classification: one label for an image."""
+
     label_smoothing: float = option(0.0, "share of the target spread evenly over all classes", most=1)
     class_weights: tuple[float, ...] = option(
         (),
@@ -22,6 +24,8 @@ class Classification:
 
 @dataclasses.dataclass(frozen=True)
 class Localization:
+    """Of task localization: one object or none, its box and its class."""
+
     loss: str = option(
         "logistic",
         "squared error over all of the target; or logistic, squared and softmax cross-entropy",
@@ -32,6 +36,8 @@ class Localization:
 
 @dataclasses.dataclass(frozen=True)
 class Points:
+    """Of task points: their coordinates by regression."""
+
     weight: float = option(10.0, "factor of the loss of the points, which are in shares of the image")
     beta: float = option(
         0.02, "error, as a share of the image, above which the loss grows no faster than the error", above=0
@@ -40,6 +46,8 @@ class Points:
 
 @dataclasses.dataclass(frozen=True)
 class Heatmaps:
+    """Of task heatmaps: a map for each point, whose peak is its place."""
+
     sigma: float = option(2.0, "width of the bumps in pixels of the maps", above=0)
     decode: str = option(
         "quarter",
@@ -51,6 +59,8 @@ class Heatmaps:
 
 @dataclasses.dataclass(frozen=True)
 class Cascade:
+    """Of task cascade: boosted Haar features (Viola & Jones 2001)."""
+
     features: int = option(4000, "features drawn at random from all of a window, to choose from", above=0)
     negatives: int = option(4000, "windows without a face that each stage is trained with", above=0)
     stages: int = option(14, "most stages", above=0)
@@ -69,6 +79,8 @@ class Cascade:
 
 @dataclasses.dataclass(frozen=True)
 class ShapeModel:
+    """Of task shape_model: points by profiles and the modes of a shape (Cootes et al. 1995)."""
+
     explained: float = option(
         0.9, "share of the variance that the modes of the shape explain", above=0, most=1
     )
@@ -86,6 +98,8 @@ class ShapeModel:
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
+    """Of tasks that find any number of objects; each field says of which."""
+
     form: str = option(
         "logistic",
         "what a cell's numbers mean and how they are trained: the lecture's with loss A or B, YOLOv1's, or with anchors",

@@ -10,6 +10,8 @@ MUON = {"optimizer.name": ("muon",)}
 
 @dataclasses.dataclass(frozen=True)
 class Model:
+    """Which network is trained."""
+
     name: str = option("lenet5", "a name of the model table")
     dtype: str = option("float32", "what layers compute in; weights stay float32", ("float32", "bfloat16"))
     options: tuple[str, ...] = option(
@@ -19,6 +21,8 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
+    """How weights follow their gradients. Rates are per update; shares are of the run, whatever its length."""
+
     name: str = option("adamw", "update rule", ("sgd", "adam", "adamw", "muon"))
     learning_rate: float = option(1e-3, "at its peak")
     reference_batch: int = option(
@@ -101,6 +105,8 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
+    """How long a run is, where it begins, and what is kept of it."""
+
     epochs: float = option(0.0, "length of the run; give exactly one of epochs, steps, examples")
     steps: int = option(0, "length of the run in steps")
     examples: int = option(0, "length of the run in examples seen")
@@ -150,6 +156,8 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
+    """How a split is evaluated, in training and by mode=evaluate."""
+
     batch_size: int = option(
         500, "images that the network sees at once in evaluation; no influence on the result", above=0
     )

@@ -236,4 +236,5 @@ def some(names: Sequence[str]) -> str:
 
 
 def join(*notes: str) -> str:
+    """Notes as one line, without those that are empty."""
     return "; ".join(note for note in notes if note)

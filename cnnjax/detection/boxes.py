@@ -25,6 +25,7 @@ def box_xyxy_to_xywh(boxes: Array) -> Array:
 
 
 def box_xywh_to_xyxy(boxes: Array) -> Array:
+    """The inverse of box_xyxy_to_xywh."""
     return jnp.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
 
 
@@ -35,6 +36,7 @@ def box_xyxy_to_cxcywh(boxes: Array) -> Array:
 
 
 def box_cxcywh_to_xyxy(boxes: Array) -> Array:
+    """The inverse of box_xyxy_to_cxcywh."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return jnp.concatenate([centre - half, centre + half], axis=-1)
 

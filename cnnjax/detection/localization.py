@@ -44,6 +44,8 @@ def logistic_loss(outputs: Array, targets: Array, box_weight: float = 1.0) -> Ar
 
 
 class Localized(NamedTuple):
+    """The one object of each of N images."""
+
     scores: Array  # [N], of an object being there
     boxes: Array  # [N, 4] xyxy pixels, clipped
     classes: Array  # [N] int32

@@ -118,5 +118,6 @@ def overlaps(
 
 
 def check_same_images(truths: Sequence[Truth], detections: Sequence[Detections]) -> None:
+    """Raises ValueError if they are not of equally many images."""
     if len(truths) != len(detections):
         raise ValueError(f"{len(truths)} images with truth but {len(detections)} with detections")

@@ -18,6 +18,8 @@ _LARGEST = 100_000  # of a size, a stride or a number of features
 
 @dataclasses.dataclass(frozen=True)
 class Net:
+    """What enters: pixels and channels."""
+
     height: int
     width: int
     channels: int
@@ -25,6 +27,8 @@ class Net:
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
+    """A convolution, batch normalization where it is `normalized`, and an activation of ACTIVATIONS."""
+
     features: int
     kernel: int
     stride: int
@@ -53,6 +57,8 @@ class Route:
 
 @dataclasses.dataclass(frozen=True)
 class MaxPool:
+    """The largest of each window; `padding` is that of both sides together."""
+
     size: int
     stride: int
     padding: int
@@ -60,11 +66,15 @@ class MaxPool:
 
 @dataclasses.dataclass(frozen=True)
 class Upsample:
+    """Every value `factor` x `factor` times."""
+
     factor: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
+    """In training, each value is zero with probability `rate`."""
+
     rate: float
 
 

@@ -64,6 +64,7 @@ class Workdir:
                 self.path.rmdir()
 
     def has_run(self) -> bool:
+        """Whether a run was begun in it."""
         return self.config.exists()
 
     def read_config(self) -> Experiment:

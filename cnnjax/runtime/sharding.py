@@ -69,6 +69,7 @@ def check_fits(arrays: Mapping[str, Any], mesh: Mesh) -> None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 

@@ -128,6 +128,7 @@ def open_sweep(sweep: Sweep, many: bool = False) -> list[Member]:
 
 
 def is_sweep(path: Path) -> bool:
+    """Whether the folder is that of a sweep."""
     return (path / "sweep.json").exists()
 
 

@@ -106,4 +106,5 @@ def coco_annotations(number: int, entry: Mapping[str, Any], first: int) -> list[
 
 
 def coco_categories(classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The categories of a COCO file; their ids count from 1."""
     return [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]

@@ -65,6 +65,7 @@ def class_index(network: Network, label: int | str) -> int:
 
 
 def name_of_class(network: Network, index: int) -> str:
+    """Its name, or its number where names are not known."""
     return network.classes[index] if index < len(network.classes) else str(index)
 
 
@@ -112,6 +113,7 @@ def _layer_shape(network: Network, layer: str) -> tuple[int, ...]:
 
 
 def replace_act(network: Network, act: Rule) -> Network:
+    """The network with another activation in the place of its ReLUs."""
     return dataclasses.replace(network, model=network.model.clone(act=act))
 
 

@@ -70,6 +70,10 @@ def _resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 def tiled_gradient(
     network: Network, objective: Objective, picture: np.ndarray, shift: tuple[int, ...]
 ) -> np.ndarray:
+    """The gradient of an objective at a picture [H, W, C] of any size, by tiles of the network's size.
+
+    The borders of the tiles are moved by `shift` (y, x), so that over many steps they fall everywhere.
+    """
     height, width, channels = picture.shape
     tile_h, tile_w, _ = network.image_shape
     rows, columns = -(-height // tile_h), -(-width // tile_w)

@@ -29,10 +29,12 @@ Delta = Callable[[Array, Any], Array]
 
 
 def logits_delta(logits: Array, label: Any) -> Array:
+    """logits - onehot, [N, classes]."""
     return logits - _onehot(logits, label)
 
 
 def softmax_delta(logits: Array, label: Any) -> Array:
+    """softmax(logits) - onehot, [N, classes]."""
     return jax.nn.softmax(logits) - _onehot(logits, label)
 
 

@@ -22,6 +22,8 @@ RECORRELATE = COLOR_CORRELATION / np.linalg.norm(COLOR_CORRELATION, axis=0).max(
 
 
 class Parameterization(Protocol):
+    """What pictures are made of: `init` draws parameters of `batch` pictures, `image` makes them [N, H, W, C] in [0, 1]."""
+
     def init(self, key: Array, batch: int) -> Any: ...
 
     def image(self, parameters: Any) -> Array: ...

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedImage:
+    """A file with its size in pixels and what is in it."""
+
     path: str  # below the image folder, with forward slashes
     width: int
     height: int

@@ -211,6 +211,7 @@ def _list(folder: Path, classes: tuple[str, ...]) -> Files:
 
 
 def take(files: Files, index: np.ndarray) -> Files:
+    """Some of the files, by number [n]."""
     return Files([files.paths[i] for i in index], files.labels[index])
 
 

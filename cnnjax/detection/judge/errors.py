@@ -48,6 +48,8 @@ def confusion_matrix(
 
 @dataclasses.dataclass(frozen=True)
 class ErrorAnalysis:
+    """What detections are, of each of the KINDS."""
+
     shares: dict[str, float]  # of each kind among all detections looked at
     counts: np.ndarray  # [C, 5] in the order of KINDS
 

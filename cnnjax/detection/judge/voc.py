@@ -75,6 +75,8 @@ def best_f1(curves: Sequence[Curve]) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True)
 class VocResult:
+    """Average precision as Pascal VOC computes it, in [0, 1]."""
+
     mean: float  # over the classes that have objects; NaN if none has
     per_class: np.ndarray  # [C], NaN where a class has no object
     curves: tuple[Curve, ...]
