@@ -63,6 +63,8 @@ def test_the_site_is_built_without_a_warning(tmp_path):
         "load_run" in face
         and "--optimizer.learning_rate" in (tmp_path / "site" / "settings.html").read_text()
     )
+    fields = (tmp_path / "site" / "packages" / "cnnjax.detection.html").read_text()
+    assert "P of the object times P of its class" in fields  # a comment behind a field
     for page in ROOT.glob("docs/tutorials/*"):
         assert (
             tmp_path
