@@ -65,10 +65,5 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     )
     fields = (tmp_path / "site" / "packages" / "cnnjax.detection.html").read_text()
     assert "P of the object times P of its class" in fields  # a comment behind a field
-    for page in ROOT.glob("docs/tutorials/*"):
-        assert (
-            tmp_path
-            / "site"
-            / "tutorials"
-            / page.with_suffix({".md": ".html"}.get(page.suffix, page.suffix)).name
-        ).exists()
+    shown = {page.stem for page in (tmp_path / "site" / "tutorials").iterdir()}
+    assert {page.stem for page in ROOT.glob("docs/tutorials/*")} <= shown
