@@ -81,10 +81,13 @@ def _initialize(task: slurm.Task | None) -> None:
         heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
         initialization_timeout=START_TIMEOUT + 60,  # after which the runtime aborts the process
     )
+    # By itself JAX would take the one GPU of the process's number on its node, and hide the others.
     if task is None:
-        initialize()
+        alone = (
+            os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" and "JAX_LOCAL_DEVICE_IDS" not in os.environ
+        )
+        initialize(local_device_ids=[] if alone else None)  # none named: all
         return
-    # JAX is to ask nobody: of a task of Slurm it would hide all devices but one.
     initialize(task.coordinator, task.count, task.index, task.devices, cluster_detection_method="deactivate")
 
 

@@ -102,6 +102,23 @@ def test_what_is_no_number_is_told(name):
         slurm.task({**STEP, name: "many"})
 
 
+@pytest.mark.parametrize(
+    ("told_by_mpi", "wanted"),
+    [({}, None), ({"LOCAL_SIZE": "4"}, None), ({"LOCAL_SIZE": "1"}, [])],
+)
+def test_a_process_of_open_mpi_that_is_alone_on_its_node_uses_all_its_gpus(
+    told, monkeypatch, told_by_mpi, wanted
+):
+    """JAX reads no named device as all of them, and without any word takes one, where Open MPI tells its number."""
+    import jax
+
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **more: calls.append(more))
+    told({f"OMPI_COMM_WORLD_{name}": value for name, value in told_by_mpi.items()})
+    processes._initialize(None)
+    assert [call["local_device_ids"] for call in calls] == [wanted]
+
+
 def test_a_coordinator_alone_takes_the_counts_of_slurm(told):
     told(STEP)
     assert processes._place("other:1234", None, None) == slurm.Task("other:1234", 2, 1, None)
