@@ -75,6 +75,7 @@ def train(
     model: Any = None,
     task: "Task | None" = None,
     data_dir: str | None = None,
+    mirror: str | None = None,
 ) -> "Run":
     """Trains, or goes on with what is in `workdir`; returns the run at its last checkpoint.
 
@@ -85,6 +86,7 @@ def train(
         `model(images, train)` and as many outputs as the task takes, and a Task. To go on with such a run, or to
         load it, give them again.
       data_dir: where datasets are. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      mirror: URL of a copy of `workdir` in a store, such as gs://bucket/run, from which an empty one goes on.
     Raises:
       ConfigError: with one line, for what cannot be meant, and where the run in `workdir` is another one.
 
@@ -102,6 +104,7 @@ def train(
     from pathlib import Path
 
     from cnnjax.config import check
+    from cnnjax.remote.mirror import attached
     from cnnjax.runs.plan import Given
     from cnnjax.runs.run import restore
     from cnnjax.runs.train import train_run
@@ -109,7 +112,8 @@ def train(
 
     folder = Workdir(workdir or Path("runs") / experiment.name)
     given = Given(data, model, task)
-    train_run(check(experiment), folder, data_dir, "cnnjax.train", given)
+    with attached(mirror, folder) as saved:
+        train_run(check(experiment), folder, data_dir, "cnnjax.train", given, saved=saved)
     return restore(folder, given=given)
 
 
@@ -121,7 +125,8 @@ def load_run(
     model: Any = None,
     task: "Task | None" = None,
 ) -> "Run":
-    """A trained run: `checkpoint` is last, best or the number of a step; by default last, with train.patience best.
+    """A trained run, in a folder or behind the URL of its mirror: `checkpoint` is last, best or the number of a step; by default
+    last, with train.patience best.
 
     data, model, task: what the run was trained with, where `train` was given it. Without its data a run can predict,
     but not be evaluated.
@@ -135,11 +140,12 @@ def load_run(
     ['class', 'index', 'top']
     """
     _configure()
+    from cnnjax.remote.pull import local_folder
     from cnnjax.runs.plan import Given
     from cnnjax.runs.run import restore
     from cnnjax.runs.workdir import Workdir
 
-    return restore(Workdir(workdir), checkpoint, given=Given(data, model, task))
+    return restore(Workdir(local_folder(os.fspath(workdir))), checkpoint, given=Given(data, model, task))
 
 
 def sweep(

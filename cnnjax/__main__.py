@@ -61,6 +61,11 @@ flags.DEFINE_string(
     "Folder of the run. Default: runs/<experiment>. mode=evaluate, predict and export: of several, separated by commas, their committee.",
 )
 flags.DEFINE_list("workdirs", [], "mode=compare: folders of runs, separated by commas.")
+flags.DEFINE_string(
+    "mirror",
+    None,
+    "mode=train: URL, such as gs://BUCKET/RUN or s3://BUCKET/RUN, of a copy of --workdir, pushed after each checkpoint and at the end. An empty --workdir goes on from it; other modes take it as --workdir.",
+)
 flags.DEFINE_list(
     "votes", [], "Of several --workdir: how much each network counts, such as 2,1,1; default: all the same."
 )

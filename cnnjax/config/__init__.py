@@ -13,6 +13,7 @@ from cnnjax.config.errors import ConfigError as ConfigError
 from cnnjax.config.errors import Stopped as Stopped
 from cnnjax.config.errors import check_local as check_local
 from cnnjax.config.errors import did_you_mean as did_you_mean
+from cnnjax.config.errors import is_url as is_url
 from cnnjax.config.experiment import PAGE_NAMES as PAGE_NAMES
 from cnnjax.config.experiment import PREDICTABLE as PREDICTABLE
 from cnnjax.config.experiment import RESUMABLE as RESUMABLE

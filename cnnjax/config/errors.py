@@ -23,7 +23,12 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str, most: int = 3,
     return f"did you mean {' or '.join(close)}?" if close else otherwise
 
 
+def is_url(path: str) -> bool:
+    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path))
+
+
 def check_local(name: str, path: str) -> None:
     """Raises ConfigError if a path is a URL, which would be taken for a folder called "s3:"."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
-        raise ConfigError(f"{name}={path}: a URL cannot be used here; give a path on this machine")
+    if is_url(path):
+        mirror = " and the URL as --mirror, a copy in a store" if name.endswith("workdir") else ""
+        raise ConfigError(f"{name}={path}: a URL cannot be used here; give a path on this machine{mirror}")

@@ -51,7 +51,7 @@ SWEEP = ("sweep", "sweep.jobs", "yes")
 SEARCH = ("search.trials", "search.storage", "search.study", "search.prune", "search.silence")
 
 MODES: dict[str, Mode] = {
-    "train": Mode(mode_train, ("experiment", "workdir", "data_dir", *PROCESSES, *LAUNCHER), ALL),
+    "train": Mode(mode_train, ("experiment", "workdir", "mirror", "data_dir", *PROCESSES, *LAUNCHER), ALL),
     "evaluate": Mode(
         mode_evaluate, (*RUN, "votes", "data_dir", "output"), ("evaluate.", "data.name", *FRAMING)
     ),
@@ -87,6 +87,10 @@ MODES: dict[str, Mode] = {
         ALL,
     ),
 }
+# Of a mirrored run, by its URL: the modes that only look at it.
+LOOKS_AT_RUNS = (
+    "evaluate", "predict", "summarize", "preview", "layers", "slide", "visualize", "export_weights", "export",
+)  # fmt: skip
 PATHS = ("workdir", "workdirs", "data_dir", "inputs", "output", "weights", "classes", "benchmark.output")
 
 
@@ -104,6 +108,8 @@ def check_flags() -> None:
     check_launcher()
     only_changes(*mode.fields)
     for name in PATHS:
+        if name == "workdir" and FLAGS.mode in LOOKS_AT_RUNS:
+            continue
         values = FLAGS[name].value
         for value in [values] if isinstance(values, str) else values or ():
             for part in value.split(","):

@@ -1,5 +1,6 @@
 """What the command line gives: changes of an experiment, workdirs, and what has no effect."""
 
+import contextlib
 import shlex
 import sys
 import types
@@ -13,6 +14,12 @@ from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 
 FLAGS = flags.FLAGS
+MAKES_FILES = (
+    "predict",
+    "visualize",
+    "slide",
+    "export",
+)  # beside the run, where --output does not say otherwise
 
 
 def flag_changes() -> dict[str, Any]:
@@ -69,7 +76,27 @@ def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment
 def optional_workdir() -> Any:
     from cnnjax.runs.workdir import Workdir
 
-    return Workdir(FLAGS.workdir) if FLAGS.workdir else None
+    return Workdir(local_run(FLAGS.workdir)) if FLAGS.workdir else None
+
+
+def local_run(path: str) -> str:
+    """The folder of a run; of the URL of a mirrored one, a copy in the cache, where nothing is written for long."""
+    if not config.is_url(path):
+        return path
+    if FLAGS.mode in MAKES_FILES and not FLAGS.output:
+        raise ConfigError(f"mode={FLAGS.mode} of a mirrored run, {path}, needs --output=PATH on this machine")
+    from cnnjax.remote.pull import local_folder
+
+    return local_folder(path)
+
+
+def mirror_of(workdir: Any) -> contextlib.AbstractContextManager[Any]:
+    """What --mirror names, for as long as a run trains in the workdir, which tells it of each checkpoint."""
+    if not FLAGS.mirror:
+        return contextlib.nullcontext(lambda step: None)
+    from cnnjax.remote.mirror import attached
+
+    return attached(FLAGS.mirror, workdir)
 
 
 def existing_workdir() -> Any:
@@ -77,7 +104,7 @@ def existing_workdir() -> Any:
 
     if not FLAGS.workdir:
         raise ConfigError(f"mode={FLAGS.mode} needs --workdir=DIR, the folder of a trained run")
-    return Workdir(FLAGS.workdir)
+    return Workdir(local_run(FLAGS.workdir))
 
 
 def committee(changes: Mapping[str, Any] | None = None) -> Any:
@@ -90,7 +117,7 @@ def committee(changes: Mapping[str, Any] | None = None) -> Any:
         if FLAGS.votes:
             raise ConfigError("--votes are for several runs: --workdir=A,B,C")
         return None
-    paths = [run for path in paths for run in sweep.runs_in(Path(path))]
+    paths = [run for path in paths for run in sweep.runs_in(Path(local_run(path)))]
     from cnnjax.runs.committee import restore_all
 
     try:

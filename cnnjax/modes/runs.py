@@ -15,6 +15,7 @@ from cnnjax.modes.given import (
     existing_workdir,
     flag_changes,
     is_fitted,
+    mirror_of,
     only_changes,
     optional_workdir,
     without,
@@ -65,16 +66,21 @@ def mode_train() -> None:
     from cnnjax.runs.workdir import Workdir
 
     workdir = optional_workdir()
-    experiment = chosen_experiment(workdir)
-    workdir = workdir or Workdir(Path("runs") / experiment.name)
-    if experiment.task in FITTED:
-        from cnnjax.runs import fitted
+    if FLAGS.mirror and workdir is None:
+        workdir = Workdir(Path("runs") / chosen_experiment(None).name)
+    with mirror_of(workdir) as saved:
+        experiment = chosen_experiment(workdir)
+        workdir = workdir or Workdir(Path("runs") / experiment.name)
+        if experiment.task in FITTED:
+            from cnnjax.runs import fitted
 
-        evaluation = fitted.fit_run(experiment, workdir, FLAGS.data_dir, command_line())
-    else:
-        from cnnjax.runs import train
+            evaluation = fitted.fit_run(experiment, workdir, FLAGS.data_dir, command_line())
+        else:
+            from cnnjax.runs import train
 
-        evaluation = train.train_run(experiment, workdir, FLAGS.data_dir, command_line(), said=flag_changes())
+            evaluation = train.train_run(
+                experiment, workdir, FLAGS.data_dir, command_line(), said=flag_changes(), saved=saved
+            )
     print_table(evaluation)
     print(f"report: {workdir.path / 'report.html'}\npictures: {workdir.plots}")
 

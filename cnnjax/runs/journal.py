@@ -5,7 +5,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,16 @@ class Journal:
     """Of one run, over all of its tries; `following` a try gives the callbacks of the loop."""
 
     def __init__(
-        self, plan: Plan, workdir: Workdir, store: CheckpointStore, stopped: threading.Event, told: Told
+        self,
+        plan: Plan,
+        workdir: Workdir,
+        store: CheckpointStore,
+        stopped: threading.Event,
+        told: Told,
+        saved: Callable[[int], None] = lambda step: None,
     ):
         self.plan, self.workdir, self.store, self.stopped = plan, workdir, store, stopped
-        self._told = told
+        self._told, self._saved = told, saved
         self.evaluation: Evaluation | None = None  # the last one
         self.chosen: dict[str, float] = {}  # what the validation split decided last, by the name of its field
         self.judged: list[float] = []  # headline metrics of the split that chooses, of all evaluations
@@ -133,6 +139,7 @@ class Journal:
         self.store.save(
             step, state, headline, {**self.plan.metadata, "chosen": self.chosen, "judged": self.judged}
         )
+        self._saved(step)
 
     def _should_stop(self) -> bool:
         """Processes stop at the same step."""

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import jax
 
@@ -32,10 +32,12 @@ def train_run(
     command: str = "",
     given: Given | None = None,
     said: Collection[str] = (),
+    saved: Callable[[int], None] = lambda step: None,
 ) -> Evaluation:
     """Trains in `workdir`, or goes on with the run that is there; ends with a report. Returns the last evaluation.
 
-    said: fields that the user gave on a command line, which the weights of train.init_from do not change."""
+    said: fields that the user gave on a command line, which the weights of train.init_from do not change. saved:
+    called with the step of each checkpoint, which is being written then."""
     first, given = processes.is_first(), given or Given()
     trackers.refuse_missing(experiment.train.trackers)
     # The first process speaks for all; the others see it end if the folder is in use.
@@ -49,7 +51,7 @@ def train_run(
                 CheckpointStore(workdir.checkpoints, settings.keep_last, settings.keep_best) as store,
             ):
                 refusals.refuse_other_data(store, plan.experiment, plan.metadata["data"])
-                journal = Journal(plan, workdir, store, stopped, told)
+                journal = Journal(plan, workdir, store, stopped, told, saved)
                 state = _to_the_end(plan, store, journal)
                 finished = int(jax.device_get(state.step)[0]) >= plan.num_steps or journal.has_enough()
                 if finished and settings.patience:
