@@ -196,6 +196,7 @@ def mode_prepare() -> None:
 
 
 def mode_import() -> None:
+    from cnnjax.runs.beginning import short
     from cnnjax.runs.workdir import Workdir
 
     if not FLAGS.weights or not FLAGS.workdir:
@@ -205,7 +206,7 @@ def mode_import() -> None:
     data = import_weights(experiment_for(published), Workdir(FLAGS.workdir), published).data
     shown = ("image_size", "resize", "resize_short", "interpolation", "channel_order", "mean", "std")
     said = [name for name in shown if f"data.{name}" in flag_changes()]
-    print(f"preprocessing: {', '.join(f'{name}={getattr(data, name)}' for name in shown)}")
+    print(f"preprocessing: {', '.join(f'{name}={short(getattr(data, name))}' for name in shown)}")
     print(f"of these as you said, the others as the weights need them: {', '.join(said) or 'none'}")
     print(f"{FLAGS.weights} is now the run in {FLAGS.workdir}: evaluate, predict or visualize it")
 

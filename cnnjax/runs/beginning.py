@@ -138,10 +138,21 @@ def published_preprocessing(experiment: Experiment, weights: str | os.PathLike) 
 def describe_preprocessing(experiment: Experiment, source: Source) -> str:
     """One line: what came with the weights, and what stays as the experiment says."""
     now = {name: getattr(experiment.data, name) for name in source.data}
-    came = [f"{name}={value}" for name, value in source.data.items() if now[name] == value]
-    stays = [f"{name}={now[name]}, not {value}" for name, value in source.data.items() if now[name] != value]
+    came = [f"{name}={short(value)}" for name, value in source.data.items() if now[name] == value]
+    stays = [
+        f"{name}={short(now[name])}, not {short(value)}"
+        for name, value in source.data.items()
+        if now[name] != value
+    ]
     own = f"; as you said, or as follows from it: {'; '.join(stays)}" if stays else ""
     return f"preprocessing of the weights: {', '.join(came) or 'none'}{own}"
+
+
+def short(value: Any) -> str:
+    """The value of a field as a line of text shows it."""
+    if isinstance(value, tuple):
+        return "/".join(f"{one:.4g}" for one in value)
+    return str(value)
 
 
 def begin_from(

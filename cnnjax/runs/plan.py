@@ -92,7 +92,7 @@ class Plan:
         state = init(_seeds(self.experiment), np.asarray(self.dataset.train["image"][:count]))
         frozen = self.what_is_frozen(state)
         if not self.experiment.train.init_from:
-            return Beginning(0, state, frozen)
+            return Beginning(0, state, (*frozen, *self.what_is_random()))
         source, classes = self.source or beginning.find(self.experiment), self.dataset.classes
         begun = beginning.begin_from(source, self.recipe, state, classes, self.image_shape, self.mesh)
         prepared = beginning.describe_preprocessing(self.experiment, source)
@@ -104,6 +104,21 @@ class Plan:
         frozen = [path for path in paths if path in self.recipe.frozen]
         layers = sorted({path.rpartition("/")[0] for path in frozen})
         return (f"frozen: {len(frozen)} of {len(paths)} parameters: {some(layers)}",) if frozen else ()
+
+    def what_is_random(self) -> tuple[str, ...]:
+        """The line of a run from scratch that holds back what was never trained."""
+        rule = self.experiment.optimizer
+        held = [f"optimizer.frozen={','.join(rule.frozen)}"] if rule.frozen else []
+        held += (
+            [f"optimizer.trunk_learning_rate={rule.trunk_learning_rate}"]
+            if rule.trunk_learning_rate < 1
+            else []
+        )
+        if not held:
+            return ()
+        return (
+            f"note: {' and '.join(held)} of random numbers; --train.init_from begins from trained weights",
+        )
 
     def going_on(self, step: int) -> tuple[str, ...]:
         """The line of a run that goes on; none at step 0, that of an import."""

@@ -11,7 +11,7 @@ import pytest
 from cnnjax.config import Data, Experiment, Model, Optimizer, Train, replace
 from cnnjax.models import create_model
 from cnnjax.models.head import head_layers
-from cnnjax.runs.beginning import Beginning, begin_from, find, with_preprocessing
+from cnnjax.runs.beginning import Beginning, begin_from, find, short, with_preprocessing
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.run import restore
 from cnnjax.runs.train import train_run
@@ -208,3 +208,17 @@ def test_mistakes_are_one_line(launch, tmp_path, weights, model, source, message
 def test_the_head_is_what_other_classes_make_anew(name, size, head):
     found = head_layers(create_model(name), (size, size, 3))
     assert found == head if head else len(found) == 2  # one output for each of two scales
+
+
+def test_preprocessing_is_told_in_few_digits():
+    assert short((1 / 3, 0.25)) == "0.3333/0.25" and short(224) == "224" and short("crop") == "crop"
+
+
+def test_a_trunk_of_random_numbers_that_is_held_back_is_told(launch, tmp_path):
+    flags = ("--model.name=mlp", "--data.limit=10", "--data.batch_size=8", "--train.steps=1")
+    result = launch(*flags, "--optimizer.frozen=trunk", f"--workdir={tmp_path}")
+    assert result.code == 0, result.err
+    assert "frozen: 4 of 6 parameters: fc1, fc2\n" in result.out
+    assert (
+        "note: optimizer.frozen=trunk of random numbers; --train.init_from begins from trained" in result.out
+    )
