@@ -116,6 +116,9 @@ flags.DEFINE_string(
     "benchmark.airbench", None, "A peer: airbench94_muon.py of KellerJordan/cifar10-airbench."
 )
 flags.DEFINE_string("benchmark.hiverge", None, "A peer: cifar10_speedrun.py of hiverge/cifar10-speedrun.")
+flags.DEFINE_string(
+    "benchmark.torchvision", None, "A peer, of decoding: a Python that has torch and torchvision."
+)
 flags.DEFINE_string("benchmark.note", None, "mode=benchmark: what a reader of the result must know.")
 flags.DEFINE_bool(
     "compiler", False, "mode=summarize: also compile the model and show what the compiler counts."

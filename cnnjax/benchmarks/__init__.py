@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+from cnnjax.benchmarks.decoding import decode_crops
 from cnnjax.benchmarks.detection import grid_detection
 from cnnjax.benchmarks.faults import survive_faults
 from cnnjax.benchmarks.inputs import against_grain, input_share
@@ -26,6 +27,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "rendering": feature_visualization,
     "input_share": input_share,
     "input_grain": against_grain,
+    "decoding": decode_crops,
     "throughput": gpu_throughput,
     "steps_per_call": steps_per_call,
     "mnist_99": mnist_99,

@@ -16,6 +16,7 @@ class Options:
     data_dir: str | None = None
     airbench: str | None = None  # airbench94_muon.py of KellerJordan/cifar10-airbench
     hiverge: str | None = None  # cifar10_speedrun.py of hiverge/cifar10-speedrun
+    torchvision: str | None = None  # a Python that has torch and torchvision
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,13 @@ from cnnjax.modes.given import chosen_experiment, command_line, only_changes, wi
 from cnnjax.runtime import processes
 
 FLAGS = flags.FLAGS
-SPEED = ("benchmark.repetitions", "benchmark.seeds", "benchmark.airbench", "benchmark.hiverge")
+SPEED = (
+    "benchmark.repetitions",
+    "benchmark.seeds",
+    "benchmark.airbench",
+    "benchmark.hiverge",
+    "benchmark.torchvision",
+)
 
 
 def mode_benchmark() -> None:
@@ -56,6 +62,7 @@ def benchmark_speed(output: Path) -> None:
         data_dir=FLAGS.data_dir,
         airbench=flag("airbench"),
         hiverge=flag("hiverge"),
+        torchvision=flag("torchvision"),
     )
     note = flag("note") or ""
     for function in benchmarks.chosen(flag("name")).values():
