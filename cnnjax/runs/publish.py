@@ -1,6 +1,7 @@
 """A trained network as a folder of the layout that the Hugging Face hub and timm know: model.safetensors, config.json and
 README.md, the model card with the numbers that were measured."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -19,6 +20,15 @@ from cnnjax.weights import hub
 from cnnjax.weights.convert import save_torchvision
 
 _SHOWN = 20  # names of classes on the card
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Numbers of one checkpoint: by name, of which data, and how."""
+
+    metrics: Mapping[str, float]
+    data: str
+    how: str
 
 
 def publish(run: Run, folder: Path) -> None:
@@ -74,22 +84,20 @@ def card(run: Run, about: Mapping[str, Any], name: str) -> str:
     """README.md: what the network is, how it was measured, and how it is used. Numbers that were not measured are not
     there."""
     of_timm = about["architecture"] in hub.TIMM
-    metrics, experiment = run.metrics, run.experiment
+    found, experiment = measured(run), run.experiment
     head: dict[str, Any] = {
         "library_name": "timm" if of_timm else "cnnjax",
         "tags": ["image-classification", "cnnjax", *(["timm"] if of_timm else [])],
     }
-    if metrics:
-        measured = [
-            {"type": metric, "value": value} for metric, value in metrics.items() if isinstance(value, float)
-        ]
+    if found:
+        numbers = [{"type": metric, "value": value} for metric, value in found.metrics.items()]
         result = {
             "task": {"type": "image-classification"},
-            "dataset": {"name": experiment.data.name, "type": experiment.data.name},
-            "metrics": measured,
+            "dataset": {"name": found.data, "type": found.data},
+            "metrics": numbers,
         }
         head["model-index"] = [{"name": name, "results": [result]}]
-    known, prepared = _measured(run, metrics), about["pretrained_cfg"]
+    prepared = about["pretrained_cfg"]
     classes = ", ".join(run.classes[:_SHOWN]) + (", ..." if len(run.classes) > _SHOWN else "")
     timm = f"""
 ```python
@@ -109,7 +117,7 @@ on the data `{experiment.data.name}`.
 
 ## Measured
 
-{known}
+{_table(run, found)}
 
 ## Images
 
@@ -131,14 +139,45 @@ Made with {", ".join(f"{package} {version}" for package, version in platform.ver
 """
 
 
-def _measured(run: Run, metrics: Mapping[str, float]) -> str:
-    """A table of the last evaluation, or that there was none."""
-    if not metrics:
-        return "Nothing was measured by this run."
-    rows = [f"| {name} | {format_metric(name, value)} |" for name, value in metrics.items()]
-    split = "the split held out for validation" if run.experiment.data.validation else "the test split"
+def measured(run: Run) -> Measured | None:
+    """What mode=evaluate found of this very checkpoint, else the evaluation of its step in training, if there was one."""
+    if run.workdir is None:
+        return None
+    found = _evaluated(run.workdir.path / "evaluation" / "metrics.json")
+    if found and found["checkpoint"] == run.step:
+        protocol = found["protocol"]
+        return Measured(
+            found["metrics"]["mean"], str(protocol["data"]), f"by mode=evaluate: {_listed(protocol)}"
+        )
+    other = ("step", "split", "seconds")
+    for line in reversed(run.workdir.read_metrics()):
+        if (line["step"], line["split"]) == (run.step, "test"):
+            metrics = {name: value for name, value in line.items() if name not in other}
+            split = (
+                "the split held out for validation" if run.experiment.data.validation else "the test split"
+            )
+            return Measured(metrics, run.experiment.data.name, f"on {split}, in training")
+    return None
+
+
+def _evaluated(path: Path) -> dict[str, Any] | None:
+    """What metrics.json of an evaluation says; None without one that is whole."""
+    try:
+        found = json.loads(path.read_text())
+        return found if {"checkpoint", "protocol"} <= {*found} and "mean" in found["metrics"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _table(run: Run, found: Measured | None) -> str:
+    """The numbers, or that there are none."""
+    if not found:
+        return "Nothing was measured of these weights here."
+    rows = [f"| {name} | {format_metric(name, value)} |" for name, value in found.metrics.items()]
     seeds = run.experiment.train.seeds
-    of = f", means over {seeds} seeds; the weights are those of the first" if seeds > 1 else ""
-    return "\n".join(
-        [f"On {split} in training, at or before this step{of}:", "", "| metric | value |", "|---|---|", *rows]
-    )
+    of = f" (means over {seeds} seeds; the weights are those of the first)" if seeds > 1 else ""
+    return "\n".join([f"On `{found.data}`{of}, {found.how}.", "", "| metric | value |", "|---|---|", *rows])

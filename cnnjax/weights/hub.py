@@ -31,12 +31,8 @@ TIMM: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 _OTHERS = frozenset({"senet154", "darknet53"})  # names that timm has for networks unlike those here
 _CROP_SHARE = 0.875  # of timm, where a config says nothing
-_HARMLESS = (
-    "in_chans",
-    "num_classes",
-    "drop_rate",
-    "drop_path_rate",
-)  # of model_args: told elsewhere, or of training
+# Of model_args: what is told elsewhere, or is of training.
+_HARMLESS = ("in_chans", "num_classes", "drop_rate", "drop_path_rate")
 _SECONDS = 4.0  # that the hub may take to answer
 
 

@@ -330,6 +330,14 @@ def test_a_trained_network_is_written_as_a_folder_and_read_again(launch, tmp_pat
     numbers = {metric["type"]: metric["value"] for metric in result["metrics"]}
     assert numbers == {name: measured[name] for name in ("accuracy", "loss", "top5")}
     assert f"| accuracy | {100 * measured['accuracy']:.2f} % |" in card and head["library_name"] == "cnnjax"
+    # What mode=evaluate finds of the checkpoint is on the card instead.
+    assert launch("--mode=evaluate", f"--workdir={run}", "--evaluate.augment=flip").code == 0
+    assert launch(*export[:-1], f"--output={out}-2").code == 0
+    found = json.loads((run / "evaluation" / "metrics.json").read_text())["metrics"]["mean"]
+    second = (tmp_path / "published-2" / "README.md").read_text()
+    (result,) = yaml.safe_load(second.split("---")[1])["model-index"][0]["results"]
+    assert {metric["type"]: metric["value"] for metric in result["metrics"]} == found != numbers
+    assert "by mode=evaluate: data=synthetic, " in second and "evaluate.augment=flip" in second
     again = launch(*export)
     assert again.code == 1 and "exists already" in again.err
     result = launch("--mode=import", f"--weights={out}", f"--workdir={tmp_path / 'again'}")
