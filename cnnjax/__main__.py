@@ -142,6 +142,12 @@ flags.DEFINE_integer(
     "Random draws from the ranges of --sweep, each with all values of the others.",
     lower_bound=0,
 )
+flags.DEFINE_integer(
+    "sweep.together",
+    0,
+    "At most so many runs in one program: of a classifier, if they differ only in seeds and in numbers such as rates, decay, momentum, smoothing and strengths of augmentation.",
+    lower_bound=0,
+)
 flags.DEFINE_bool("yes", False, "mode=sweep and search: more than a thousand runs are meant.")
 flags.DEFINE_integer("search.trials", 30, "Settings that Optuna tries, all workers together.", lower_bound=1)
 flags.DEFINE_string(

@@ -12,7 +12,7 @@ from cnnjax.augment.colour import change_colours
 from cnnjax.augment.draws import Keys
 from cnnjax.augment.geometry import Form, Motion, along_axes, draw_motions
 from cnnjax.augment.kinds import Batch
-from cnnjax.config import Augment, ConfigError
+from cnnjax.config import Augment, ConfigError, is_on
 
 
 def augment(
@@ -52,9 +52,9 @@ def augment(
         noise = options.erasing_fill == "noise"
         image = mixing.erase(image, keys.example, options.erasing, None if noise else mean_pixel)
     changed["image"] = image
-    if options.mixup:
+    if is_on(options.mixup):
         changed = mixing.mixup(changed, keys.example, options.mixup)
-    if options.cutmix:
+    if is_on(options.cutmix):
         changed = mixing.cutmix(changed, keys.example, options.cutmix)
     return changed
 
@@ -80,7 +80,7 @@ def check(options: Augment, targets: Collection[str]) -> None:
     """
 
     def refuse(name: str, reason: str) -> None:
-        if getattr(options, name.partition("=")[0]):
+        if is_on(getattr(options, name.partition("=")[0])):
             raise ConfigError(f"augment.{name}: {reason}")
 
     jitter = options.colour_jitter
@@ -89,7 +89,7 @@ def check(options: Augment, targets: Collection[str]) -> None:
             f"augment.colour_jitter={','.join(map(str, jitter))}: four numbers, of brightness, contrast and saturation "
             "(0 to 1) and of hue (0 to 0.5)"
         )
-    if options.mixup and options.cutmix:
+    if is_on(options.mixup) and is_on(options.cutmix):
         raise ConfigError("augment.mixup and augment.cutmix exclude each other: set one of them to 0")
     for kind in ("boxes", "points"):
         if kind in targets:
@@ -119,7 +119,7 @@ def check_images(options: Augment, image_shape: tuple[int, ...]) -> None:
             f"{min(height, width)}, or augment.crop_fill=zero"
         )
     for name in ("hue", "saturation"):
-        if getattr(options, name) and channels != 3:
+        if is_on(getattr(options, name)) and channels != 3:
             raise ConfigError(f"augment.{name}: images of {channels} channel(s) have no {name}")
     if channels != 3 and any(options.colour_jitter[2:]):
         raise ConfigError(
@@ -133,5 +133,5 @@ def _check_entries(options: Augment, batch: Batch) -> None:
             raise ConfigError(
                 f"augment.{name}: these points do not tell which of them is which in a mirror image"
             )
-    if options.mixup and "masks" in batch and batch["masks"].ndim == 3:
+    if is_on(options.mixup) and "masks" in batch and batch["masks"].ndim == 3:
         raise ConfigError("augment.mixup: a pixel has one class here, and not those of two pictures")

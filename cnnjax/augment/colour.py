@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from cnnjax.augment import draws
-from cnnjax.config import Augment
+from cnnjax.config import Augment, is_on
 
 
 def change_colours(options: Augment, images: Array, keys: Array, mean_pixel: Array) -> Array:
@@ -17,14 +17,14 @@ def change_colours(options: Augment, images: Array, keys: Array, mean_pixel: Arr
 
     Contrast turns about `mean_pixel` [C]. Brightness and contrast are not clipped to 0..255.
     """
-    if options.hue or options.saturation or options.exposure:
+    if any(map(is_on, (options.hue, options.saturation, options.exposure))):
         limits = (options.hue, 1 + options.saturation, 1 + options.exposure)
         change = jax.vmap(lambda key, image: shift_colour(key, image, *limits))
         images = change(draws.fold(keys, draws.COLOUR), images)
-    if options.brightness:
+    if is_on(options.brightness):
         share = draws.uniform(keys, draws.BRIGHTNESS, limit=options.brightness)
         images = images + 255.0 * share[:, None, None, None]
-    if options.contrast:
+    if is_on(options.contrast):
         factor = 1.0 + draws.uniform(keys, draws.CONTRAST, limit=options.contrast)
         mean = mean_pixel[None, None, None]
         images = mean + factor[:, None, None, None] * (images - mean)

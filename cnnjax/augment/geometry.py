@@ -17,7 +17,7 @@ from jax import Array
 
 from cnnjax.augment import draws, rand_augment
 from cnnjax.augment.draws import Keys
-from cnnjax.config import Augment
+from cnnjax.config import Augment, is_on
 
 
 class Form(enum.IntEnum):
@@ -108,7 +108,7 @@ def draw_motions(options: Augment, keys: Keys, height: int, width: int) -> list[
         offsets = draws.integers(keys.example, draws.CROP, options.crop).astype(jnp.float32)
         first.append(Motion(translation(-offsets[:, ::-1]), Form.SHIFT, size))
     rest = []
-    if options.random_crop:
+    if is_on(options.random_crop):
         window = jax.vmap(lambda key: random_window(key, height, width, 1 - options.random_crop))
         rest.append(Motion(window(draws.fold(keys.example, draws.RANDOM_CROP)), Form.STRETCH, size))
     rest += _draw_flips(options, keys, size)
@@ -118,7 +118,7 @@ def draw_motions(options: Augment, keys: Keys, height: int, width: int) -> list[
         for i in range(options.rand_augment):
             matrix = rand_augment.matrices(which[:, i], sign[:, i], options.rand_magnitude, size)
             rest.append(Motion(matrix, Form.FREE, size))
-    if options.elastic:
+    if is_on(options.elastic):
         # Drawn flat: XLA's CPU compiler needs seconds for a draw of many axes.
         noise = draws.uniform(keys.example, draws.ELASTIC, (height * width * 2,)).reshape(-1, *size, 2)
         moved = options.elastic * gaussian_blur(noise, options.elastic_sigma)
@@ -146,7 +146,7 @@ def _draw_flips(options: Augment, keys: Keys, size: tuple[int, int]) -> list[Mot
 
 
 def _draw_affine(options: Augment, keys: Keys, size: tuple[int, int]) -> list[Motion]:
-    if not (options.rotate or options.scale or options.translate or options.shear):
+    if not any(map(is_on, (options.rotate, options.scale, options.translate, options.shear))):
         return []
     share = draws.uniform(keys.example, draws.AFFINE, (5,))
     matrix = affine(
@@ -156,7 +156,9 @@ def _draw_affine(options: Augment, keys: Keys, size: tuple[int, int]) -> list[Mo
         options.translate * share[:, :2:-1] * np.array(size[::-1], np.float32)[None],
         size,
     )
-    return [Motion(matrix, Form.FREE if options.rotate or options.shear else Form.STRETCH, size)]
+    return [
+        Motion(matrix, Form.FREE if is_on(options.rotate) or is_on(options.shear) else Form.STRETCH, size)
+    ]
 
 
 def _joined(motions: list[Motion]) -> Motion:

@@ -22,6 +22,7 @@ from cnnjax.config.experiment import Visualize as Visualize
 from cnnjax.config.options import CFG_FILE as CFG_FILE
 from cnnjax.config.options import OWN as OWN
 from cnnjax.config.options import Needs as Needs
+from cnnjax.config.options import is_on as is_on
 from cnnjax.config.options import option as option
 from cnnjax.config.tasks import Cascade as Cascade
 from cnnjax.config.tasks import Classification as Classification

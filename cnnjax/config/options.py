@@ -11,6 +11,12 @@ OWN = "own:"  # begins names of what a Python program gives itself: data, a mode
 Needs = Mapping[str, tuple[Any, ...]]
 
 
+def is_on(value: Any) -> bool:
+    """Whether an option is other than none, zero or false. The value of several runs in one program is no number before
+    that runs, and is on: runs in which an option is off are not among those in which it is on (sweeps.together)."""
+    return bool(value) if isinstance(value, int | float | str | tuple) else True
+
+
 def option(
     default: Any, help: str, choices: tuple[str, ...] = (), above: float = -math.inf,
     most: float = math.inf, below: float = math.inf, needs: Needs | None = None,

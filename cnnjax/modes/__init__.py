@@ -70,7 +70,11 @@ MODES: dict[str, Mode] = {
     "import": Mode(mode_import, ("experiment", "workdir", "data_dir", "weights", "classes"), ALL),
     "export_weights": Mode(mode_export_weights, (*RUN, "output"), ()),
     "export": Mode(mode_export, (*RUN, "votes", "output"), ()),
-    "sweep": Mode(mode_sweep, ("experiment", "workdir", "data_dir", "sweep.draws", *SWEEP, *LAUNCHER), ALL),
+    "sweep": Mode(
+        mode_sweep,
+        ("experiment", "workdir", "data_dir", "sweep.draws", "sweep.together", *SWEEP, *LAUNCHER),
+        ALL,
+    ),
     "search": Mode(mode_search, ("experiment", "workdir", "data_dir", *SWEEP, *SEARCH), ALL),
     "benchmark": Mode(
         mode_benchmark,

@@ -299,7 +299,9 @@ def mode_sweep() -> None:
     from cnnjax.sweeps import space, sweep
 
     one = chosen_sweep(space.parse(FLAGS.sweep) if FLAGS.sweep else None)
-    sweep.run_sweep(one, FLAGS["sweep.jobs"].value or 0, FLAGS.yes, command_line())
+    sweep.run_sweep(
+        one, FLAGS["sweep.jobs"].value or 0, FLAGS.yes, command_line(), FLAGS["sweep.together"].value or 0
+    )
     print(f"page: {one.path / 'sweep.html'}")
 
 

@@ -79,6 +79,11 @@ class Plan:
     def image_shape(self) -> tuple[int, ...]:
         return self.dataset.train["image"].shape[1:]
 
+    @property
+    def looked_at(self) -> np.ndarray:
+        """Training images that may determine initial weights."""
+        return np.asarray(self.dataset.train["image"][: _MEASURED if self.dataset.streamed else _LOOKED_AT])
+
     def begin(self, store: CheckpointStore) -> Beginning:
         """In the order of runs/beginning.py: from the newest whole checkpoint of this run (resumed, or imported), else
         from the weights of train.init_from, else from random numbers."""
@@ -88,8 +93,7 @@ class Plan:
         if found:
             return Beginning(*found, self.going_on(found[0]))
         init = compile_init(self.recipe, self.image_shape, self.mesh)
-        count = _MEASURED if self.dataset.streamed else _LOOKED_AT
-        state = init(_seeds(self.experiment), np.asarray(self.dataset.train["image"][:count]))
+        state = init(_seeds(self.experiment), self.looked_at)
         frozen = self.what_is_frozen(state)
         if not self.experiment.train.init_from:
             return Beginning(0, state, (*frozen, *self.what_is_random()))

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +182,13 @@ def read_sweep(path: Path, data_dir: str | None = None, what: str = "sweep") -> 
         raise ConfigError(f"{file} cannot be read: {error}") from error
 
 
-def run_sweep(sweep: Sweep, jobs: int = 1, many: bool = False, command: str = "") -> list[Member]:
+def run_sweep(
+    sweep: Sweep, jobs: int = 1, many: bool = False, command: str = "", together: int = 0
+) -> list[Member]:
     """Trains what is not trained yet, `jobs` at a time, evaluates the winner on the test set and writes sweep.html.
 
     With jobs=0 nothing is trained. What failed is a row and, once nothing else is left to do, tried again.
+    together: at most so many runs that can are trained in one program, here (sweeps.together).
 
     Raises Stopped after a signal, which the runs are sent, too.
     """
@@ -197,7 +200,7 @@ def run_sweep(sweep: Sweep, jobs: int = 1, many: bool = False, command: str = ""
         if not todo and jobs:
             todo = [one for one in members if not one.done]
         if jobs:
-            _train(sweep, members, todo, jobs, stopped)
+            _train(sweep, members, todo, jobs, stopped, together)
         left = [one for one in members if not one.done and not one.error]
         if stopped.is_set() or (left and jobs):
             page.write(sweep, members, None, command)
@@ -208,7 +211,12 @@ def run_sweep(sweep: Sweep, jobs: int = 1, many: bool = False, command: str = ""
 
 
 def _train(
-    sweep: Sweep, members: list[Member], todo: list[Member], jobs: int, stopped: threading.Event
+    sweep: Sweep,
+    members: list[Member],
+    todo: list[Member],
+    jobs: int,
+    stopped: threading.Event,
+    together: int,
 ) -> None:
     """Prints a line for each run that ends."""
     by_path = {one.workdir.path: one for one in members}
@@ -234,17 +242,43 @@ def _train(
         print(f"{done} of {len(members)}  {member.name}  {shown}", flush=True)
 
     if sweep.given == Given():
-        processes.run_all([one.workdir for one in todo], jobs, sweep.data_dir, stopped, tell)
+        grouped = _grouped(todo, together)
+        alone = [one.workdir for group in grouped for one in group if len(group) == 1]
+        processes.run_all(alone, jobs, sweep.data_dir, stopped, tell)
+        for group in grouped:
+            if len(group) > 1 and not stopped.is_set():
+                _train_group(sweep, group, stopped, tell)
         return
     for member in todo:  # what a program brings itself no other process has
         if not stopped.is_set():
-            tell(member.workdir, _train_here(sweep, member))
+            tell(member.workdir, train_here(sweep, member))
             # A run has its own handler of signals: what it was told, it tells by ending early.
             if not member.done and not member.error:
                 stopped.set()
 
 
-def _train_here(sweep: Sweep, member: Member) -> Ended:
+def _grouped(members: list[Member], together: int) -> list[list[Member]]:
+    if together < 2:
+        return [[member] for member in members]
+    from cnnjax.sweeps.together import groups
+
+    return groups(members, together)
+
+
+def _train_group(
+    sweep: Sweep,
+    members: list[Member],
+    stopped: threading.Event,
+    tell: Callable[[Workdir, Ended], None],
+) -> None:
+    from cnnjax.sweeps.together import train_group
+
+    print(f"{len(members)} runs in one program, from {members[0].name} to {members[-1].name}", flush=True)
+    train_group(sweep, members, stopped, tell)
+
+
+def train_here(sweep: Sweep, member: Member) -> Ended:
+    """Trains the run in this process; it says what it says in its log."""
     from cnnjax.runs.train import train_run
 
     log = member.workdir.path / processes.LOG

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from cnnjax.config import is_on
+
 
 def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
     """Cross-entropy of softmax(logits) [N, K] with integer labels [N]; in nats, [N].
@@ -12,6 +14,6 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     picked = jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
-    if not label_smoothing:  # 0 times the logarithm of a probability of 0 would be NaN
+    if not is_on(label_smoothing):  # 0 times the logarithm of a probability of 0 would be NaN
         return -picked
     return -(1 - label_smoothing) * picked - label_smoothing * jnp.mean(log_p, axis=-1)

@@ -45,13 +45,15 @@ class Callbacks:
 
     on_metrics: Callable[
         [int, dict[str, float]], None
-    ]  # steps done, means over the steps since the last call
+    ]  # steps done, means over the steps since the last call and all seeds
     on_evaluate: Callable[[int, TrainState], float]  # evaluates, returns the headline metric
     on_checkpoint: Callable[[int, TrainState, float | None], None]  # None: not evaluated at this step
     should_stop: Callable[[], bool] = lambda: False
     has_enough: Callable[[], bool] = lambda: (
         False
     )  # asked after an evaluation: whether there is no use in more
+    # As on_metrics, of each seed by its place.
+    on_seed: Callable[[int, int, dict[str, float]], None] | None = None
 
 
 def train(
@@ -77,7 +79,7 @@ def train(
     seeds = jax.device_get(state.seed).tolist()
     done = int(jax.device_get(state.step).reshape(-1)[0])
     calls = _Calls(experiment, recipe, dataset, mesh, pace, seeds)
-    meter = _Meter(settings, callbacks.on_metrics)
+    meter = _Meter(settings, callbacks)
     with contextlib.closing(_feed(experiment, dataset, mesh, seeds, done, num_steps)) as feed:
         while done < num_steps:
             until = pace.until(done)
@@ -195,8 +197,8 @@ class _Calls:
 class _Meter:
     """Reads the metrics of a call, which waits until it has run; checks them, and hands on means over many steps."""
 
-    def __init__(self, settings: config.Train, on_metrics: Callable[[int, dict[str, float]], None]):
-        self._check, self._every, self._on_metrics = _Check(settings), settings.log_every, on_metrics
+    def __init__(self, settings: config.Train, callbacks: Callbacks):
+        self._check, self._every, self._callbacks = _Check(settings), settings.log_every, callbacks
         self._window: list[Metrics] = []
         self._pending: tuple[int, int, Metrics] | None = None
 
@@ -222,9 +224,14 @@ class _Meter:
         self._hand_on(step)
 
     def _hand_on(self, step: int) -> None:
-        if self._window:
-            self._on_metrics(step, _means(self._window))
-            self._window.clear()
+        if not self._window:
+            return
+        self._callbacks.on_metrics(step, _means(self._window))
+        if on_seed := self._callbacks.on_seed:
+            for i in range(self._window[0]["loss"].shape[1]):
+                own = [{name: values[:, i : i + 1] for name, values in of.items()} for of in self._window]
+                on_seed(step, i, _means(own))
+        self._window.clear()
 
 
 def _feed(

@@ -12,6 +12,7 @@ import optax
 from jax import Array, lax
 
 from cnnjax import config
+from cnnjax.config import is_on
 
 Params = Any
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -78,8 +79,10 @@ def make_optimizer(
     """
     o = optimizer
     schedule = make_schedule(o, total_steps)
-    decay = optax.add_decayed_weights(o.weight_decay, mask=decayed) if o.weight_decay else optax.identity()
-    sgd = optax.trace(o.momentum, o.nesterov) if o.momentum else optax.identity()
+    decay = (
+        optax.add_decayed_weights(o.weight_decay, mask=decayed) if is_on(o.weight_decay) else optax.identity()
+    )
+    sgd = optax.trace(o.momentum, o.nesterov) if is_on(o.momentum) else optax.identity()
     if o.name == "sgd":
         rule = optax.chain(decay, sgd)
     elif o.name == "adam":
@@ -99,13 +102,13 @@ def make_optimizer(
 
     factors = {
         "conv": 1.0,
-        "dense": o.dense_learning_rate / o.learning_rate if o.dense_learning_rate else 1.0,
-        "bias": o.bias_learning_rate / o.learning_rate if o.bias_learning_rate else 1.0,
+        "dense": o.dense_learning_rate / o.learning_rate if is_on(o.dense_learning_rate) else 1.0,
+        "bias": o.bias_learning_rate / o.learning_rate if is_on(o.bias_learning_rate) else 1.0,
     }
     parts = [rule, optax.scale_by_learning_rate(schedule)]
-    if o.clip_norm:
+    if is_on(o.clip_norm):
         parts.insert(0, optax.clip_by_global_norm(o.clip_norm))
-    if o.bias_learning_rate or o.dense_learning_rate:
+    if is_on(o.bias_learning_rate) or is_on(o.dense_learning_rate):
         parts.append(_scale_groups(factors))
     if o.trunk_learning_rate != 1:
         parts.append(optax.masked(optax.scale(o.trunk_learning_rate), functools.partial(_among, trunk)))
@@ -273,5 +276,5 @@ def _check(o: config.Optimizer) -> None:
         raise config.ConfigError(
             f"optimizer.boundaries={o.boundaries}: ascending shares of the run, between 0 and 1"
         )
-    if o.learning_rate <= 0:
+    if isinstance(o.learning_rate, int | float) and o.learning_rate <= 0:
         raise config.ConfigError(f"optimizer.learning_rate={o.learning_rate}: must be above 0")

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from cnnjax import config
 from cnnjax.augment.augment import augment, resize
 from cnnjax.augment.draws import keys_of
-from cnnjax.config import Experiment
+from cnnjax.config import Experiment, is_on
 from cnnjax.data import batches
 from cnnjax.data.images import FRAMING, PADDING
 from cnnjax.data.letterbox import PLACES
@@ -70,6 +70,7 @@ class Recipe:
     sized: tuple["Recipe", ...] = ()  # of augment.sizes: what a step follows instead of this, by turns
     frozen: frozenset[str] = frozenset()  # paths of variables that stay as they are, as in training.parts
     skip_nonfinite: bool = False  # leave everything as it was where the loss or the gradient is not finite
+    varied: "Varied | None" = None  # settings of which each seed has its own
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
@@ -83,6 +84,22 @@ class Recipe:
     def of_step(self, seed: int, step: int) -> "Recipe":
         """What a training step follows: this, or the recipe of the size whose turn it is."""
         return self.sized[batches.train_size(seed, step, len(self.sized))] if self.sized else self
+
+    def of_seed(self, values: Mapping[str, Any]) -> "Recipe":
+        """What the step of a seed follows that has these values of what varies."""
+        return self.varied.recipe_of(values) if self.varied else self
+
+
+@dataclasses.dataclass(frozen=True)
+class Varied:
+    """Settings of the experiment of which each seed has its own: numbers that decide no shape.
+
+    recipe_of: the recipe with such values, which are plain numbers where seeds follow each other in a program, and
+    are traced under vmap.
+    """
+
+    values: Mapping[str, tuple[float, ...]]  # by name; one for each seed
+    recipe_of: Callable[[Mapping[str, Any]], Recipe]
 
 
 def make_recipe(
@@ -153,7 +170,7 @@ def init_state(
         model_state=variables,
         opt_state=recipe.optimizer.init(params),
         # A copy, for two leaves of a donated state must not share a buffer.
-        ema=jax.tree.map(jnp.copy, {"params": params, **variables}) if recipe.ema else {},
+        ema=jax.tree.map(jnp.copy, {"params": params, **variables}) if is_on(recipe.ema) else {},
         seed=seed,
     )
 
@@ -240,7 +257,7 @@ def _averaged(
     Early on the average forgets faster, so that the initial weights do not linger. With lookahead (Zhang et al.
     2019; the schedule is airbench's) both are the same every few updates, and the average rests in between.
     """
-    if not recipe.ema:
+    if not is_on(recipe.ema):
         return variables, {}
     # Where batches are accumulated into updates, the optimizer counts those.
     before, done = (optax.tree.get(of, "gradient_step", None) for of in (state.opt_state, opt_state))
@@ -296,7 +313,7 @@ def compile_init(recipe: Recipe, image_shape: tuple[int, ...], mesh: Mesh) -> Ca
 
 
 def compile_steps(
-    recipe: Recipe, mesh: Mesh, streamed: bool = False, donate: bool = True
+    recipe: Recipe, mesh: Mesh, streamed: bool = False, donate: bool = True, unroll: bool | None = None
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The jitted `steps(state, arrays, index, epoch, count)`: one update for each row of index and epoch
     [K, seeds, batch], or on accelerators for the first `count` of them.
@@ -305,15 +322,21 @@ def compile_steps(
 
     `state` has a leading axis of seeds, is replicated and, with `donate`, gone afterwards; the batch is split over
     the mesh. Metrics are [K, seeds], without meaning from `count` on; "finite" says of each step whether it is. One program serves every count.
+    unroll: as in for_each_seed; None: on CPUs.
     """
     on_cpu = sharding.on_cpu(mesh)
+    unroll = on_cpu if unroll is None else unroll
+    # float64 on the host: sliced, each is the number itself; under vmap it is rounded to float32 as a constant would be.
+    values = {name: np.array(of) for name, of in (recipe.varied.values if recipe.varied else {}).items()}
 
     def one(state: TrainState, arrays: Arrays, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
-        def of_seed(state: TrainState, index: Array, epoch: Array) -> tuple[TrainState, Metrics]:
-            new, metrics = train_step(recipe, state, batch_of(arrays, index, epoch, streamed))
+        def of_seed(
+            state: TrainState, index: Array, epoch: Array, values: Mapping[str, Any]
+        ) -> tuple[TrainState, Metrics]:
+            new, metrics = train_step(recipe.of_seed(values), state, batch_of(arrays, index, epoch, streamed))
             return new, {**metrics, "finite": is_finite(new, metrics)}
 
-        return for_each_seed(of_seed, state, index, epoch, unroll=on_cpu)
+        return for_each_seed(of_seed, state, index, epoch, values, unroll=unroll)
 
     @functools.partial(
         jax.jit, donate_argnums=(0,) if donate else (), out_shardings=sharding.replicated(mesh)

@@ -269,7 +269,7 @@ print(len(study.open_study("s", f"sqlite:///{sys.argv[1]}/s.db", about, varied, 
 """
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_four_workers_open_a_new_database_at_the_same_moment(tmp_path):
     found = [
         subprocess.Popen([sys.executable, "-c", OPEN, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
