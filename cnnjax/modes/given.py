@@ -14,12 +14,8 @@ from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 
 FLAGS = flags.FLAGS
-MAKES_FILES = (
-    "predict",
-    "visualize",
-    "slide",
-    "export",
-)  # beside the run, where --output does not say otherwise
+# Beside the run, where --output does not say otherwise.
+MAKES_FILES = ("evaluate", "predict", "visualize", "slide", "export")
 
 
 def flag_changes() -> dict[str, Any]:

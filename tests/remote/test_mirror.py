@@ -376,17 +376,18 @@ def test_evaluate_predict_and_layers_take_the_url(tmp_path, launch, monkeypatch)
     url = f"file://{tmp_path}/store/run"
     local = launch(*FLAGS, f"--workdir={tmp_path / 'a'}", f"--mirror={url}")
     assert local.code == 0, local.err
-    found = [launch("--mode=evaluate", f"--workdir={where}") for where in (tmp_path / "a", url)]
+    output = f"--output={tmp_path / 'out'}"
+    found = [launch("--mode=evaluate", f"--workdir={where}", output) for where in (tmp_path / "a", url)]
     assert found[0].code == found[1].code == 0, found[1].err
     assert found[0].out == found[1].out and "accuracy" in found[0].out
-    both = launch("--mode=evaluate", f"--workdir={tmp_path / 'a'},{url}")
+    both = launch("--mode=evaluate", f"--workdir={tmp_path / 'a'},{url}", output)
     assert both.code == 0 and "committee" in both.out, both.err
     assert launch("--mode=layers", f"--workdir={url}").code == 0
     picture = ROOT / "docs/scenes_grid.png"
     needs = launch("--mode=predict", f"--workdir={url}", f"--inputs={picture}")
     assert needs.code == 1 and needs.err.strip().endswith("needs --output=PATH on this machine")
     assert launch("--mode=export", f"--workdir={url}", f"--output={tmp_path / 'n.stablehlo'}").code == 0
-    gone = launch("--mode=evaluate", f"--workdir=file://{tmp_path}/nothing")
+    gone = launch("--mode=evaluate", f"--workdir=file://{tmp_path}/nothing", output)
     assert gone.code == 1 and "nothing holds no mirrored run" in gone.err
 
 
