@@ -15,6 +15,7 @@
   python launch.py --mode=slide                       a classifier slides over a large image in one pass
   python launch.py --mode=summarize --experiment=NAME per-layer shapes, parameters, memory, multiply-adds
   python launch.py --mode=summarize --experiment=NAME --compiler --device=h200   a training step compiled for one
+  python launch.py --mode=models                      every model: parameters, multiply-adds, input, published weights
   python launch.py --mode=preview --experiment=NAME   the first training batch after augmentation; into --workdir, if given
   python launch.py --mode=prepare --data.name=folder:DIR --output=NEW   array_record that can be streamed
   python launch.py --mode=import --experiment=NAME --weights=FILE --workdir=DIR     published weights as a run

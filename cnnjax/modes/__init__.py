@@ -12,6 +12,7 @@ from cnnjax.modes.given import only_changes
 from cnnjax.modes.looks import (
     mode_compare,
     mode_layers,
+    mode_models,
     mode_preview,
     mode_slide,
     mode_summarize,
@@ -60,6 +61,7 @@ MODES: dict[str, Mode] = {
     "summarize": Mode(
         mode_summarize, ("experiment", "workdir", "data_dir", "compiler", "device", "output"), ALL
     ),
+    "models": Mode(mode_models, ("output",), ()),
     "compare": Mode(mode_compare, ("workdirs", "output"), ()),
     "preview": Mode(mode_preview, ("experiment", "workdir", "data_dir", "output"), PREVIEWED),
     "layers": Mode(mode_layers, RUN, ()),

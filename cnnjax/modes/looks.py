@@ -49,6 +49,21 @@ def summarize_device() -> None:
     print(step_costs.describe(step_costs.compile_training(training, target), training.experiment))
 
 
+def mode_models() -> None:
+    from cnnjax.inspect import models
+    from cnnjax.runs.evaluated import as_csv
+    from cnnjax.runs.workdir import write_atomically
+
+    table = models.all_models()
+    print(models.text_table(table))
+    print("multiply-adds are of one image; --model.name=darknet:FILE.cfg is the network of such a file")
+    if FLAGS.output:
+        try:
+            write_atomically(Path(FLAGS.output), as_csv(table))
+        except OSError as error:
+            raise ConfigError(f"{FLAGS.output} cannot be written: {error.strerror}") from error
+
+
 def mode_compare() -> None:
     from cnnjax.runs import compare
     from cnnjax.runs.evaluated import cells
