@@ -9,6 +9,7 @@
                                                       of its runs
   python launch.py --mode=compare --workdirs=A,B,C    any number of runs in one table and one figure
   python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
+  python launch.py --mode=predict --workdir=DIR --inputs=clip.mp4     or camera:0: annotated.mp4 and JSON lines
   python launch.py --mode=visualize --workdir=DIR     pictures of what the network learned, gallery.html
   python launch.py --mode=visualize --experiment=NAME --weights=FILE --inputs=FOLDER    of published weights
   python launch.py --mode=layers --workdir=DIR        names and shapes of its layers
@@ -76,7 +77,7 @@ flags.DEFINE_string(
 flags.DEFINE_multi_string(
     "inputs",
     [],
-    "mode=predict and visualize: image files and folders, separated by commas or spaces, as a shell expands photos/*.png.",
+    "mode=predict and visualize: image files and folders, separated by commas or spaces, as a shell expands photos/*.png; mode=predict also one video, or camera:0.",
 )
 flags.DEFINE_string(
     "output",

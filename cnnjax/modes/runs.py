@@ -162,9 +162,12 @@ def print_files(folder: Path, names: list[str]) -> None:
 
 
 def mode_predict() -> None:
-    from cnnjax.predict import predict
+    from cnnjax.predict import predict, video
     from cnnjax.runs import fitted, run
 
+    if name := video.only_video(FLAGS.inputs):
+        predict_video(name)
+        return
     paths = predict.find_images(FLAGS.inputs)
     if together := committee(flag_changes()):
         if not FLAGS.output:
@@ -183,6 +186,26 @@ def mode_predict() -> None:
     print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}{part}")
     for line in problems:
         print(f"not read: {line}", file=sys.stderr)
+
+
+def predict_video(name: str) -> None:
+    from cnnjax.predict import video
+    from cnnjax.runs import fitted, run
+
+    together = committee(flag_changes())
+    if together and not FLAGS.output:
+        raise ConfigError("mode=predict with several --workdir needs --output=DIR")
+    workdir: Any = None if together else existing_workdir()
+    output = Path(FLAGS.output or workdir.path / "predictions")
+    if workdir is not None and is_fitted(workdir):
+        only_changes()
+        model = fitted.restore(workdir)
+        answers, at_once = (lambda frames: [model.result(frame) for frame in frames]), 8
+    else:
+        restored = together or run.restore(workdir, FLAGS.checkpoint, flag_changes())
+        answers, at_once = video.answers_of(restored)
+    count = video.predict_video(name, answers, at_once, output)
+    print(f"{count:,} frames: {output / 'predictions.jsonl'} and {output / 'annotated.mp4'}")
 
 
 def mode_prepare() -> None:
