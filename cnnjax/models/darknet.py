@@ -53,14 +53,14 @@ class DarknetNorm(BatchNorm):
     cpu_form: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, use_running_average: bool | None = None) -> Array:
+    def __call__(self, x: Array) -> Array:
         shape = x.shape[-1:]
         bias = self.param("bias", nn.initializers.zeros, shape)
         scale = self.param("scale", nn.initializers.ones, shape)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var = self.variable("batch_stats", "var", jnp.ones, shape)
         wide = x.astype(jnp.float32)
-        if self.use_running_average if use_running_average is None else use_running_average:
+        if self.use_running_average:
             inverse = lax.rsqrt(var.value + self.epsilon)
             if self.cpu_form:
                 inverse = 1 / (jnp.sqrt(var.value) + 1e-6)

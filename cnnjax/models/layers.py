@@ -212,14 +212,14 @@ class BatchNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, use_running_average: bool | None = None) -> Array:
+    def __call__(self, x: Array) -> Array:
         shape = x.shape[-1:]
         bias = self.param("bias", nn.initializers.zeros, shape)
         scale = self.param("scale", nn.initializers.ones, shape) if self.use_scale else jnp.ones_like(bias)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var = self.variable("batch_stats", "var", jnp.ones, shape)
         wide = x.astype(jnp.float32)
-        if self.use_running_average if use_running_average is None else use_running_average:
+        if self.use_running_average:
             y = normalization.normalize(wide, mean.value, lax.rsqrt(var.value + self.epsilon) * scale, bias)
         else:
             y, batch_mean, batch_var = normalization.batch_norm(wide, scale, bias, self.epsilon)

@@ -66,10 +66,18 @@ def still_norms(variables: Collection[str]) -> Iterator[None]:
     normalize by their running statistics, and keep them, in training too."""
 
     def hold(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        norm = isinstance(context.module, BatchNorm | nn.BatchNorm) and context.method_name == "__call__"
-        if norm and "/".join((*context.module.path, "mean")) in variables:
-            kwargs = {**kwargs, "use_running_average": True}
-        return next_fun(*args, **kwargs)
+        module = context.module
+        norm = isinstance(module, BatchNorm | nn.BatchNorm) and context.method_name == "__call__"
+        if not norm or "/".join((*module.path, "mean")) not in variables:
+            return next_fun(*args, **kwargs)
+        # linen's takes it from the constructor or from the call, and refuses both.
+        kwargs = {name: value for name, value in kwargs.items() if name != "use_running_average"}
+        before = module.use_running_average
+        object.__setattr__(module, "use_running_average", True)
+        try:
+            return next_fun(*args[:1], **kwargs)
+        finally:
+            object.__setattr__(module, "use_running_average", before)
 
     with nn.intercept_methods(hold):
         yield

@@ -40,9 +40,14 @@ def frozen_variables(model: Any, image_shape: Sequence[int], patterns: Sequence[
 
 
 def in_trunk(model: Any, image_shape: Sequence[int]) -> set[str]:
-    """Paths of all variables that are not of the head."""
+    """Paths of all variables that are not of the head. Raises ConfigError if there are none."""
     head = head_layers(model, image_shape)
-    return {path for path in variables_of(model, image_shape) if path.rpartition("/")[0] not in head}
+    found = {path for path in variables_of(model, image_shape) if path.rpartition("/")[0] not in head}
+    if not found:
+        raise ConfigError(
+            f"this model has a head only ({', '.join(sorted(head))}), and no trunk to hold back"
+        )
+    return found
 
 
 def without_gradient(params: Any, frozen: Collection[str]) -> Any:

@@ -32,6 +32,20 @@ class Small(nn.Module):
         return stage(self, "logits", nn.Dense(self.num_outputs, name="output")(x.mean((1, 2))))
 
 
+class Theirs(nn.Module):
+    """With linen's own norms, told in both of its ways whether they train."""
+
+    num_outputs: int = 3
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = nn.relu(
+            nn.BatchNorm(use_running_average=not train, name="bn1")(nn.Conv(4, (3, 3), name="conv1")(x))
+        )
+        x = nn.relu(nn.BatchNorm(name="bn2")(x, use_running_average=not train))
+        return nn.Dense(self.num_outputs, name="output")(x.mean((1, 2)))
+
+
 def layers(paths):
     return {path.rpartition("/")[0] for path in paths}
 
@@ -65,6 +79,7 @@ def test_a_stage_of_a_resnet_is_all_of_its_blocks():
         (("conv",), "'conv' matches no layer, parameter or stage: did you mean conv1 or conv10"),
         (("deep", "nowhere"), "'nowhere' matches no layer, parameter or stage: --mode=summarize"),
         (("*",), "nothing is left to learn"),
+        (("trunk/conv1",), "matches no layer"),
     ],
 )
 def test_mistakes_are_told(patterns, message):
@@ -72,14 +87,19 @@ def test_mistakes_are_told(patterns, message):
         frozen_variables(Small(), SHAPE, patterns)
 
 
-def begun(**optimizer):
+def test_a_model_that_is_all_head_has_no_trunk():
+    with pytest.raises(ConfigError, match=r"has a head only \(output\), and no trunk"):
+        in_trunk(create_model("softmax_regression"), SHAPE)
+
+
+def begun(model=None, **optimizer):
     experiment = Experiment(
         data=Data(batch_size=6, mean=(0.5,), std=(0.25,)),
         model=Model(name="own:Small"),
         optimizer=Optimizer(name="sgd", learning_rate=0.1, momentum=0.0, schedule="constant", **optimizer),
         train=Train(steps=4),
     )
-    recipe = make_recipe(experiment, ("a", "b", "c"), SHAPE, 4, model=Small())
+    recipe = make_recipe(experiment, ("a", "b", "c"), SHAPE, 4, model=model or Small())
     draw = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(draw.integers(0, 256, (6, *SHAPE)), jnp.uint8),
@@ -90,10 +110,10 @@ def begun(**optimizer):
     return recipe, init_state(recipe, SHAPE, jnp.int32(0)), batch
 
 
-@pytest.mark.parametrize("clip", [0.0, 0.05])
-def test_the_head_of_a_frozen_trunk_learns_as_softmax_regression_on_what_the_trunk_says(clip):
+@pytest.mark.parametrize(("clip", "model"), [(0.0, Small()), (0.05, Small()), (0.0, Theirs())])
+def test_the_head_of_a_frozen_trunk_learns_as_softmax_regression_on_what_the_trunk_says(clip, model):
     """The gradient by hand, of features of the network in evaluation; the frozen count in no norm."""
-    recipe, state, batch = begun(frozen=("trunk",), clip_norm=clip)
+    recipe, state, batch = begun(model, frozen=("trunk",), clip_norm=clip)
     features = []
     with nn.intercept_methods(lambda f, a, k, c: features.append(a[0]) or f(*a, **k) if c.module.name == "output" else f(*a, **k)):  # fmt: skip
         recipe.model.apply(state.variables, recipe.preprocessing(batch["image"]))
