@@ -31,8 +31,8 @@ def augment(
       mean_pixel: [C] in 0..255: fills cutouts, and contrast turns about it.
       fill: what lies around an image, in 0..255: that with which it was padded when it was read.
 
-    Mixup and CutMix add entries (`mixing.mixup`); with mosaic and mixup there are more boxes. Colours are not clipped
-    to 0..255. Raises ConfigError for what `check` and `check_images` refuse, and what these entries do not allow.
+    Mixup and CutMix add entries (`mixing.mixup`); with mosaic and mixup there are more boxes. Colours are clipped
+    to 0..255 by colour_jitter and rand_augment only. Raises ConfigError for what `check` and `check_images` refuse, and what these entries do not allow.
     """
     check(options, batch)
     check_images(options, batch["image"].shape[1:])

@@ -13,9 +13,9 @@ from cnnjax.config import Augment, is_on
 
 
 def change_colours(options: Augment, images: Array, keys: Array, mean_pixel: Array) -> Array:
-    """Hue, saturation, exposure, brightness and contrast, in this order, as `options` ask; keys [N].
+    """Hue, saturation, exposure, brightness, contrast and colour jitter, in this order, as `options` ask; keys [N].
 
-    Contrast turns about `mean_pixel` [C]. Brightness and contrast are not clipped to 0..255.
+    Contrast turns about `mean_pixel` [C]. Brightness and contrast are not clipped to 0..255, jitter is.
     """
     if any(map(is_on, (options.hue, options.saturation, options.exposure))):
         limits = (options.hue, 1 + options.saturation, 1 + options.exposure)

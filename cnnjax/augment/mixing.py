@@ -1,4 +1,4 @@
-"""Several pictures, or a piece of another one, in one: mosaic, mixup, CutMix, cutout. Images are float32 of 0 to 255."""
+"""Several pictures, or a piece of another one, in one: mosaic, mixup, CutMix; cutout and random erasing. Images are float32 of 0 to 255."""
 
 import jax
 import jax.numpy as jnp
