@@ -165,7 +165,8 @@ def decode_window(
         less, whole_width = max(1, min(right - left, bottom - top) // side), image.width
         drafted = image.draft(None, (image.width // less, image.height // less))  # of other formats nothing
         scale = drafted[1][2] / whole_width if drafted else 1.0
-        whole = _convert(ImageOps.exif_transpose(image), channels)
+        ImageOps.exif_transpose(image, in_place=True)
+        whole = _convert(image, channels)
         box = (left * scale, top * scale, min(right * scale, whole.width), min(bottom * scale, whole.height))
         array = np.asarray(whole.resize(_within_limits(side, side), _filter(data), box))
     return array if array.ndim == 3 else array[..., None]
@@ -405,7 +406,8 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
     if image.has_transparency_data:
         foreground = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), foreground)
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # which would copy it
 
 
 def grey(image: np.ndarray) -> np.ndarray:

@@ -108,6 +108,17 @@ def test_windows_are_of_the_upright_picture():
 
     content = encoded(image, "PNG", exif=exif)
     found = images.decode_window(content, "it", Data(image_size=SIDE), 3, draw)
+    large, box = (
+        photograph(800, 400),
+        (300, 40, 700, 360),
+    )  # a JPEG, which is decoded at a smaller scale and then turned
+    expected = large.transpose(Image.Transpose.ROTATE_270).resize(
+        (SIDE, SIDE), Image.Resampling.BILINEAR, box
+    )
+    turned = images.decode_window(
+        encoded(large, "JPEG", exif=exif), "it", Data(image_size=SIDE), 3, lambda height, width: box
+    )
+    assert np.abs(turned.astype(int) - np.asarray(expected).astype(int)).mean() < 2
     assert seen == [(40, 80)]
     assert_array_equal(found, upright.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (30, 4, 70, 36)))
 
