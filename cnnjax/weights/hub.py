@@ -142,9 +142,9 @@ def _preprocessing(known: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     if interpolation not in INTERPOLATIONS:
         raise ConfigError(f"its interpolation={interpolation!r}: one of {', '.join(INTERPOLATIONS)} is known")
     resize = "crop" if how == "center" else "stretch" if share == 1 else "stretch_crop"
-    short = {} if resize == "stretch" else {"resize_short": math.floor(side / share)}
+    short = 0 if resize == "stretch" else math.floor(side / share)
     statistics = {name: _numbers(known, name, channels) for name in ("mean", "std")}
-    framing = {"image_size": side, "resize": resize, **short, "interpolation": interpolation}
+    framing = {"image_size": side, "resize": resize, "resize_short": short, "interpolation": interpolation}
     return channels, {**statistics, "channel_order": "rgb", **framing}
 
 
@@ -157,6 +157,8 @@ def describe(data: Preprocessing, shape: Sequence[int]) -> dict[str, Any]:
     wrong = {
         "data.channel_order": data.channel_order != "rgb",
         "data.resize": data.image_size and data.resize not in ("crop", "stretch", "stretch_crop"),
+        "data.contrast": data.contrast != "none",
+        "data.digit_width": data.digit_width != 0,
         "data.image_size": shape[0] != shape[1],
     }
     for name, unknown in wrong.items():

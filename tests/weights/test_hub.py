@@ -1,5 +1,6 @@
 """Networks by name from a hub on localhost, folders of its layout in and out, and what is wrong with them."""
 
+import dataclasses
 import json
 import os
 import re
@@ -116,7 +117,7 @@ def test_the_config_says_what_timm_does_with_images(tmp_path):
         "label_names": {"1": "b", "0": "a"},
         "crop_mode": "squash",
     }
-    for share, resize, short in ((0.875, "stretch_crop", 256), (1.0, "stretch", None)):
+    for share, resize, short in ((0.875, "stretch_crop", 256), (1.0, "stretch", 0)):
         found = hub.find(
             str(folder(tmp_path / "c", {**squash, "crop_pct": share, "interpolation": "bilinear"}))
         )
@@ -144,6 +145,20 @@ def test_what_is_written_of_images_is_read_again(tmp_path):
             side,
             (0.5,),
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"channel_order": "bgr"}, "data.channel_order=bgr"),
+        ({"resize": "letterbox"}, "data.resize=letterbox"),
+        ({"digit_width": 20}, "data.digit_width=20"),
+    ],
+)
+def test_images_that_timm_has_no_words_for_are_refused(changes, name):
+    data = dataclasses.replace(Preprocessing(image_size=32), **changes)
+    with pytest.raises(ConfigError, match=f"{name} is not known to timm's config.json: export to FILE"):
+        hub.describe(data, (32, 32, 3))
 
 
 def test_a_network_is_imported_by_its_name_and_from_the_cache(launch, tmp_path, content, served, monkeypatch):
@@ -276,6 +291,7 @@ def test_a_folder_without_safetensors_and_a_package_that_is_missing(tmp_path, mo
         hub.find("hf:timm/resnet50.a1_in1k")
 
 
+@pytest.mark.full
 def test_the_environment_says_where_the_hub_is(tmp_path, content, served):
     """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, which huggingface_hub reads when it is imported."""
     program = "import sys; from cnnjax.weights import hub; [print(hub.find(name).name, flush=True) for name in sys.argv[1:]]"
