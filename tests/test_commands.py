@@ -18,6 +18,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 _COMMAND = re.compile(r"\bpython launch\.py((?:[^\n`#&|;\\]|\\\n)*)")
 _FLAG = re.compile(r"(?<![\w=-])--([a-z]\w*(?:\.\w+)*)(?:=([\w,.]+))?")
 OTHERS = {
+    "help",
     "helpshort",
     "strict",
     "user",
