@@ -10,6 +10,7 @@ from cnnjax.benchmarks.networks import cpu_networks, gpu_throughput, steps_per_c
 from cnnjax.benchmarks.options import Measured, Options
 from cnnjax.benchmarks.prediction import predict_photographs
 from cnnjax.benchmarks.rendering import feature_visualization
+from cnnjax.benchmarks.scale import scaling
 from cnnjax.benchmarks.soak import long_run
 from cnnjax.benchmarks.speed_run import cifar10_94, mnist_99
 from cnnjax.benchmarks.startup import compilation, first_step
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "faults": survive_faults,
     "soak": long_run,
     "streaming": stream_records,
+    "scale": scaling,
     "prediction": predict_photographs,
 }
 GROUPS = {

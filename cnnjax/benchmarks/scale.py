@@ -1,0 +1,94 @@
+"""What a training step needs and exchanges as its devices become more: counted by compiling for them, not measured."""
+
+import functools
+import io
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+from cnnjax.benchmarks.options import Measured, Options
+from cnnjax.benchmarks.records import ROOT
+
+DEVICES = ("v5e", "v5e:2x4", "v5e:8x8", "v5e:16x16", "h200", "h200x8")
+# Of an experiment: the images of a step on each chip, however many there are.
+FLAGSHIPS = {"cifar10_resnet20": 128, "imagenet_resnet50": 128}
+_CHIPS_OF_HOST = {"v5e": 4, "h200": 8}
+_IN_A_PROCESS = """
+import json, sys
+from cnnjax.runtime import compile_for
+compile_for.start()
+from cnnjax.benchmarks import scale
+print(json.dumps(scale.count(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+"""
+
+
+def scaling(options: Options) -> list[Measured]:
+    """Steps compiled for 1 to 256 TPUs and 1 and 8 GPUs: exchanges, memory, roofline, and what each host must feed.
+
+    Needs the compilers for devices that are not here (pip install -e '.[devices]'); minutes for each of them.
+    """
+    return [scaled(name, device, batch) for name, batch in FLAGSHIPS.items() for device in DEVICES]
+
+
+def scaled(name: str, device: str, batch: int) -> Measured:
+    """One row: an experiment in bfloat16 with so many images on each chip of a device."""
+    subject = f"{name}, {device}"
+    command = [sys.executable, "-c", _IN_A_PROCESS, name, device, str(batch)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
+        return Measured("scale", subject, skipped=last[-300:])
+    found = json.loads(done.stdout.splitlines()[-1])
+    values = {quantity: [float(value)] for quantity, value in found.items()}
+    if needed := found["images a second, each host"]:
+        a_worker = decoded_a_second()
+        values["images a second, a worker that decodes"] = [a_worker]
+        values["such workers, each host"] = [needed / a_worker]
+    return Measured("scale", subject, values, note="Counted by the compiler; times by the roofline.")
+
+
+def count(name: str, device: str, batch: int) -> dict[str, float]:
+    """What a compiled step needs on each chip. For a process that compiles for devices elsewhere.
+
+    A host feeds images only where the training set is not on the chips themselves.
+    """
+    from cnnjax import config, experiments
+    from cnnjax.inspect import step_costs
+    from cnnjax.runtime import compile_for
+
+    target = compile_for.find(device)
+    chips = len(target.devices)
+    changes: dict[str, Any] = {"data.batch_size": batch * chips, "model.dtype": "bfloat16"}
+    training = step_costs.describe_training(config.changed(experiments.named(name), changes), None)
+    costs = step_costs.compile_training(training, target)
+    number, size = costs.exchanges.get("all-reduce", (0, 0))
+    of_host = min(chips, _CHIPS_OF_HOST[device.split(":")[0].split("x")[0]])
+    return {
+        "chips": chips,
+        "global batch": batch * chips,
+        "all-reduces": number,
+        "all-reduce, MB": size / 1e6,
+        "memory of a chip, GB": costs.peak / 1e9,
+        "step by the roofline, ms": 1e3 * costs.seconds,
+        "images a second, each host": batch * of_host / costs.seconds if costs.streamed else 0.0,
+    }
+
+
+@functools.cache
+def decoded_a_second(seconds: float = 3.0) -> float:
+    """Photographs of ImageNet's usual size that one process here decodes and resizes."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    from cnnjax import experiments
+    from cnnjax.data import images
+
+    data, content = experiments.named("imagenet_resnet50").data, io.BytesIO()
+    Image.fromarray(load_sample_image("china.jpg")).resize((500, 334)).save(content, "JPEG", quality=90)
+    done, began = 0, time.perf_counter()
+    while (taken := time.perf_counter() - began) < seconds:
+        images.decode(content.getvalue(), "photograph", data, 3)
+        done += 1
+    return done / taken
