@@ -72,7 +72,9 @@ flags.DEFINE_list(
     "votes", [], "Of several --workdir: how much each network counts, such as 2,1,1; default: all the same."
 )
 flags.DEFINE_string(
-    "data_dir", None, "Where datasets are. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."
+    "data_dir",
+    None,
+    "Where datasets are, a folder or a URL. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.",
 )
 flags.DEFINE_multi_string(
     "inputs",
@@ -87,7 +89,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "weights",
     None,
-    "mode=import and visualize: published weights: a file (.safetensors, .pth, .th, .h5, .npz, .pb, .weights), hf:OWNER/NAME[@REVISION] of the Hugging Face hub, or a folder laid out as there.",
+    "mode=import and visualize: published weights: a file (.safetensors, .pth, .th, .h5, .npz, .pb, .weights), hf:OWNER/NAME[@REVISION] of the Hugging Face hub, a folder laid out as there, or a URL.",
 )
 flags.DEFINE_string(
     "classes",

@@ -109,7 +109,7 @@ class Named(NamedTuple):
 
     def place(self, data_dir: str | None) -> Path:
         """What the functions of the source take as place."""
-        return self.path or tfds_builder.data_folder(data_dir)
+        return self.path or tfds_builder.data_folder(data_dir, "" if self.kind else self.name)
 
 
 def parse(name: str) -> list[Named]:
@@ -239,7 +239,7 @@ def labelled_training(data: Data, data_dir: str | None) -> tuple[int, tuple[str,
 
     Raises ConfigError where only the data could tell, and for data without one label per image.
     """
-    folder = tfds_builder.data_folder(data_dir)
+    folder = tfds_builder.data_folder(data_dir, data.name)
     builder = tfds_builder.builder(data.name, folder, own_names())
     features = builder.info.features
     label: Any = dict(features.items()).get("label") if hasattr(features, "items") else None

@@ -97,7 +97,7 @@ MODES: dict[str, Mode] = {
 LOOKS_AT_RUNS = (
     "evaluate", "predict", "summarize", "preview", "layers", "slide", "visualize", "export_weights", "export",
 )  # fmt: skip
-PATHS = ("workdir", "workdirs", "data_dir", "inputs", "output", "weights", "classes", "benchmark.output")
+PATHS = ("workdir", "workdirs", "inputs", "output", "classes", "benchmark.output")
 
 
 def check_flags() -> None:

@@ -235,9 +235,13 @@ def mode_import() -> None:
 
 
 def find_weights() -> Any:
-    """What --weights names: a network of the hub or of a folder laid out as there, or the path of a file."""
+    """What --weights names: a network of the hub or of a folder laid out as there, or the path of a file, of a URL in the cache."""
     from cnnjax.weights import hub
 
+    if config.is_url(FLAGS.weights):
+        from cnnjax.remote import fetch
+
+        return str(fetch.file(FLAGS.weights))
     return hub.find(FLAGS.weights) or FLAGS.weights
 
 

@@ -57,7 +57,7 @@ def local_folder(path: str) -> str:
     key = hashlib.sha256(store.url.encode()).hexdigest()[:12]
     cache = cache_folder() / "runs"
     folder = cache / f"{Path(store.url).name}-{key}" / f"{found.number:08d}-{found.workdir[:8]}"
-    with _locked(cache / f"{key}.lock"):
+    with locked(cache / f"{key}.lock"):
         if not (folder / CONFIG).exists():
             for older in folder.parent.glob("*"):
                 shutil.rmtree(older, ignore_errors=True)
@@ -110,7 +110,7 @@ def _move(staging: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Held against other processes of this machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:

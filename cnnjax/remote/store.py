@@ -79,13 +79,12 @@ class Store:
 
         def find(fs: Any, root: str) -> list[str]:
             fs.invalidate_cache()
-            return [str(path) for path in fs.find(f"{root}/{folder}")]
+            return [str(path).removeprefix(f"{root}/") for path in fs.find(f"{root}/{folder}")]
 
         try:
-            found = self._timed(find)
+            return sorted(self._timed(find))
         except FileNotFoundError:
             return []
-        return sorted(f"{folder}/{path.rpartition(f'/{folder}/')[2]}" for path in found)
 
     def info(self, name: str) -> dict[str, Any] | None:
         """What the store knows of a file, its size at least; None if there is none."""

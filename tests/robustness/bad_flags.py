@@ -135,9 +135,9 @@ CASES = [
     Case("rate_of_a_list", "--list --optimizer.learning_rate=1", "--optimizer.learning_rate has no effect with --list"),
     # URLs where a path cannot be one
     Case("workdir_of_a_url", "--train.steps=1 --workdir=s3://bucket/run", "--workdir=s3://bucket/run: a URL cannot be used here"),
-    Case("data_dir_of_a_url", "--experiment=mnist_lenet --train.steps=1 --workdir=new --data_dir=gs://bucket/data", "--data_dir=gs://bucket/data: a URL"),
+    Case("data_dir_of_a_url", "--experiment=mnist_lenet --train.steps=1 --workdir=new --data_dir=zzz://bucket/data", "zzz://bucket/data: Protocol not known"),
     trained("folder_of_a_url", "--data.name=folder:https://localhost/x", "data.name=https://localhost/x: a URL"),
-    Case("weights_of_a_url", "--mode=import --experiment=imagenet_vgg16 --workdir=new --weights=https://localhost/x.pth", "--weights=https://localhost/x.pth: a URL"),
+    Case("weights_of_a_url", "--mode=import --experiment=imagenet_vgg16 --workdir=new --weights=https://localhost/x.pth", "https://localhost/x.pth: cannot be reached"),
     Case("inputs_of_a_url", "--mode=predict --workdir=gone --inputs=1.png,https://localhost/2.png", "--inputs=https://localhost/2.png: a URL"),
     Case("guide_of_a_url", "--mode=visualize --experiment=digits_lenet --workdir=new --visualize.guide=http://localhost/x.png", "visualize.guide=http://localhost/x.png: a URL"),
     Case("summary_into_a_missing_folder", f"{MODEL}=lenet5 --output=gone/x.png", "gone/x.png: the picture cannot be written"),

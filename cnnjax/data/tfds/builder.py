@@ -14,15 +14,21 @@ from typing import Any
 
 from absl import logging
 
-from cnnjax.config import ConfigError
+from cnnjax.config import ConfigError, is_url
 
 # name, name/config, either with :version. Other forms that tensorflow-datasets knows fetch code or data at once.
 _NAME = re.compile(r"(\w+)(?:/([\w.\-]+))?(?::(\d+\.\d+\.\d+))?")
 
 
-def data_folder(data_dir: str | None) -> Path:
-    """`data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets, which is tensorflow-datasets' own default."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+def data_folder(data_dir: str | None, name: str) -> Path:
+    """`data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets, which is tensorflow-datasets' own default. Of a URL a
+    folder in the cache with the dataset `name`, if there is one, fetched from there."""
+    place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if is_url(place):
+        from cnnjax.data.tfds.fetched import local
+
+        return local(place, name)
+    return Path(place).expanduser()
 
 
 def builder(name: str, data_dir: Path, own_names: tuple[str, ...]) -> Any:
