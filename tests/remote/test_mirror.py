@@ -172,6 +172,31 @@ def test_kill_9_between_push_and_manifest_and_another_folder_goes_on(url, tmp_pa
     assert last.step == 40 and objects(url) == set(last.objects.values())
 
 
+@pytest.mark.slow
+def test_a_signal_pushes_and_ends_with_75(tmp_path):
+    url = f"file://{tmp_path}/store"
+    flags = [*FLAGS[:-3], "--train.steps=100000", "--train.evaluate_every=0", "--train.checkpoint_every=0"]
+    command = [
+        sys.executable,
+        str(ROOT / "launch.py"),
+        *flags,
+        f"--workdir={tmp_path / 'a'}",
+        f"--mirror={url}",
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
+        while not (tmp_path / "a/metrics.jsonl").exists():
+            assert running.poll() is None
+            time.sleep(0.2)
+        for _ in range(3):  # as Slurm sends them
+            running.send_signal(signal.SIGTERM)
+            time.sleep(0.01)
+        said = running.communicate(timeout=120)[1]
+    assert running.returncode == 75, said
+    with CheckpointStore(tmp_path / "a/checkpoints") as store:
+        assert manifests.newest(Store(url)).step == store.steps()[-1] > 0
+    assert Store(url).read(locks.NAME) is None
+
+
 def test_a_damaged_and_a_missing_object_are_refused_by_name(url, tmp_path):
     pushed(url, tmp_path / "a")
     store = Store(url)
