@@ -1,7 +1,7 @@
 """Several objects per image, whatever finds them: how boxes are judged, drawn and told."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from cnnjax.tasks.task import Judgement, Split, Table, Task
 if TYPE_CHECKING:
     from cnnjax.drawing.figures import Picture
 
+_DRAWN = 12  # images with real and found boxes
 SHOWN_SCORE = 0.3  # where neither a flag nor a validation split says what pictures and predictions show
 
 
@@ -117,30 +118,54 @@ class BoxDetection(Task):
         )
 
     def pictures(self, predictions: Mapping[str, np.ndarray], split: Split) -> "list[Picture]":
-        """Precision over recall, confusions, kinds of errors, and examples with real and found boxes."""
+        """Precision over recall, confusions, kinds of errors, and examples and mistakes with real and found boxes."""
         from cnnjax.drawing import figures
-        from cnnjax.drawing.results import boxes_of, with_masks
 
         truths, found = self._in_originals(predictions, split)
         result = coco_evaluate(truths, found, len(self.classes))
         matrix = confusion_matrix(truths, found, len(self.classes), score_threshold=self.shown_score)
         analysis = error_analysis(truths, found, len(self.classes), self._similar())
+        caption = f"White: real boxes. Colour: boxes found with a score of {self.shown_score:.2f} or more."
+        wrong = np.array([self._mistakes(truth, one) for truth, one in zip(truths, found, strict=True)])
+        worst = [i for i in np.argsort(-wrong, kind="stable")[:_DRAWN].tolist() if wrong[i]]
+        return [
+            figures.precision_recall_curves(result.precision[0], self.classes),
+            figures.confusion_matrix(matrix, (*self.classes, "background")),
+            figures.error_kinds(analysis.shares),
+            self._drawn("examples", "Examples", caption, range(min(_DRAWN, len(truths))), predictions, split),
+            self._drawn(
+                "mistakes",
+                "Images with most mistakes",
+                f"{caption} Missed, or found and not there.",
+                worst,
+                predictions,
+                split,
+            ),
+        ]
+
+    def _mistakes(self, truth: Truth, found: Detections) -> int:
+        """In one image: objects that are missed or called otherwise, and what is found where nothing is."""
+        matrix = confusion_matrix([truth], [found], len(self.classes), score_threshold=self.shown_score)
+        return int(matrix.sum() - np.trace(matrix))
+
+    def _drawn(
+        self, name: str, title: str, caption: str, rows: Iterable[int],
+        predictions: Mapping[str, np.ndarray], split: Split,
+    ) -> "Picture":  # fmt: skip
+        """These images with real and found boxes."""
+        from cnnjax.drawing import figures
+        from cnnjax.drawing.results import boxes_of, with_masks
+
         images, texts = [], []
-        for i in range(min(12, len(truths))):
-            prediction = {name: values[i] for name, values in predictions.items()}
+        for i in rows:
+            prediction = {key: values[i] for key, values in predictions.items()}
             said = self.result(prediction, split["image"][i].shape)
             drawn = boxes_of(said)
             boxes = split["boxes"][i][split["valid"][i]]
             both = figures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
             images.append(figures.draw_boxes(with_masks(split["image"][i].astype(np.uint8), said), both))
             texts.append(f"{len(boxes)} objects, {len(drawn.boxes)} found")
-        caption = f"White: real boxes. Colour: boxes found with a score of {self.shown_score:.2f} or more."
-        return [
-            figures.precision_recall_curves(result.precision[0], self.classes),
-            figures.confusion_matrix(matrix, (*self.classes, "background")),
-            figures.error_kinds(analysis.shares),
-            figures.image_grid("examples", "Examples", caption, images, texts, columns=4),
-        ]
+        return figures.image_grid(name, title, caption, images, texts, columns=4)
 
     def _similar(self) -> list[list[int]]:
         """Of each group of classes that are alike their numbers."""

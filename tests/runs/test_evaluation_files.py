@@ -15,6 +15,7 @@ from PIL import Image
 from cnnjax import config, tasks
 from cnnjax.config import ConfigError
 from cnnjax.data.examples import Columns
+from cnnjax.detection.results import Detections, Truth
 from cnnjax.drawing import figures
 from cnnjax.models import create_model
 from cnnjax.runs import evaluated, run, train, transfer
@@ -246,6 +247,21 @@ def test_detections_that_are_written_are_judged_the_same_by_pycocotools(tmp_path
     assert sum(row["found"] for row in per_class) == (scores >= 0.6).sum()
     assert np.mean([row["ap50"] for row in per_class]) == pytest.approx(found["ap50"])
     assert tables["confusion_matrix"].head == ["true", "ball", "box", "background"]
+
+
+def test_mistakes_of_a_detector_are_counted_image_by_image():
+    """A right box, one of another class, one where nothing is, one that is missed, and one too unsure to be shown."""
+    experiment = config.replace(config.Experiment(task="grid_detection"), {"model.name": "grid8"})
+    task = tasks.make_task(experiment, ("ball", "box"), (64, 64, 3))
+    places = np.array([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
+    truth = Truth(places, np.array([0, 1, 1]))
+    found = Detections(
+        np.array([[0.0, 0, 10, 10], [20, 20, 30, 30], [50, 0, 60, 10], [40, 40, 50, 50]]),
+        np.array([0.9, 0.8, 0.7, 0.1]),
+        np.array([0, 0, 1, 1]),
+    )
+    assert task._mistakes(truth, found) == 3
+    assert task._mistakes(truth, Detections(places, np.ones(3), np.array([0, 1, 1]))) == 0
 
 
 def test_a_committee_writes_where_it_is_told(launch, of_digits, tmp_path):
