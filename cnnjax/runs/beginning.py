@@ -211,9 +211,10 @@ def _layers(leaves: Collection[Leaf]) -> list[str]:
 
 
 def _of_run(path: Path, workdir: Workdir, step: int | None) -> Source:
-    """A run at its newest checkpoint that is whole, or at that of a step."""
-    workdir.read_config()  # tells if there is none
+    """A run at its newest checkpoint that is whole, with train.patience at its best, or at that of a step."""
+    there = workdir.read_config()  # tells if there is none
     with CheckpointStore(workdir.checkpoints) as store:
+        step = store.best() if step is None and there.train.patience else step
         if step is not None and step not in store.steps():
             raise ConfigError(f"train.init_from={path}: no such checkpoint")
         about = store.describe(step)

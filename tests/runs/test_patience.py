@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cnnjax.config import ConfigError, Data, Experiment, Model, Optimizer, Train, replace
+from cnnjax.runs.beginning import find
 from cnnjax.runs.journal import Journal
 from cnnjax.runs.run import restore
 from cnnjax.runs.train import train_run
@@ -53,6 +54,9 @@ def test_it_stops_keeps_the_best_and_goes_on_as_if_it_had_never_been_interrupted
     assert "stopped early: 2 evaluations were not better" in out and "the best checkpoint, step 2" in out
     assert steps_of(whole) == [2, 3, 4]  # the two newest and the best
     assert restore(whole).step == 2 and restore(whole, "last").step == 4
+    source = find(replace(EXPERIMENT, {"train.init_from": str(whole.path)}))
+    begun = source.read(None, {})[0]["output", "kernel"]  # what another run begins from
+    np.testing.assert_array_equal(begun, restore(whole, "2").state.params["output"]["kernel"])
     # Interrupted after an evaluation that was not better, it remembers this one.
     train_run(replace(EXPERIMENT, {"train.steps": 3}), parts)
     train_run(EXPERIMENT, parts)
