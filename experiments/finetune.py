@@ -56,6 +56,6 @@ def cifar10_small() -> Experiment:
     """The same network and images from random numbers: what published weights are worth.
 
     python launch.py --experiment=cifar10_small
-    Expect 18 % of the first 2,000 test images; five minutes on a CPU core.
+    Expect 18 % of the first 2,000 test images; five minutes on a CPU core. One run of 24 epochs had 31 %.
     """
     return replace(finetune_cifar10_small(), {"name": "cifar10_small", "optimizer.frozen": ()})
