@@ -5,12 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose
 
 from cnnjax.config import Augment, Data, Experiment, Model, Optimizer, Train
 from cnnjax.training.step import AUGMENT, augmented, init_state, make_recipe, stream, train_step
 
 
+@pytest.mark.full
 def test_gradients_are_those_of_the_augmented_images():
     def recipe_of(options: Augment):
         experiment = Experiment(
@@ -22,9 +24,7 @@ def test_gradients_are_those_of_the_augmented_images():
         )
         return make_recipe(experiment, ("a", "b", "c"), (8, 8, 3), 1)
 
-    changing = recipe_of(
-        Augment(rand_augment=2, colour_jitter=(0.4, 0.4, 0.0, 0.0), erasing=0.5, flip="random")
-    )
+    changing = recipe_of(Augment(colour_jitter=(0.4, 0.4, 0.0, 0.0), erasing=0.5, flip="random"))
     plain, rng = recipe_of(Augment()), np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(rng.integers(0, 256, (12, 8, 8, 3)), jnp.uint8),

@@ -200,6 +200,7 @@ def test_a_rectangle_that_never_fits_is_not_drawn():
     assert_array_equal(erase(x), x)
 
 
+@pytest.mark.full
 def test_the_same_on_one_and_four_devices():
     x = images(8)
     whole = run(ALL, x)
