@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import struct
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -198,7 +199,7 @@ def test_wandb_keeps_a_run_offline(launch, tmp_path, monkeypatch):
     assert launch(*flags, "--train.steps=3").code == 0
     assert launch(*flags, "--train.steps=5").code == 0
     files = sorted((tmp_path / "first").glob("wandb/offline-run-*/*.wandb"))
-    parts = [records(path) for path in files]
+    parts = [whole(path) for path in files]
     # Two parts of one run, which are put together when they are sent.
     assert (
         len(parts) == 2
@@ -221,6 +222,16 @@ def test_wandb_keeps_a_run_offline(launch, tmp_path, monkeypatch):
         assert (path.parent / "files" / "report.html").stat().st_size > 1000
 
 
+def whole(path):
+    """What a file holds when W&B's own process has written its end, shortly after the run."""
+    for _ in range(300):
+        found = records(path)
+        if any(one.HasField("exit") for one in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no end")
+
+
 def records(path):
     """What a file of W&B holds: protocol buffers in the frames of LevelDB's log, blocks of 32 KiB after 7 bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
@@ -231,6 +242,8 @@ def records(path):
         if 0 < left < 7:
             at += left
         _, size, kind = struct.unpack_from("<IHB", data, at)
+        if at + 7 + size > len(data):  # not written yet
+            break
         whole += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # a whole one, or the last part
