@@ -1,6 +1,8 @@
 """Modes that make runs and use them."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +138,8 @@ def evaluate_fitted(workdir: Any, folder: Path) -> None:
     }
     title = f"Evaluation of {experiment.name}"
     found = evaluated.Findings(title, evaluation.table, about, pictures, {}, evaluation.notes)
-    print_files(folder, evaluated.write(folder, found))
+    with run_is_judged_anyway():
+        print_files(folder, evaluated.write(folder, found))
 
 
 def write_evaluation(
@@ -151,10 +154,24 @@ def write_evaluation(
     tables, pictures = evaluated.of_task(task, split, predictions)
     about = {**evaluated.interval(split, predictions), **about, "command": command_line()}
     found = evaluated.Findings(f"Evaluation of {name}", columns, about, pictures, tables, notes)
-    names = evaluated.write(folder, found)
-    if "predictions" not in tables:
-        names += evaluated.write_predictions(folder, task, split, predictions)
-    print_files(folder, names)
+    with run_is_judged_anyway():
+        names = evaluated.write(folder, found)
+        if "predictions" not in tables:
+            names += evaluated.write_predictions(folder, task, split, predictions)
+        print_files(folder, names)
+
+
+@contextlib.contextmanager
+def run_is_judged_anyway() -> Iterator[None]:
+    """Of a run in a folder that may not be written the numbers are enough, unless --output says where files go."""
+    from cnnjax.runs.evaluated import Unwritable
+
+    try:
+        yield
+    except Unwritable as error:
+        if FLAGS.output:
+            raise
+        print(f"without files: {error}", file=sys.stderr)
 
 
 def print_files(folder: Path, names: list[str]) -> None:

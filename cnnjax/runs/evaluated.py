@@ -71,10 +71,14 @@ def write_predictions(
         return lines.finish()
 
 
+class Unwritable(ConfigError):
+    """A folder that takes no files."""
+
+
 def write(folder: Path, found: Findings) -> list[str]:
     """Writes metrics.json, a .csv of each table, a .png of each picture, and report.html; returns their names.
 
-    Raises ConfigError if the folder cannot be written.
+    Raises Unwritable if the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +94,7 @@ def write(folder: Path, found: Findings) -> list[str]:
             sections.append(pages.section(picture, path.read_bytes()))
         write_atomically(folder / "report.html", _page(found, sections))
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error.strerror}; choose another --output") from error
+        raise Unwritable(f"{folder} cannot be written: {error.strerror}; choose another --output") from error
     return [
         "metrics.json",
         *(f"{name}.csv" for name in found.tables),
