@@ -65,7 +65,10 @@ def _library() -> Any:
 
 
 class Source:
-    """An open video or camera: its frames, one after the other, and what is known of it."""
+    """An open video or camera: its frames, one after the other, and what is known of it.
+
+    rate: frames per second, 25 where nothing is said. count: how many frames there are said to be.
+    """
 
     def __init__(self, name: str):
         self.name, self.is_camera = name, name.startswith(CAMERA)
@@ -88,17 +91,9 @@ class Source:
             kind = "camera" if self.is_camera else "video"
             raise ConfigError(f"{name}: cannot be read as a {kind}: {error}") from error
         self._stream.thread_type = "AUTO"
+        self.rate = Fraction(self._stream.average_rate or 25)
+        self.count: int | None = self._stream.frames or None
         self._errors = (av.FFmpegError, OSError, ValueError)
-
-    @property
-    def rate(self) -> Fraction:
-        """Frames per second; 25 where nothing is said."""
-        return Fraction(self._stream.average_rate or 25)
-
-    @property
-    def count(self) -> int | None:
-        """How many frames there are said to be."""
-        return self._stream.frames or None
 
     def frames(self) -> Iterator[Frame]:
         """Raises ConfigError if there is none. One that is damaged ends the video, as a file that was cut off does."""
