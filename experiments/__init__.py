@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from cnnjax.config import ConfigError, Experiment, did_you_mean
 
-from . import cifar10, darknet, detection, digits, finetune, imagenet, mnist, points, visualize
+from . import cifar10, committees, darknet, detection, digits, finetune, imagenet, mnist, points, visualize
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     function.__name__: function
@@ -24,6 +24,9 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         cifar10.cifar10_laptop,
         cifar10.cifar10_airbench,
         cifar10.cifar10_airbench96,
+        committees.mnist_committee,
+        committees.ahcd,
+        committees.gtsrb,
         finetune.finetune,
         finetune.finetune_cifar10_small,
         finetune.finetune_cifar10_small_all,

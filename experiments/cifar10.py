@@ -33,7 +33,7 @@ def cifar10_airbench() -> Experiment:
         augment=Augment(crop=2, crop_fill="reflect", flip="alternating"),
         model=Model(name="airbench94", dtype="bfloat16"),
         classification=Classification(label_smoothing=0.2),
-        optimizer=_speed_run(learning_rate=0.24, bias=106, dense=1340, whitening=3 / 8),
+        optimizer=speed_run(learning_rate=0.24, bias=106, dense=1340, whitening=3 / 8),
         train=Train(epochs=8, evaluate_every=0, checkpoint_every=0),
         evaluate=Evaluate(batch_size=2000, augment="flip_shift"),
     )
@@ -86,7 +86,7 @@ def cifar10_laptop() -> Experiment:
         augment=Augment(crop=2, crop_fill="reflect", flip="alternating"),
         model=Model(name="airbench_laptop"),
         classification=Classification(label_smoothing=0.2),
-        optimizer=_speed_run(learning_rate=0.12, bias=26, dense=335),
+        optimizer=speed_run(learning_rate=0.12, bias=26, dense=335),
         train=Train(epochs=10, evaluate_every=0, checkpoint_every=1),
         evaluate=Evaluate(augment="flip_shift"),
     )
@@ -105,7 +105,7 @@ def _resnet(name: str, model: str) -> Experiment:
     )
 
 
-def _speed_run(learning_rate: float, bias: float, dense: float, whitening: float = 0.0) -> Optimizer:
+def speed_run(learning_rate: float, bias: float, dense: float, whitening: float = 0.0) -> Optimizer:
     """Muon for convolutions, SGD for the rest; rates fall to zero in a line.
 
     Where the speed run to 94 % departs from its source, airbench94_muon:
