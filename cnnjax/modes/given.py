@@ -140,4 +140,5 @@ def without(name: str, other: str) -> None:
 
 
 def command_line() -> str:
-    return shlex.join(["python", *sys.argv])
+    """As it is typed in the folder of the launcher, wherever that lies on this machine."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
