@@ -121,12 +121,12 @@ def _history(trials: "Sequence[FrozenTrial]", judge: str) -> Picture:
         shown = [one for one in trials if one.state.name == state and one.value is not None]
         label = "finished" if state == "COMPLETE" else "pruned, at its last evaluation"
         axis.plot([one.number for one in shown], [one.value for one in shown], "o", color=colour, label=label)
-    whole = [one for one in trials if one.state.name == "COMPLETE"]
-    if whole:
-        best = np.maximum.accumulate([one.value for one in whole])
-        axis.plot(
-            [one.number for one in whole], best, color="tab:red", drawstyle="steps-post", label="best so far"
-        )
+    finished = {
+        one.number: one.value for one in trials if one.state.name == "COMPLETE" and one.value is not None
+    }
+    if finished:
+        best = np.maximum.accumulate(list(finished.values()))
+        axis.plot(list(finished), best, color="tab:red", drawstyle="steps-post", label="best so far")
     axis.set(xlabel="trial", ylabel=f"{judge} on validation data")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
