@@ -30,7 +30,8 @@ def decode_crops(options: Options) -> list[Measured]:
     """Images per second of random resized crops to 224 pixels, decoded from JPEGs of 500x375 in worker processes.
 
     The peer is torch's DataLoader with torchvision's RandomResizedCrop, at as many workers; --benchmark.torchvision names
-    a Python that has both. Neither flips, normalizes or copies to a device; the start of the workers is not counted.
+    a Python that has both. Neither flips, normalizes or copies to a device; the start and the end of the workers are not
+    counted.
     """
     counts = sorted({1, 2, os.cpu_count() or 1})
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +88,8 @@ def ours(folder: Path, workers: int, batches: int) -> float:
             assert batch["image"].shape == (BATCH, SIDE, SIDE, 3)
             if number == first:
                 began = time.perf_counter()
-    return batches * BATCH / (time.perf_counter() - began)
+            ended = time.perf_counter()
+    return batches * BATCH / (ended - began)
 
 
 def theirs(python: str, folder: Path, workers: int, batches: int) -> dict:

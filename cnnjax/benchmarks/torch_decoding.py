@@ -20,12 +20,13 @@ def main(folder: str, workers: str, batch: str, side: str, smallest: str, first:
         sampler=torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=total),
         num_workers=int(workers),
     )
-    began = 0.0
+    began = ended = 0.0
     for number, (images, _) in enumerate(loader, start=1):
         assert images.shape == (int(batch), 3, int(side), int(side))
         if number == int(first):
             began = time.perf_counter()
-    rate = int(batches) * int(batch) / (time.perf_counter() - began)
+        ended = time.perf_counter()
+    rate = int(batches) * int(batch) / (ended - began)
     versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
     print(json.dumps({"images_per_second": rate, "versions": versions}))
 
