@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cnnjax.config import ConfigError
 
-_LETTER = 14  # pixels: height of a line that is drawn into an image
+DPI = 100  # of saved figures
+_LETTER = 14  # pixels: least height of a line that is drawn into an image
+_LINES = 40  # of such height a large image has room for along its shorter side
 _POINTS = 9.0  # of a line over an image: 12.5 pixels, as figures are saved
 _READABLE, _SHOWN = 60, 40  # classes of a confusion matrix: above the first so many of them
 
@@ -47,7 +49,7 @@ def subplots(rows: int = 1, columns: int = 1, squeeze: bool = True, **options: A
 @names_as_they_are()
 def save(figure: Figure, path: str | Path | IO[bytes], kind: str | None = None) -> None:
     """Writes a figure, cut to what is drawn in it, in the format that the name ends in, or `kind`."""
-    figure.savefig(path, format=kind, dpi=100, bbox_inches="tight")
+    figure.savefig(path, format=kind, dpi=DPI, bbox_inches="tight")
 
 
 def write(figure: Figure, path: str | Path) -> None:
@@ -183,20 +185,43 @@ class Boxes:
 
 
 def draw_boxes(image: np.ndarray, boxes: Boxes) -> np.ndarray:
-    """A copy of the image, uint8 [H, W, C], enlarged if small, with the boxes drawn in."""
+    """A copy of the image, uint8 [H, W, C], enlarged if small, with the boxes drawn in. Labels stay inside of it: above
+    their box if there is room, in several lines where a name is long."""
     zoom = max(1, round(320 / max(image.shape[:2])))
     picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).convert("RGB")
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_LETTER)
+    letter = max(_LETTER, min(picture.size) // _LINES)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(letter)
     scaled = boxes.boxes.astype(np.float64) * zoom
     for box, label, colour in zip(scaled, boxes.labels, boxes.colours, strict=True):
         x0, y0, x1, y1 = box.tolist()
-        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=2)
+        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=max(2, letter // 7))
         if label:
-            corner = (x0 + 2, max(0.0, y0 - _LETTER))
-            draw.rectangle(draw.textbbox(corner, label, font=font), fill="black")
-            draw.text(corner, label, fill=colour, font=font)
+            lines = _wrapped(label, lambda line: draw.textlength(line, font=font) <= picture.width)
+            _, top, width, height = draw.multiline_textbbox((0, 0), lines, font=font)
+            x, y = (
+                max(0.0, min(at, room - size))
+                for at, room, size in zip((x0 + 2, y0 - height), picture.size, (width, height), strict=True)
+            )
+            draw.rectangle((x, y + top, x + width - 1, y + height - 1), fill="black")
+            draw.multiline_text((x, y), lines, fill=colour, font=font)
     return np.asarray(picture)
+
+
+def _wrapped(text: str, fits: Callable[[str], bool]) -> str:
+    """The text in lines that fit, broken at spaces, and inside of a word that has no room in a line of its own."""
+    lines = [""]
+    for word in text.split(" "):
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if fits(joined):
+            lines[-1] = joined
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and not fits(lines[-1] + letter):
+                lines.append("")
+            lines[-1] += letter
+    return "\n".join(line for line in lines if line)
 
 
 def _cut(line: str, letters: int) -> str:
@@ -220,7 +245,7 @@ def image_grid(
     rows = max(1, -(-len(images) // columns))
     width = width or 12.8 / max(columns, 4)
     lines = max((label.count("\n") + 1 for label in labels), default=1)
-    letters = max(8, int(width * 100 / 7.5))  # of a line over an image, at _POINTS
+    letters = max(8, int(width * DPI / 7.5))  # of a line over an image, at _POINTS
     figure, axes = subplots(
         rows, columns, figsize=(width * columns, (width + 0.1 + 0.18 * lines) * rows), squeeze=False
     )

@@ -28,7 +28,8 @@ from cnnjax.runs.run import Run
 from cnnjax.tasks.result import Result
 
 SHOWN = 100  # images on the contact sheet
-_THUMBNAIL = 480  # pixels
+_THUMBNAIL = 640  # pixels
+_PAGE, _COLUMNS = 12.8, (2, 5)  # inches; images to a row of the contact sheet, at least and at most
 _PIXELS = 64 * 2**20  # of images that are being decoded at a time
 _FRAMES = 256 * 2**20  # bytes
 
@@ -83,7 +84,7 @@ def write_predictions(found_in: Iterable[tuple[Path, Found]], output: Path) -> t
     Returns how many were predicted and one line for each file that could not be read. Raises ConfigError if that is
     all of them.
     """
-    drawn: list[tuple[np.ndarray, str]] = []
+    seen: list[tuple[np.ndarray, Result, str]] = []
     problems: list[str] = []
     with Lines(output) as lines:
         for path, found in found_in:
@@ -92,14 +93,18 @@ def write_predictions(found_in: Iterable[tuple[Path, Found]], output: Path) -> t
                 continue
             small, result = found
             lines.write(str(path), result)
-            if small is not None and len(drawn) < SHOWN:
-                drawn.append(draw(small, result, path.name))
+            if small is not None and len(seen) < SHOWN:
+                seen.append((small, result, path.name))
     if not lines.count:
         raise ConfigError(f"none of {len(problems)} files could be read; the first: {problems[0]}")
     lines.finish()
-    title = "" if len(drawn) == lines.count else f"The first {len(drawn)} of {lines.count:,} predictions"
+    title = "" if len(seen) == lines.count else f"The first {len(seen)} of {lines.count:,} predictions"
+    columns = min(max(len(seen), _COLUMNS[0]), _COLUMNS[1])
+    width = _PAGE / columns
+    # At the size in which it is shown, so that what is written in it can be read.
+    drawn = [draw(thumbnail(small, int(width * figures.DPI)), result, name) for small, result, name in seen]
     shown, texts = [image for image, _ in drawn], [text for _, text in drawn]
-    sheet = figures.image_grid("contact_sheet", title, "", shown, texts, columns=5)
+    sheet = figures.image_grid("contact_sheet", title, "", shown, texts, columns, width)
     sheet.figure.suptitle(title, y=1, va="bottom")
     figures.save(sheet.figure, output / "contact_sheet.png")
     return lines.count, problems
@@ -199,9 +204,9 @@ class _Room:
                 self._changed.notify_all()
 
 
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, C] shrunk, in proportion, to at most _THUMBNAIL pixels on a side."""
+def thumbnail(image: np.ndarray, side: int = _THUMBNAIL) -> np.ndarray:
+    """uint8 [H, W, C] shrunk, in proportion, to at most so many pixels on a side."""
     small = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small.thumbnail((side, side))
     array = np.asarray(small)
     return array if array.ndim == 3 else array[..., None]

@@ -80,3 +80,20 @@ def test_letters_are_large_enough_to_read():
     named = figures.draw_boxes(blank, figures.Boxes(boxes, ["Ag"], ["lime"]))
     rows = np.flatnonzero((plain != named).any((1, 2)))
     assert rows[-1] - rows[0] + 1 >= 12  # from the top of A to the bottom of g
+
+
+@pytest.mark.parametrize(
+    "label", ["teddy bear 97", "a name of many words that has no room in a line of an image 50", "x" * 60]
+)
+def test_labels_stay_inside_of_the_image_and_whole(label):
+    """What is drawn of a label is the same wherever its box lies."""
+    drawn = []
+    for left, top in ((20, 150), (0, 0), (300, 300), (300, 0), (0, 300), (319, 150)):
+        box = np.array([[left, top, left + 10.0, top + 10]])
+        grey = np.full((330, 330, 3), 128, np.uint8)
+        plain, named = (
+            figures.draw_boxes(grey, figures.Boxes(box, [text], ["gray"])) for text in ("", label)
+        )
+        drawn.append(int((plain != named).any(-1).sum()))
+        assert drawn[-1] > 12 * 40
+    assert len(set(drawn)) == 1, drawn
