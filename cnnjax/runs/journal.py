@@ -40,6 +40,7 @@ class Journal:
         self.evaluation: Evaluation | None = None  # the last one
         self.chosen: dict[str, float] = {}  # what the validation split decided last, by the name of its field
         self.judged: list[float] = []  # headline metrics of the split that chooses, of all evaluations
+        self._notes: tuple[str, ...] = ()
         dataset = plan.dataset
         self._tester = self._evaluator(dataset.test)
         apart = dataset.validation is not None and dataset.validation is not dataset.test
@@ -82,14 +83,15 @@ class Journal:
     def take_best(self, step: int) -> None:
         """The result is to be that of the checkpoint of this step, instead of the last evaluation."""
         self.evaluation, self.chosen = None, self.store.describe(step).get("chosen", {})
-        self._progress.say(f"the result is that of the best checkpoint, step {step:,}")
+        early = "training stopped early; " if self.has_enough() else ""
+        self._notes = (f"{early}the result is that of the best checkpoint, step {step:,}",)
 
     def final_evaluation(self, state: TrainState) -> Evaluation:
         """The last evaluation; of a run that had nothing left to do, made now."""
         if self.evaluation is None:
             self.evaluation = self._tester(state.variables)
             self._check_finite(self.evaluation, self.plan.num_steps)
-        return dataclasses.replace(self.evaluation, notes=shortcomings(self.plan.dataset))
+        return dataclasses.replace(self.evaluation, notes=(*shortcomings(self.plan.dataset), *self._notes))
 
     def _evaluator(self, split: Columns | None) -> Evaluator:
         assert split is not None

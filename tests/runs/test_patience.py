@@ -49,9 +49,10 @@ def steps_of(workdir):
 
 def test_it_stops_keeps_the_best_and_goes_on_as_if_it_had_never_been_interrupted(scripted, tmp_path, capsys):
     whole, parts = Workdir(tmp_path / "whole"), Workdir(tmp_path / "parts")
-    train_run(EXPERIMENT, whole)
-    out = capsys.readouterr().out
-    assert "stopped early: 2 evaluations were not better" in out and "the best checkpoint, step 2" in out
+    evaluation = train_run(EXPERIMENT, whole)
+    assert "stopped early: 2 evaluations were not better" in capsys.readouterr().out
+    note = "training stopped early; the result is that of the best checkpoint, step 2"
+    assert note in evaluation.notes and note in (whole.path / "report.html").read_text()
     assert steps_of(whole) == [2, 3, 4]  # the two newest and the best
     assert restore(whole).step == 2 and restore(whole, "last").step == 4
     source = find(replace(EXPERIMENT, {"train.init_from": str(whole.path)}))
