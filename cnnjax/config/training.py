@@ -116,7 +116,7 @@ class Train:
     )
     init_from: str = option(
         "",
-        "begin from trained weights: a workdir, DIR/checkpoints/STEP, or what --weights of mode=import may be, such as hf:timm/resnet50.a1_in1k; what fits by name and shape is taken, with its preprocessing",
+        "begin from trained weights: a workdir, DIR/checkpoints/STEP, the URL of a mirrored one, or what --weights of mode=import may be, such as hf:timm/resnet50.a1_in1k; what fits by name and shape is taken, with its preprocessing",
     )
     steps_per_call: int = option(
         0, "steps in one compiled call; 0: one on CPU, up to an epoch on accelerators"

@@ -61,7 +61,6 @@ def check(experiment: Experiment) -> Experiment:
     check_local("data.name", experiment.data.name.partition(":")[2])
     check_local("data.backgrounds", experiment.data.backgrounds)
     check_local("visualize.guide", experiment.visualize.guide)
-    check_local("train.init_from", experiment.train.init_from)
     if not re.fullmatch(r"\w[\w.-]*", experiment.name):  # files are called after it
         raise ConfigError(f"name={experiment.name!r}: expected letters, digits, '_', '-' and '.'")
     train, data = experiment.train, experiment.data

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,9 @@ from cnnjax.tasks import task_class
 from cnnjax.training.step import Recipe, TrainState
 from cnnjax.weights import hub
 from cnnjax.weights.convert import fitting, preprocessing, read_weights
+from cnnjax.weights.darknet import SUFFIX as DARKNET
 from cnnjax.weights.darknet import input_size, is_darknet, is_darknet_model, load_darknet
+from cnnjax.weights.files import FORMATS
 
 Leaf = tuple[str, ...]
 # [seeds, ...] by the path of a variable without its collection: ("conv1", "kernel").
@@ -66,12 +69,14 @@ class Source:
 
 def find(experiment: Experiment) -> Source:
     """The source that train.init_from names: a workdir, a checkpoint in one, or published weights: a file, a folder or
-    a repository of the hub (weights/hub.py).
+    a repository of the hub (weights/hub.py). Of URLs, a file of weights or a mirrored run, what is in the cache.
 
     Raises ConfigError if there is none.
     """
-    path = Path(experiment.train.init_from).expanduser()
-    if hub.is_published(experiment.train.init_from) and (published := hub.find(experiment.train.init_from)):
+    name = experiment.train.init_from
+    name = _in_cache(name) if config.is_url(name) else name
+    path = Path(name).expanduser()
+    if hub.is_published(name) and (published := hub.find(name)):
         return _of_published(experiment, published)
     if path.is_dir():
         if path.parent.name == "checkpoints" and path.name.isdecimal():
@@ -80,6 +85,15 @@ def find(experiment: Experiment) -> Source:
     if not path.is_file():
         raise ConfigError(f"train.init_from={path}: no such workdir, checkpoint or file of weights")
     return _of_file(experiment, path)
+
+
+def _in_cache(url: str) -> str:
+    """Where a file of weights, as its ending says, or a mirrored run is now."""
+    from cnnjax.remote import fetch, pull
+
+    if Path(urlsplit(url).path).suffix in (*FORMATS, DARKNET):
+        return str(fetch.file(url))
+    return pull.local_folder(url)
 
 
 def with_preprocessing(

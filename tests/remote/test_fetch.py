@@ -238,3 +238,6 @@ def test_weights_may_be_a_url(web, launch, tmp_path):
     found = launch(*flags, f"--weights={web.url}/net.safetensors")
     assert web.asked == ["/net.safetensors"]
     assert found.code == 1 and "lenet5" in found.err  # such a file is none of it
+    grey = ("--data.mean=0.5", "--data.std=0.5")
+    begun = launch(*flags[1:], *grey, f"--train.init_from={web.url}/net.safetensors")
+    assert begun.code == 1 and "lenet5" in begun.err

@@ -412,6 +412,8 @@ def test_evaluate_predict_and_layers_take_the_url(tmp_path, launch, monkeypatch)
     needs = launch("--mode=predict", f"--workdir={url}", f"--inputs={picture}")
     assert needs.code == 1 and needs.err.strip().endswith("needs --output=PATH on this machine")
     assert launch("--mode=export", f"--workdir={url}", f"--output={tmp_path / 'n.stablehlo'}").code == 0
+    begun = launch(*FLAGS, f"--workdir={tmp_path / 'b'}", f"--train.init_from={url}")
+    assert begun.code == 0 and "2 of 2 arrays" in begun.out, begun.out + begun.err
     gone = launch("--mode=evaluate", f"--workdir=file://{tmp_path}/nothing", output)
     assert gone.code == 1 and "nothing holds no mirrored run" in gone.err
 
