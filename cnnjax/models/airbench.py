@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from cnnjax.models.layers import Activation, Norm, activate, batch_norm, conv, max_pool, stage
+from cnnjax.models.layers import (
+    Activation,
+    Norm,
+    activate,
+    batch_norm,
+    conv,
+    max_pool,
+    normalize_and_activate,
+    stage,
+)
 
 gelu = partial(nn.gelu, approximate=False)
 
@@ -74,12 +83,12 @@ class AirbenchBlock(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         conv_ = partial(conv, self.features, 3, use_bias=False, kernel_init=dirac_init, dtype=self.dtype)
         x = stage(self, "pool", max_pool(conv_(name="conv1")(x)))
-        x = activate(self, "act1", self.norm(train, name="bn1")(x))
-        y = self.norm(train, name="bn2")(conv_(name="conv2")(x))
-        if self.convs == 3:
-            y = activate(self, "act2", y)
-            y = x + self.norm(train, name="bn3")(conv_(name="conv3")(y))
-        return activate(self, f"act{self.convs}", y)
+        x = normalize_and_activate(self, "act1", self.norm(train, name="bn1"), x)
+        y = normalize_and_activate(self, "act2", self.norm(train, name="bn2"), conv_(name="conv2")(x))
+        if self.convs == 2:
+            return y
+        y = x + self.norm(train, name="bn3")(conv_(name="conv3")(y))
+        return activate(self, "act3", y)
 
 
 class Airbench(nn.Module):

@@ -41,6 +41,10 @@ COCO_ANCHORS = (
 TINY_ANCHORS = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
 
 
+def _same(x: Array) -> Array:
+    return x
+
+
 class DarknetNorm(BatchNorm):
     """Batch normalization as darknet has it: the variance of a batch is the unbiased one, for the running statistics
     and in training itself, and the statistics keep a share of 0.99.
@@ -53,7 +57,8 @@ class DarknetNorm(BatchNorm):
     cpu_form: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, act: Activation | None = None) -> Array:
+        act = act or _same
         shape = x.shape[-1:]
         bias = self.param("bias", nn.initializers.zeros, shape)
         scale = self.param("scale", nn.initializers.ones, shape)
@@ -64,7 +69,7 @@ class DarknetNorm(BatchNorm):
             inverse = lax.rsqrt(var.value + self.epsilon)
             if self.cpu_form:
                 inverse = 1 / (jnp.sqrt(var.value) + 1e-6)
-            return normalization.normalize(wide, mean.value, inverse * scale, bias).astype(x.dtype)
+            return act(normalization.normalize(wide, mean.value, inverse * scale, bias).astype(x.dtype))
         # sqrt(unbiased + epsilon) = sqrt(biased + epsilon / more) * sqrt(more)
         count = x.size // x.shape[-1]
         more = count / max(1, count - 1)
@@ -74,7 +79,7 @@ class DarknetNorm(BatchNorm):
         if not self.is_initializing():
             mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
             var.value = self.momentum * var.value + (1 - self.momentum) * batch_var * more
-        return y.astype(x.dtype)
+        return act(y.astype(x.dtype))
 
 
 def darknet_norm(train: bool, **kwargs: Any) -> nn.Module:

@@ -106,6 +106,19 @@ def activate(module: Any, name: str, x: Array) -> Array:
     return stage(module, name, materialize(module.act(x)))
 
 
+def normalize_and_activate(module: Any, name: str, norm: nn.Module, x: Array) -> Array:
+    """`activate(module, name, norm(x))`, as one operation where nobody asks for what is in between.
+
+    For activations that cost more than a comparison. XLA sees by itself that a ReLU is best computed again.
+    """
+    watched = module.is_mutable_collection("stages") or module.has_variable(
+        "perturbations", f"{name}_pre_relu"
+    )
+    if watched or not isinstance(norm, BatchNorm) or norm.use_running_average:
+        return activate(module, name, norm(x))
+    return stage(module, name, materialize(norm(x, module.act)))
+
+
 def max_pool(x: Array, window: int = 2, stride: int | None = None, padding: Padding = 0) -> Array:
     """Max pooling, NHWC. `padding` counts pixels on each side (filled with -inf), or is "SAME"/"VALID"."""
     stride = stride or window
@@ -212,7 +225,8 @@ class BatchNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, act: Activation | None = None) -> Array:
+        """With `act` what that makes of it."""
         shape = x.shape[-1:]
         bias = self.param("bias", nn.initializers.zeros, shape)
         scale = self.param("scale", nn.initializers.ones, shape) if self.use_scale else jnp.ones_like(bias)
@@ -220,12 +234,16 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, shape)
         wide = x.astype(jnp.float32)
         if self.use_running_average:
-            y = normalization.normalize(wide, mean.value, lax.rsqrt(var.value + self.epsilon) * scale, bias)
+            factor = lax.rsqrt(var.value + self.epsilon) * scale
+            y = normalization.normalize(wide, mean.value, factor, bias).astype(x.dtype)
+            return act(y) if act else y
+        if act:
+            y, *moments = normalization.activated_batch_norm(x, scale, bias, self.epsilon, act)
         else:
-            y, batch_mean, batch_var = normalization.batch_norm(wide, scale, bias, self.epsilon)
-            if not self.is_initializing():
-                mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
-                var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
+            y, *moments = normalization.batch_norm(wide, scale, bias, self.epsilon)
+        if not self.is_initializing():
+            for kept, new in zip((mean, var), moments, strict=True):
+                kept.value = self.momentum * kept.value + (1 - self.momentum) * new
         return y.astype(x.dtype)
 
 

@@ -41,6 +41,31 @@ def test_values_and_gradients_in_float64(shape):
             np.testing.assert_allclose(ours, theirs, atol=1e-9)
 
 
+@pytest.fixture(params=["cpu", "default"])
+def platform(request, monkeypatch):
+    """Both forms of what is compiled for a platform, computed here."""
+
+    def chosen(*args, default, **forms):
+        return forms.get(request.param, default)(*args)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
+
+
+def test_with_its_activation_in_one_operation(platform):
+    with jax.enable_x64(True):
+        x, g, scale, bias = map(jnp.asarray, arrays(4, 3, 5, 2))
+
+        def in_one(*a):
+            return normalization.activated_batch_norm(*a, 1e-5, jnp.tanh)
+
+        want, pull = jax.vjp(lambda *a: jnp.tanh(plain(*a, 1e-5)), x, scale, bias)
+        (y, mean, var), pull_ours = jax.vjp(in_one, x, scale, bias)
+        np.testing.assert_allclose(y, want, atol=1e-11)
+        np.testing.assert_allclose(var, np.var(x, (0, 1, 2)), atol=1e-12)
+        for ours, theirs in zip(pull_ours((g, mean, var)), pull(g), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-9)
+
+
 def test_torch_gives_the_same_training_step():
     torch = pytest.importorskip("torch", reason="the reference is torch")
     x, g, scale, bias = (a.astype(np.float32) for a in arrays(6, 4, 4, 3))
