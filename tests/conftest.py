@@ -68,3 +68,13 @@ def launch(capsys, monkeypatch):
         return Result(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(params=["cpu", "default"])
+def platform_form(request, monkeypatch):
+    """What is compiled for CPUs, and what for accelerators, both computed here."""
+
+    def chosen(*args, default, **forms):
+        return forms.get(request.param, default)(*args)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)

@@ -9,7 +9,9 @@ from jax import Array
 
 from cnnjax.detection.boxes import iou, pairwise
 
-_TILE = 256  # candidates that are compared with each other at once
+_TILE = 256  # candidates that are compared with each other at once on CPUs
+_LAUNCHED_TILE = 1024  # and on accelerators, which need longer to start a kernel than to compare as many
+_ROUNDS = 4  # of the fixed point between two looks there whether it is reached
 
 
 def nms(
@@ -84,14 +86,32 @@ def _suppress(
     max_outputs: int,
     overlap: Callable[[Array, Array], Array],
 ) -> tuple[Array, Array]:
-    """Greedy suppression of candidates with scores [N], whose boxes and classes `look_up` gives by index.
-
-    The best 256 that were not looked at are compared with what was taken so far and with each other, and so on until
-    enough are taken or none is left: what is held at once grows neither with N x N nor with N x K.
-    """
+    """Greedy suppression of candidates with scores [N], whose boxes and classes `look_up` gives by index."""
     if not max_outputs or not len(alive):
         return jnp.full(max_outputs, -1, jnp.int32), jnp.zeros((), jnp.int32)
-    tile = min(_TILE, len(alive))
+    fixed = (look_up, iou_threshold, max_outputs, overlap)
+    return jax.lax.platform_dependent(
+        alive,
+        cpu=lambda alive: _by_tiles(alive, *fixed, min(_TILE, len(alive)), 1),
+        default=lambda alive: _by_tiles(alive, *fixed, min(_LAUNCHED_TILE, len(alive)), _ROUNDS),
+    )
+
+
+def _by_tiles(
+    alive: Array,
+    look_up: Callable[[Array], tuple[Array, Array]],
+    iou_threshold: float,
+    max_outputs: int,
+    overlap: Callable[[Array, Array], Array],
+    tile: int,
+    rounds: int,
+) -> tuple[Array, Array]:
+    """`_suppress`, as many candidates at once as a tile has.
+
+    The best that were not looked at are compared with what was taken so far and with each other, and so on until
+    enough are taken or none is left: what is held at once grows neither with N x N nor with N x K.
+    """
+    at_once = tile == len(alive)
     earlier = jnp.tri(tile, k=-1, dtype=bool)  # [i, j]: j has the better score
 
     def step(state: _State) -> _State:
@@ -104,9 +124,11 @@ def _suppress(
             over = pairwise(overlap, boxes, others) > iou_threshold
             return over & (classes[:, None] == other_classes[None])
 
-        real = state.taken >= 0
-        free = (scores > -jnp.inf) & ~jnp.any(clash(state.boxes, state.classes) & real[None], axis=1)
-        keep = _fixed_point(free, clash(boxes, classes) & earlier)
+        free = scores > -jnp.inf
+        if not at_once:
+            real = state.taken >= 0
+            free &= ~jnp.any(clash(state.boxes, state.classes) & real[None], axis=1)
+        keep = _fixed_point(free, clash(boxes, classes) & earlier, rounds)
         place = jnp.where(keep, state.number + jnp.cumsum(keep, dtype=jnp.int32) - 1, max_outputs)
         count = jnp.minimum(state.number + jnp.sum(keep, dtype=jnp.int32), max_outputs)
         return _State(
@@ -127,19 +149,22 @@ def _suppress(
         jnp.zeros((), jnp.int32),
         jnp.ones((), bool),
     )
-    end = jax.lax.while_loop(lambda state: state.more, step, start)
+    end = step(start) if at_once else jax.lax.while_loop(lambda state: state.more, step, start)
     return end.taken, end.number
 
 
-def _fixed_point(free: Array, suppresses: Array) -> Array:
+def _fixed_point(free: Array, suppresses: Array, rounds: int) -> Array:
     """Which of T candidates, best first, greedy suppression keeps: free, and suppressed by none that is kept.
 
     suppresses [T, T]: whether j would suppress i; j is better. Each round makes at least one more of them final, the
-    first that was not, so the values that no round changes are those of the greedy rule.
+    first that was not, so the values that no round changes are those of the greedy rule. Whether a round changed any is
+    asked after every `rounds` of them: on a GPU the host waits for the answer.
     """
 
-    def round_(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        keep = free & ~jnp.any(suppresses & state[0][None], axis=1)
-        return keep, jnp.any(keep != state[0])
+    def some(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        before = keep = state[0]
+        for _ in range(rounds):
+            before, keep = keep, free & ~jnp.any(suppresses & keep[None], axis=1)
+        return keep, jnp.any(keep != before)
 
-    return jax.lax.while_loop(lambda state: state[1], round_, (free, jnp.ones((), bool)))[0]
+    return jax.lax.while_loop(lambda state: state[1], some, (free, jnp.ones((), bool)))[0]

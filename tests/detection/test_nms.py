@@ -103,7 +103,7 @@ def test_no_boxes_give_no_boxes():
 
 
 @pytest.mark.parametrize("max_outputs", [1500, 40])
-def test_more_candidates_than_are_compared_at_once(max_outputs):
+def test_more_candidates_than_are_compared_at_once(max_outputs, platform_form):
     """In several rounds, of which the later ones must see what the earlier ones took; ties reach over their borders."""
     rng = np.random.default_rng(1)
     low = np.round(rng.uniform(0, 300, (1500, 2)))
@@ -113,7 +113,7 @@ def test_more_candidates_than_are_compared_at_once(max_outputs):
     assert found == greedy(boxes, scores, 0.3)[:max_outputs]
 
 
-def test_a_chain_of_boxes_needs_many_rounds():
+def test_a_chain_of_boxes_needs_many_rounds(platform_form):
     """Each box suppresses the next one if it is kept itself: every second one stays."""
     low = np.arange(0, 600, 3, dtype=np.float32)
     boxes = jnp.stack([low, jnp.zeros_like(low), low + 10, jnp.full_like(low, 10)], axis=1)

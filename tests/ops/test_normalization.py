@@ -41,17 +41,7 @@ def test_values_and_gradients_in_float64(shape):
             np.testing.assert_allclose(ours, theirs, atol=1e-9)
 
 
-@pytest.fixture(params=["cpu", "default"])
-def platform(request, monkeypatch):
-    """Both forms of what is compiled for a platform, computed here."""
-
-    def chosen(*args, default, **forms):
-        return forms.get(request.param, default)(*args)
-
-    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
-
-
-def test_with_its_activation_in_one_operation(platform):
+def test_with_its_activation_in_one_operation(platform_form):
     with jax.enable_x64(True):
         x, g, scale, bias = map(jnp.asarray, arrays(4, 3, 5, 2))
 
