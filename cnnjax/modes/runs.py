@@ -112,14 +112,16 @@ def mode_evaluate() -> None:
 def evaluate_committee(together: Any) -> None:
     comparison = together.evaluate(flag_changes(), FLAGS.data_dir)
     print_comparison(comparison)
-    if not FLAGS.output:
+    sweep = Path(FLAGS.workdir)
+    if not FLAGS.output and not sweep.is_dir():  # several folders, of which none is the place for it
         print("give --output=DIR for tables, predictions and a page")
         return
+    folder = Path(FLAGS.output or sweep / "evaluation")
     rows = {row.name: row.metrics for row in (*comparison.members, comparison.committee)}
     about = {"workdir": FLAGS.workdir, "members": list(together.names), "p_value": comparison.p_value}
     about["protocol"] = comparison.protocol
     write_evaluation(
-        Path(FLAGS.output), "a committee", together.task, comparison.split, rows, comparison.predictions,
+        folder, "a committee", together.task, comparison.split, rows, comparison.predictions,
         about, comparison.notes,
     )  # fmt: skip
 

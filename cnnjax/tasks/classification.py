@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cnnjax.drawing.figures import Picture
 
 FEW = 100  # classes, of which all probabilities and a whole matrix of confusions are written
+DRAWN = 100  # mistakes; of more than these only the most confident
 AUXILIARY_WEIGHT = 0.3  # of the loss of each head in the middle of a network (Szegedy et al. 2015, section 5)
 
 
@@ -167,22 +168,25 @@ class Classification(Task):
         return Table(head, rows)
 
     def pictures(self, predictions: Mapping[str, np.ndarray], split: Split) -> "list[Picture]":
-        """The confusion matrix and the mistakes that the network was most sure of."""
+        """The confusion matrix and every mistake, the most confident first; of very many the most confident ones."""
         from cnnjax.drawing import figures
 
         label, p = predictions["label"][:, 0], predictions["probability"][:, 0]
         wrong = np.flatnonzero(label != split["label"])
-        worst = wrong[np.argsort(-p[wrong], kind="stable")][:32]
+        worst = wrong[np.argsort(-p[wrong], kind="stable")]
+        if len(wrong) <= DRAWN:
+            title, shown = "Mistakes", "all are shown, the most confident first"
+        else:
+            worst = worst[:32]
+            title, shown = "Most confident mistakes", f"these {len(worst)} were the most confident"
         texts = [
             f"{self.classes[label[i]]}  {100 * p[i]:.0f} %\n(is {self.classes[split['label'][i]]})"
             for i in worst
         ]
-        caption = f"{len(wrong):,} of {len(label):,} examples are wrong; these {len(worst)} were the most confident."
+        caption = f"{len(wrong):,} of {len(label):,} examples are wrong; {shown}."
         return [
             figures.confusion_matrix(self.confusion(predictions, split), self.classes),
-            figures.image_grid(
-                "mistakes", "Most confident mistakes", caption, [split["image"][i] for i in worst], texts
-            ),
+            figures.image_grid("mistakes", title, caption, [split["image"][i] for i in worst], texts),
         ]
 
     def result(self, prediction: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Result:

@@ -106,6 +106,8 @@ def test_a_sweep_answers_as_the_committee_of_its_runs(swept, launch):
     assert result.code == 0, result.err
     members = [Path(line.split()[0]).name for line in result.out.splitlines()[1:5]]
     assert members == [f"learning_rate={rate},seed={seed}" for rate in ("0.0001", "0.02") for seed in (0, 1)]
+    written = {file.name for file in (path / "evaluation").iterdir()}
+    assert {"report.html", "mistakes.png", "predictions.csv"} <= written
     # Recorded it is judged by the whole test set, not by what was held out for validation.
     output = path.parent / "records.jsonl"
     recorded = launch("--mode=benchmark", f"--workdir={path}", f"--benchmark.output={output}")

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import log_softmax, logsumexp
 from sklearn.metrics import top_k_accuracy_score
 
+from cnnjax.drawing import figures
 from cnnjax.tasks import losses
 from cnnjax.tasks.classification import Classification
 from cnnjax.tasks.metrics import in_top_k
@@ -66,3 +67,23 @@ def test_without_smoothing_an_impossible_class_costs_nothing():
     assert_allclose(losses.softmax_cross_entropy(logits, jnp.array([0])), np.log(2), rtol=1e-6)
     gradient = jax.grad(lambda x: losses.softmax_cross_entropy(x, jnp.array([0]))[0])(jnp.zeros((1, 3)))
     assert_allclose(gradient, [[-2 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("wrong", "drawn"), [(100, 100), (101, 32)])
+def test_every_mistake_is_drawn_the_most_confident_first(monkeypatch, wrong, drawn):
+    grids = []
+    monkeypatch.setattr(figures, "image_grid", lambda *arguments: grids.append(arguments))
+    count = 200
+    image = np.arange(count, dtype=np.uint8).reshape(count, 1, 1, 1)
+    label = np.zeros((count, 2), np.int32)
+    label[50 : 50 + wrong, 0] = 1
+    sure = np.linspace(0.5, 1, count)
+    split = {"image": image, "label": np.zeros(count, np.int32)}
+    Classification(("a", "b")).pictures({"label": label, "probability": np.stack([sure, 1 - sure], 1)}, split)
+    ((_, title, caption, images, texts),) = grids
+    last = 49 + wrong
+    assert [int(one.squeeze()) for one in images] == list(range(last, last - drawn, -1))
+    assert texts[0] == f"b  {100 * sure[last]:.0f} %\n(is a)" and len(texts) == drawn
+    assert caption.startswith(f"{wrong} of 200 examples are wrong") and ("confident" in title) == (
+        drawn < wrong
+    )
