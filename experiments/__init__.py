@@ -24,6 +24,8 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         cifar10.cifar10_laptop,
         cifar10.cifar10_airbench,
         cifar10.cifar10_airbench96,
+        cifar10.cifar10_dropconnect,
+        cifar10.cifar10_dropconnect_laptop,
         committees.mnist_committee,
         committees.ahcd,
         committees.gtsrb,

@@ -3,7 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from cnnjax.config import ConfigError
+from cnnjax.models import create_model
 from cnnjax.models.dropconnect import DropConnect
 
 
@@ -31,12 +34,36 @@ def test_evaluation_is_the_mean_over_masks():
     layer, variables, x = layer_and_data(rate=0.3)
     train = jax.jit(lambda key: layer.apply(variables, x, train=True, rngs={"dropout": key}))
     samples = np.stack([train(key) for key in jax.random.split(jax.random.key(1), 4000)])
-    error = samples.std(0) / np.sqrt(len(samples))
-    difference = np.abs(layer.apply(variables, x) - samples.mean(0))
-    assert (difference < 4 * error + 0.01).all()
+    difference = {
+        name: np.abs(layer.clone(inference=name).apply(variables, x) - samples.mean(0))
+        for name in ("gaussian", "masks", "weights")
+    }
+    assert (difference["gaussian"] < 4 * samples.std(0) / np.sqrt(4000) + 0.01).all()
+    assert (difference["masks"] < 4 * samples.std(0) * np.sqrt(1 / 256 + 1 / 4000)).all()
     # Scaling the weights alone, as for dropout, is another number: the activation is not linear.
+    assert difference["weights"].max() > 0.05
     scaled = np.maximum(0.7 * x @ variables["params"]["kernel"] + variables["params"]["bias"][None], 0)
-    assert np.abs(scaled - samples.mean(0)).max() > 0.05
+    np.testing.assert_allclose(layer.clone(inference="weights").apply(variables, x), scaled, atol=1e-5)
+
+
+def test_the_window_is_the_central_square():
+    whole = create_model("tiny_dropconnect", options=("inference=masks",))
+    window = create_model("tiny_dropconnect", options=("inference=masks", "window=8"))
+    x = jax.random.normal(jax.random.key(0), (2, 13, 12, 3))
+    variables = whole.init(jax.random.key(1), x[:, :8, :8])
+    np.testing.assert_array_equal(
+        window.apply(variables, x), whole.apply(variables, x[:, 2:10, 2:10])
+    )  # of 13 rows as of 12
+
+
+def test_what_cannot_be_meant_is_one_line():
+    layer, variables, x = layer_and_data()
+    with pytest.raises(ConfigError, match="inference='mean': choose one of gaussian, masks, weights"):
+        layer.clone(inference="mean").apply(variables, x)
+    with pytest.raises(ConfigError, match="window=9 is larger than images of 8x12"):
+        create_model("tiny_dropconnect", options=("window=9",)).init(
+            jax.random.key(0), jnp.zeros((1, 8, 12, 3))
+        )
 
 
 def test_evaluation_of_a_rectifier_is_its_gaussian_mean():
