@@ -1,9 +1,10 @@
 """Recurrent networks that read an image row by row, from top to bottom, as a sequence."""
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -22,6 +23,9 @@ class RowReader(nn.Module):
     The class is read off the state after the last row; of a bidirectional reader, off this and the state after the
     first row of a second reader that goes upwards. Stages: rows1, rows2, ... (the states of each layer after each
     row, [N, H, features]), state, logits.
+
+    An LSTM's forget gates begin training with a bias of `forget_bias`, as is usual: with 0 they would halve what is
+    remembered at each row (Gers et al. 2000; Jozefowicz et al. 2015, section 3.2).
     """
 
     num_outputs: int | None = 10
@@ -29,7 +33,17 @@ class RowReader(nn.Module):
     hidden: int = 128
     layers: int = 1
     bidirectional: bool = False
+    forget_bias: float = 1.0
     dtype: jnp.dtype = jnp.float32
+
+    def initialize_from(self, variables: Mapping[str, Any], images: Array) -> dict[str, Any]:
+        """The initial variables with the biases of the forget gates; `images` have no influence."""
+
+        def begin(path: Any, value: Array) -> Array:
+            names = [key.key for key in path[-2:]]
+            return jnp.full_like(value, self.forget_bias) if names == ["hf", "bias"] else value
+
+        return cast(dict[str, Any], jax.tree_util.tree_map_with_path(begin, dict(variables)))
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, rows: Array | None = None) -> Array:

@@ -96,6 +96,20 @@ def test_what_is_below_the_rows_that_count_changes_nothing(options):
     assert np.abs(model.apply(variables, x) - whole).max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", GATES)
+def test_training_begins_with_open_forget_gates(kind):
+    """Of an LSTM the biases b_hf are 1; all other parameters stay as they are."""
+    model = create_model(f"{kind}_rows", options=("hidden=2", "bidirectional=true"))
+    cells = [as_cell(kind, torch_parameters(kind, 3, 2, np.random.RandomState(i))) for i in (0, 1)]
+    params = dict(zip((f"{kind}1", f"{kind}1_up"), cells, strict=True))
+    begun = model.initialize_from({"params": params}, jnp.zeros((1, 4, 3, 1)))["params"]
+    for name, cell in params.items():
+        for dense, values in cell.items():
+            for leaf, value in values.items():
+                wanted = 1.0 if (dense, leaf) == ("hf", "bias") else value
+                np.testing.assert_array_equal(begun[name][dense][leaf], np.broadcast_to(wanted, value.shape))
+
+
 def test_bfloat16_is_close_and_an_unknown_cell_is_one_line():
     x = jax.random.normal(jax.random.key(0), (2, 7, 5, 1))
     exact, rough = create_model("lstm_rows"), create_model("lstm_rows", dtype="bfloat16")
