@@ -10,6 +10,8 @@ from cnnjax.benchmarks.records import make_record
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.dataset import join
 from cnnjax.runs.committee import RunCommittee, restore_all
+from cnnjax.runs.compare import training_seconds
+from cnnjax.runs.run import Run
 from cnnjax.runs.train import train_run
 from cnnjax.runs.workdir import Workdir
 from cnnjax.sweeps.sweep import runs_in
@@ -23,10 +25,12 @@ def benchmark_accuracy(
         raise ConfigError(f"workdir {workdir.path} holds a run already: a benchmark starts in a new one")
     began = time.monotonic()
     evaluation = train_run(experiment, workdir, data_dir, command)
+    together = evaluation.committee.get("accuracy")
     return make_record(
         "accuracy",
         experiment.name,
         {name: [m[name] for m in evaluation.per_seed] for name in evaluation.mean}
+        | ({} if together is None else {"committee": [together]})
         | {"seconds, all seeds, with compilation": [time.monotonic() - began]},
         command,
         seeds=[experiment.train.seed, experiment.train.seeds],
@@ -54,7 +58,12 @@ def benchmark_committee(sweep: Path, data_dir: str | None, command: str, note: s
         {name: [row.metrics[name] for row in found.members] for name in names}
         | {"committee": [found.committee.metrics["accuracy"]]}
         | {"committee, wrong": [found.committee.count - int(found.committee.right.sum())]}
-        | {"p of McNemar's test against the best member": [found.p_value]},
+        | {"p of McNemar's test against the best member": [found.p_value]}
+        | {"seconds, all members": [sum(map(_seconds, tested))]},
         command,
         note=join(f"{found.committee.count:,} test images.", note, *found.notes),
     )
+
+
+def _seconds(run: Run) -> float:
+    return training_seconds(run.workdir.read_metrics()) if run.workdir else 0.0

@@ -66,7 +66,7 @@ LECTURE = (
         "CIFAR-10",
         "9.3 %",
         "9.32 % (12 networks with DropConnect; Wan et al., ICML 2013)",
-        ("cifar10_laptop",),
+        ("cifar10_laptop", "cifar10_dropconnect"),
         9.32,
         "`--experiment=cifar10_laptop`",
     ),
@@ -115,9 +115,9 @@ def _lecture(records: Sequence[Record]) -> list[str]:
     of = {(r["benchmark"], r["subject"]): r for r in records}
     return [
         "\n## The lecture's table\n",
-        "Errors on test sets: the mean of several networks, and that of all of them together.\n",
-        "| what | the slide | published | one network | committee | below it | where |",
-        "|---|---|---|---|---|---|---|",
+        "Errors on test sets: the mean of several networks, and that of all of them together; and how long they trained.\n",
+        "| what | the slide | published | one network | committee | below it | training of all | where |",
+        "|---|---|---|---|---|---|---|---|",
         *(_claim(claim, of) for claim in LECTURE),
     ]
 
@@ -125,7 +125,7 @@ def _lecture(records: Sequence[Record]) -> list[str]:
 def _claim(claim: Claim, of: Mapping[tuple[str, str], Record]) -> str:
     kinds = ("committee", "accuracy")  # the record of a committee tells of its members, too
     found = [of[kind, subject] for subject in claim.subjects for kind in kinds if (kind, subject) in of]
-    cells = ["", "", "", f"not measured: {claim.launch}"]
+    cells = ["", "", "", "", f"not measured: {claim.launch}"]
     if found:
         values = found[0]["values"]
         errors = 100 * (1 - np.array(values[claim.metric]))
@@ -133,7 +133,14 @@ def _claim(claim: Claim, of: Mapping[tuple[str, str], Record]) -> str:
         together = [100 * (1 - value) for value in values.get("committee", ())]
         below = min([errors.mean(), *together]) < claim.target
         shown = "".join(f"{value:.2f} %" for value in together)
-        cells = [alone, shown, "yes" if below else "no", f"`{found[0]['subject']}` on {found[0]['device']}"]
+        took = "".join(f"{sum(v) / 60:.0f} min" for name, v in values.items() if name.startswith("seconds"))
+        cells = [
+            alone,
+            shown,
+            "yes" if below else "no",
+            took,
+            f"`{found[0]['subject']}` on {found[0]['device']}",
+        ]
     return f"| {claim.what} | {claim.slide} | {claim.published} | {' | '.join(cells)} |"
 
 

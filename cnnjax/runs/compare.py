@@ -77,10 +77,13 @@ class Compared:
 
     @property
     def seconds(self) -> float:
-        """Of all processes that trained it: each counts from its own start."""
-        told = [float(line["seconds"]) for line in self.lines if "seconds" in line]
-        ends = [a for a, b in itertools.pairwise([*told, -1.0]) if b < a]
-        return sum(ends)
+        return training_seconds(self.lines)
+
+
+def training_seconds(lines: Sequence[Mapping[str, Any]]) -> float:
+    """Of the lines of metrics.jsonl: of all processes that trained the run, each of which counts from its own start."""
+    told = [float(line["seconds"]) for line in lines if "seconds" in line]
+    return sum(a for a, b in itertools.pairwise([*told, -1.0]) if b < a)
 
 
 def read(path: str) -> Compared:

@@ -20,17 +20,17 @@ def row(text, start):
 def test_the_lectures_table_has_errors_in_percent_and_says_what_waits():
     text = page.render(
         [
-            record("accuracy", "mnist_lenet", accuracy=[0.992, 0.994]),
+            record("accuracy", "mnist_lenet", **{"accuracy": [0.992, 0.994], "seconds, all seeds": [150.0]}),
             record("committee", "gtsrb", accuracy=[0.99, 0.992, 0.994], committee=[0.9955]),
             record("accuracy", "imagenet_resnet50", accuracy=[0.76], top5=[0.93]),
         ]
     )
     digits = row(text, "handwritten digits")
-    assert digits[3:] == [f"0.70 ± {math.sqrt(0.02):.2g} %, n=2", "", "no", "`mnist_lenet` on a CPU"]
+    assert digits[3:] == [f"0.70 ± {math.sqrt(0.02):.2g} %, n=2", "", "no", "2 min", "`mnist_lenet` on a CPU"]
     signs = row(text, "traffic signs")
     assert signs[3:6] == ["0.80 ± 0.2 %, n=3", "0.45 %", "yes"]
     assert row(text, "ImageNet")[3] == "7.00 %, n=1"  # of five guesses
-    assert "not measured" in row(text, "Arabic")[-1] and row(text, "Arabic")[3:6] == ["", "", ""]
+    assert "not measured" in row(text, "Arabic")[-1] and row(text, "Arabic")[3:7] == ["", "", "", ""]
 
 
 def test_a_committee_is_shown_before_single_runs_and_the_newest_before_older_ones():

@@ -116,6 +116,11 @@ def test_a_sweep_answers_as_the_committee_of_its_runs(swept, launch):
     alone = cj.load_run(path / "runs" / members[0]).evaluate({"data.validation": 0.0}).mean["accuracy"]
     assert len(values["accuracy"]) == 4 and values["accuracy"][0] == pytest.approx(alone, abs=1e-6)
     assert values["committee, wrong"][0] == round(200 * (1 - values["committee"][0]))
+    lasted = [
+        json.loads((path / "runs" / m / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
+        for m in members
+    ]
+    assert values["seconds, all members"][0] == pytest.approx(sum(lasted))  # none was interrupted
     begun = path.parent / "begun"
     begun.mkdir(exist_ok=True)
     (begun / "sweep.json").write_text((path / "sweep.json").read_text())
