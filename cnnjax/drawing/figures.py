@@ -246,13 +246,23 @@ def image_grid(
     width = width or 12.8 / max(columns, 4)
     lines = max((label.count("\n") + 1 for label in labels), default=1)
     letters = max(8, int(width * DPI / 7.5))  # of a line over an image, at _POINTS
-    figure, axes = subplots(
-        rows, columns, figsize=(width * columns, (width + 0.1 + 0.18 * lines) * rows), squeeze=False
-    )
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, image, label in zip(axes.flat, images, labels, strict=False):
-        axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
-        axis.set_title("\n".join(_cut(line, letters) for line in label.split("\n")), fontsize=_POINTS)
-    figure.tight_layout()
+    side = (
+        0.94 * width
+    )  # inches: of the square that an image fits into; a row is as high as the highest needs it
+    tallest = side * max((image.shape[0] / max(image.shape[:2]) for image in images), default=1.0)
+    height = tallest + 0.1 + 0.06 * width + 0.18 * lines
+    figure = Figure(figsize=(width * columns, height * rows))
+    # One pair of axes in inches: matplotlib takes longer to make and lay out one for each image than to draw the images.
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.axis("off")
+    for i, (image, label) in enumerate(zip(images, labels, strict=False)):
+        row, column = divmod(i, columns)
+        x, y = width * (column + 0.5), height * (row + 1) - tallest / 2  # the middle of the image
+        high, wide = (side / 2 * extent / max(image.shape[:2]) for extent in image.shape[:2])
+        pixels = image.squeeze(-1) if image.shape[-1] == 1 else image
+        extent = (x - wide, x + wide, y + high, y - high)
+        axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=extent)
+        text = "\n".join(_cut(line, letters) for line in label.split("\n"))
+        axis.text(x, y - high - 0.06, text, fontsize=_POINTS, ha="center", va="bottom")
+    axis.set(xlim=(0, width * columns), ylim=(height * rows, 0))
     return Picture(name, title, caption, figure)

@@ -30,7 +30,7 @@ def pictures():
         "search_steps": (figures.search_steps(np.zeros((40, 40), np.uint8), steps, LINES), 12),
         "chosen_features": (figures.chosen_features(cascade, face), 6),
         "stage_rates": (figures.stage_rates(stages), 2),
-        "mined_windows": (figures.mined_windows(np.stack([face] * 5)), 5),
+        "mined_windows": (figures.mined_windows(np.stack([face] * 5)), 1),
     }
 
 

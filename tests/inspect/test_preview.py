@@ -73,7 +73,8 @@ def test_letters_are_large_enough_to_read():
         "x", "", "", [np.zeros((8, 8, 3), np.uint8)], ["a name that is much longer than the image"], 6, 2.2
     )
     (axis,) = grid.figure.axes
-    assert axis.title.get_fontsize() * 100 / 72 >= 12 and axis.get_title().endswith("\N{HORIZONTAL ELLIPSIS}")
+    (text,) = axis.texts
+    assert text.get_fontsize() * 100 / 72 >= 12 and text.get_text().endswith("\N{HORIZONTAL ELLIPSIS}")
     blank = np.zeros((320, 320, 3), np.uint8)
     boxes = np.array([[100.0, 100, 200, 200]])
     plain = figures.draw_boxes(blank, figures.Boxes(boxes, [""], ["lime"]))
