@@ -246,9 +246,8 @@ def image_grid(
     width = width or 12.8 / max(columns, 4)
     lines = max((label.count("\n") + 1 for label in labels), default=1)
     letters = max(8, int(width * DPI / 7.5))  # of a line over an image, at _POINTS
-    side = (
-        0.94 * width
-    )  # inches: of the square that an image fits into; a row is as high as the highest needs it
+    side = 0.94 * width  # inches: of the square that an image fits into
+    # A row is as high as the highest image.
     tallest = side * max((image.shape[0] / max(image.shape[:2]) for image in images), default=1.0)
     height = tallest + 0.1 + 0.06 * width + 0.18 * lines
     figure = Figure(figsize=(width * columns, height * rows))
