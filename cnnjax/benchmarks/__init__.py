@@ -6,6 +6,7 @@ from cnnjax.benchmarks.decoding import decode_crops
 from cnnjax.benchmarks.detection import grid_detection
 from cnnjax.benchmarks.faults import survive_faults
 from cnnjax.benchmarks.inputs import against_grain, input_share
+from cnnjax.benchmarks.joined import several_processes
 from cnnjax.benchmarks.networks import cpu_networks, gpu_throughput, steps_per_call
 from cnnjax.benchmarks.options import Measured, Options
 from cnnjax.benchmarks.prediction import predict_photographs
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "soak": long_run,
     "streaming": stream_records,
     "scale": scaling,
+    "processes": several_processes,
     "prediction": predict_photographs,
 }
 GROUPS = {
