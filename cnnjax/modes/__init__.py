@@ -95,7 +95,7 @@ MODES: dict[str, Mode] = {
 }
 # Of a mirrored run, by its URL: the modes that only look at it.
 LOOKS_AT_RUNS = (
-    "evaluate", "predict", "summarize", "preview", "layers", "slide", "visualize", "export_weights", "export",
+    "evaluate", "predict", "compare", "summarize", "preview", "layers", "slide", "visualize", "export_weights", "export",
 )  # fmt: skip
 PATHS = ("workdir", "workdirs", "inputs", "output", "classes", "benchmark.output")
 
@@ -114,7 +114,7 @@ def check_flags() -> None:
     check_launcher()
     only_changes(*mode.fields)
     for name in PATHS:
-        if name == "workdir" and FLAGS.mode in LOOKS_AT_RUNS:
+        if name in ("workdir", "workdirs") and FLAGS.mode in LOOKS_AT_RUNS:
             continue
         values = FLAGS[name].value
         for value in [values] if isinstance(values, str) else values or ():

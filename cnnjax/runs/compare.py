@@ -17,6 +17,7 @@ from cnnjax.drawing import pages
 from cnnjax.drawing.figures import compared_curves, save
 from cnnjax.faces.fitted import FITTED
 from cnnjax.models import create_model
+from cnnjax.remote.pull import local_folder
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.evaluated import as_csv, cells
 from cnnjax.runs.workdir import Workdir, write_atomically
@@ -87,8 +88,11 @@ def training_seconds(lines: Sequence[Mapping[str, Any]]) -> float:
 
 
 def read(path: str) -> Compared:
-    """Raises ConfigError if there is no run, or nothing was measured of it yet."""
-    workdir = Workdir(path)
+    """Of a run in a folder, or behind the URL of its mirror.
+
+    Raises ConfigError if there is no run, or nothing was measured of it yet.
+    """
+    workdir = Workdir(local_folder(path))
     experiment = workdir.read_config()
     if experiment.task in FITTED:
         headline, classes, evaluated, shape = "", (), None, ()

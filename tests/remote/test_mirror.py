@@ -396,7 +396,7 @@ def test_file_systems_without_links_are_copied_from(tmp_path, monkeypatch):
     assert manifests.newest(Store(url)).step == 4
 
 
-def test_evaluate_predict_and_layers_take_the_url(tmp_path, launch, monkeypatch):
+def test_modes_that_look_at_runs_take_the_url(tmp_path, launch, monkeypatch):
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "cache"))
     url = f"file://{tmp_path}/store/run"
     local = launch(*FLAGS, f"--workdir={tmp_path / 'a'}", f"--mirror={url}")
@@ -408,6 +408,8 @@ def test_evaluate_predict_and_layers_take_the_url(tmp_path, launch, monkeypatch)
     both = launch("--mode=evaluate", f"--workdir={tmp_path / 'a'},{url}", output)
     assert both.code == 0 and "committee" in both.out, both.err
     assert launch("--mode=layers", f"--workdir={url}").code == 0
+    compared = launch("--mode=compare", f"--workdirs={tmp_path / 'a'},{url}", output)
+    assert compared.code == 0 and url in compared.out, compared.err
     picture = ROOT / "docs/scenes_grid.png"
     needs = launch("--mode=predict", f"--workdir={url}", f"--inputs={picture}")
     assert needs.code == 1 and needs.err.strip().endswith("needs --output=PATH on this machine")
