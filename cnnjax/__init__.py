@@ -64,7 +64,7 @@ _NAMES = {
     "Run": "runs.run",
     **dict.fromkeys(("Judgement", "Result", "Task"), "tasks"),
 }
-__all__ = ["experiments", "load_run", "sweep", "train", *_NAMES]  # noqa: PLE0604 (they are strings)
+__all__ = ["experiments", "load_run", "search", "sweep", "train", *_NAMES]  # noqa: PLE0604 (they are strings)
 
 
 def train(
@@ -198,6 +198,56 @@ def sweep(
     varied = space.of_mapping(settings)
     one = Sweep(path, check(experiment), varied, draws, data_dir, given)
     return run_sweep(one, jobs, many=True, command="cnnjax.sweep")
+
+
+def search(
+    experiment: "Experiment",
+    settings: Mapping[Any, Any],
+    workdir: str | os.PathLike | None = None,
+    *,
+    trials: int = 30,
+    jobs: int = 1,
+    storage: str = "",
+    study: str = "",
+    prune: bool = True,
+    data_dir: str | None = None,
+) -> "list[Member]":
+    """Lets Optuna choose settings from a space, or goes on with the search in `workdir`; returns its runs.
+
+    The best settings are chosen on validation data, evaluated on the test set once, and shown in search.html.
+
+    Args:
+      experiment: all other settings; it needs data.validation, or data with a validation split.
+      settings: as of `sweep`; ranges such as {"optimizer.learning_rate": "1e-4..1:log"} need no draws here.
+      workdir: folder of the search, with runs/ in it. Default: runs/search_<name of the experiment>.
+      trials: of all workers together, who may call this at the same time.
+      jobs: runs at a time, as processes.
+      storage: where workers meet, a URL of a database or journal:FILE. Default: search.db in `workdir`.
+      study: its name there. Default: that of the experiment.
+      prune: a run that is below the median at an evaluation saves and ends; it is then not `done`, without an `error`.
+    Raises:
+      ConfigError: with one line, for what cannot be meant, and where `workdir` or the study holds another search.
+
+    >>> import cnnjax as cj
+    >>> experiment = cj.replace(cj.experiments.digits_lenet(), {"data.validation": 0.2})
+    >>> rates = {"optimizer.learning_rate": "1e-4..1e-1:log"}
+    >>> runs = cj.search(experiment, rates, "runs/best", trials=10)  # doctest: +SKIP
+    >>> best = max((run for run in runs if run.done), key=lambda run: run.headline)  # doctest: +SKIP
+    >>> cj.load_run(best.workdir.path).metrics["accuracy"] == best.headline  # doctest: +SKIP
+    True
+    """
+    _configure()
+    from pathlib import Path
+
+    from cnnjax.config import check
+    from cnnjax.sweeps import space
+    from cnnjax.sweeps.search import Search, run_search
+    from cnnjax.sweeps.sweep import Sweep
+
+    path = Path(workdir or Path("runs") / f"search_{experiment.name}")
+    varied = Sweep(path, check(experiment), space.of_mapping(settings), data_dir=data_dir)
+    one = Search(varied, trials, storage, study, prune)
+    return one.runs(run_search(one, jobs, many=True, command="cnnjax.search"))
 
 
 def _configure() -> None:

@@ -60,7 +60,7 @@ def test_examples_of_the_docstrings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     examples = {one.name: one for one in doctest.DocTestFinder().find(cj, "cj") if one.examples}
     runner = doctest.DocTestRunner()
-    for name in ("cj", "cj.train", "cj.load_run", "cj.sweep"):  # which loads what train has made
+    for name in ("cj", "cj.train", "cj.load_run", "cj.sweep", "cj.search"):  # which loads what train has made
         runner.run(examples.pop(name))
     assert not examples and runner.failures == 0 and runner.tries >= 10
 

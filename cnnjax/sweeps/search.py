@@ -9,7 +9,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cnnjax import config
@@ -77,6 +77,16 @@ class Search:
         """The run of a trial; trials of the same settings have one. Raises ConfigError if they cannot be meant."""
         ((_, experiment),) = space.experiments(self.sweep.base, [settings])
         return self.sweep.member(settings, experiment)
+
+    def runs(self, trials: "Sequence[FrozenTrial]") -> list[Member]:
+        """Those of finished trials, in their order and each once. What cannot be meant together has none."""
+        found: dict[str, Member] = {}
+        for trial in trials:
+            if trial.state.is_finished():
+                with contextlib.suppress(ConfigError):
+                    member = self.member(study.settings(self.sweep.space, trial))
+                    found.setdefault(member.name, member)
+        return list(found.values())
 
 
 def _edges(varied: Space) -> list[dict[str, Any]]:
@@ -243,6 +253,7 @@ class _Worker:
             self.shared.give_back(trial.number)
             print(f"stopped, to go on later: {name}", flush=True)
             return
+        job.member.note(what if state == "FAIL" else "")
         if state == "COMPLETE":
             self.shared.tell(trial, state, float(what))
             said = f"{job.member.judge} {float(what):.4f}"

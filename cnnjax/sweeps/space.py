@@ -23,7 +23,7 @@ from cnnjax import config
 from cnnjax.config import RESUMABLE, ConfigError, Experiment
 
 MANY = 1000  # runs that need --yes
-_MOST_NAMES = 10_000_000  # values of one setting
+_MOST_VALUES = 1_000_000  # of one setting
 # What may change when a run goes on but decides its numbers all the same.
 _DECIDING = {*config.LENGTHS, "train.on_nan", "train.nan_limit", "evaluate.augment"}
 _DIGITS = 4  # that a drawn number keeps
@@ -125,22 +125,36 @@ def of_mapping(settings: Mapping[Any, Any]) -> Space:
 
     Values are any iterable, such as range(5), or words as on the command line.
     """
+    if not isinstance(settings, Mapping):
+        raise ConfigError(
+            f"a sweep needs settings, as {{'optimizer.learning_rate': [0.05, 0.1]}}, not {settings!r}"
+        )
     axes = []
     for key, values in settings.items():
-        names = (key,) if isinstance(key, str) else tuple(key)
+        names = key if isinstance(key, tuple) and key else (key,)
         for name in names:
             field_type(name)
-        if isinstance(values, str):
-            if len(names) > 1:
-                raise ConfigError(f"sweep of {' and '.join(names)}: give rows of values, not {values!r}")
+        if isinstance(values, str) and len(names) == 1:
             axes.append(_axis([(names[0], _values(names[0], values))]))
-            continue
-        rows = [(row,) if isinstance(key, str) else tuple(row) for row in values]
-        if any(len(row) != len(names) for row in rows):
-            raise ConfigError(f"sweep of {' and '.join(names)}: each row needs {len(names)} values")
-        columns = [[_plain(name, row[i]) for row in rows] for i, name in enumerate(names)]
-        axes.append(_axis(list(zip(names, columns, strict=True))))
+        else:
+            columns = _columns(names, values, key in names)
+            axes.append(_axis(list(zip(names, columns, strict=True))))
     return _checked(axes)
+
+
+def _columns(names: tuple[str, ...], values: Any, plain: bool) -> list[list[Any]]:
+    """The values of each setting, of rows of them from Python; of `plain` values each is a row."""
+    what = f"sweep of {' and '.join(names)}"
+    try:
+        rows = list(itertools.islice(values, _MOST_VALUES + 1))
+    except TypeError as error:
+        raise ConfigError(f"{what}: give a list of values, not {values!r}") from error
+    if len(rows) > _MOST_VALUES:
+        raise ConfigError(f"{what}: more than {_MOST_VALUES:,} values of one setting")
+    rows = [(row,) for row in rows] if plain else rows
+    if any(not isinstance(row, list | tuple) or len(row) != len(names) for row in rows):
+        raise ConfigError(f"{what}: give rows of {len(names)} values each, not {values!r}"[:300])
+    return [_plain(field_type(name), [row[i] for row in rows]) for i, name in enumerate(names)]
 
 
 def of_json(entries: Sequence[Mapping[str, Any]]) -> Space:
@@ -156,7 +170,7 @@ def field_type(name: str) -> Any:
     """The type of a setting. Raises ConfigError if there is none of this name, or none that a run's numbers depend on."""
     known = {known: field.type for known, field, _ in config.fields(Experiment())}
     if name not in known:
-        hint = config.did_you_mean(name, known, "--helpshort lists all", most=2)
+        hint = config.did_you_mean(str(name), known, "--helpshort lists all", most=2)
         raise ConfigError(f"sweep of {name!r}: there is no such setting; {hint}")
     if name == "name" or name in RESUMABLE - _DECIDING:
         raise ConfigError(f"sweep of {name}: it has no effect on the numbers of a run")
@@ -260,7 +274,7 @@ def _values(name: str, text: str) -> Any:
         if step == 0:
             raise ConfigError(f"sweep of {name}={text}: steps of 0")
         numbers = range(start, stop, step)
-        if len(numbers) > _MOST_NAMES:
+        if len(numbers) > _MOST_VALUES:
             raise ConfigError(f"sweep of {name}={text}: {len(numbers):,} values of one setting")
         return list(numbers)
     return [_value(name, kind, part) for part in text.split(",")] if text else []
@@ -291,10 +305,14 @@ def _value(name: str, kind: Any, text: str) -> Any:
         raise ConfigError(f"sweep of {name}: {text!r} is no {kind.__name__}") from error
 
 
-def _plain(name: str, value: Any) -> Any:
-    """A value of Python, NumPy or JSON as the field's own type; config.check refuses what is not."""
-    kind = field_type(name)
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(kind, types.GenericAlias) and isinstance(value, list | tuple):
-        return tuple(value)
-    return float(value) if kind is float and isinstance(value, int) and not isinstance(value, bool) else value
+def _plain(kind: Any, values: Sequence[Any]) -> list[Any]:
+    """Values of Python, NumPy or JSON as a field's own type; config.check refuses what is not."""
+    found = []
+    for value in values:
+        value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(kind, types.GenericAlias) and isinstance(value, list | tuple):
+            value = tuple(value)
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        found.append(value)
+    return found

@@ -37,7 +37,7 @@ def require() -> Any:
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise ConfigError("mode=search needs Optuna: pip install optuna") from error
+        raise ConfigError("a search needs Optuna: pip install optuna") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -141,12 +141,17 @@ class Study:
 
     def settings(self, trial: "FrozenTrial") -> dict[str, Any]:
         """What a run of the trial is given, of all that the trial has so far."""
-        return {
-            name: value
-            for axis in self.space.axes
-            if parameter(axis) in trial.params
-            for name, value in _values(axis, trial.params[parameter(axis)]).items()
-        }
+        return settings(self.space, trial)
+
+
+def settings(varied: Space, trial: "FrozenTrial") -> dict[str, Any]:
+    """{setting: value} of the parameters that the trial has so far."""
+    return {
+        name: value
+        for axis in varied.axes
+        if parameter(axis) in trial.params
+        for name, value in _values(axis, trial.params[parameter(axis)]).items()
+    }
 
 
 @contextlib.contextmanager

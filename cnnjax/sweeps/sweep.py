@@ -58,6 +58,14 @@ class Member:
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 
+    def note(self, error: str) -> None:
+        """Keeps why it failed; empty: it did not."""
+        failed = self.workdir.path / _FAILED
+        if error:
+            write_atomically(failed, json.dumps({"error": error}) + "\n")
+        else:
+            failed.unlink(missing_ok=True)
+
     @functools.cached_property
     def lines(self) -> list[dict[str, Any]]:
         """Of its evaluations on the split that judges."""
@@ -231,12 +239,10 @@ def _train(
             print(f"stopped, to go on later: {member.name}", flush=True)
             return
         done += 1
-        failed = workdir.path / _FAILED
+        member.note(ended.error)
         if ended.error:
-            write_atomically(failed, json.dumps({"error": ended.error}) + "\n")
             print(f"{done} of {len(members)}  {member.name}  failed: {ended.error}", flush=True)
             return
-        failed.unlink(missing_ok=True)
         name, value = member.judge, member.headline
         shown = "" if value is None else f"{name} {value:.4f}"
         print(f"{done} of {len(members)}  {member.name}  {shown}", flush=True)

@@ -80,6 +80,31 @@ def test_what_cannot_be_meant_is_told_in_one_line(words, message):
     assert len(str(told.value).splitlines()) == 1
 
 
+NAME, RATE = "optimizer.name", "optimizer.learning_rate"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (None, "a sweep needs settings, as .*, not None"),
+        ([RATE], "a sweep needs settings"),
+        ({}, "a sweep needs settings"),
+        ({RATE: []}, "there are no values"),
+        ({RATE: 0.1}, "give a list of values, not 0.1"),
+        ({5: [1]}, "sweep of 5: there is no such setting"),
+        ({(): [1]}, "there is no such setting"),
+        ({(NAME, RATE): [1]}, "give rows of 2 values each"),
+        ({(NAME, RATE): [("sgd",)]}, "give rows of 2 values each"),
+        ({(NAME, RATE): "sgd"}, "give rows of 2 values each, not 'sgd'"),
+        ({"train.seed": range(10**12)}, "more than 1,000,000 values"),
+    ],
+)
+def test_what_a_program_cannot_mean_is_told_in_one_line(settings, message):
+    with pytest.raises(ConfigError, match=message) as told:
+        space.of_mapping(settings)
+    assert len(str(told.value).splitlines()) == 1
+
+
 def test_every_combination_is_checked_before_any_runs():
     def tried(*words):
         return space.experiments(BASE, list(space.parse(words).combinations(1)))

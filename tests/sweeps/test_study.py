@@ -110,6 +110,23 @@ def test_a_search_beats_the_own_settings_and_uses_the_test_set_once(tmp_path, ca
     assert not any(path.name.startswith(".") for path in (tmp_path / "runs").iterdir())
 
 
+def test_a_program_gets_the_runs_of_its_search(tmp_path):
+    rates, where = {"optimizer.learning_rate": [3e-3, 0.1, 0.5]}, f"journal:{tmp_path / 'journal'}"
+    runs = cj.search(BASE, rates, tmp_path / "own", trials=8, storage=where, prune=False)
+    found = {one.settings["optimizer.learning_rate"]: one for one in runs}
+    assert len(found) == len(runs) == 3
+    assert {rate: one.error for rate, one in found.items()} == {
+        3e-3: "",
+        0.1: "",
+        0.5: "loss is not finite",
+    }
+    assert found[0.1].done and found[0.1].headline > 0.8
+    (name,) = json.loads((tmp_path / "own" / "test.json").read_text())
+    assert name == max(runs, key=lambda one: one.headline or 0).name
+    with pytest.raises(cj.ConfigError, match="holds another search"):
+        cj.search(BASE, {"optimizer.learning_rate": "0.1..1"}, tmp_path / "own")
+
+
 def test_a_trial_ends_at_an_evaluation_below_the_median_and_not_without_pruning(tmp_path):
     trials = run_search(make(tmp_path / "a", trials=20))
     pruned = [one for one in trials if one.state.name == "PRUNED"]
@@ -339,7 +356,7 @@ def test_without_optuna_one_line_says_what_to_install(launch, monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "optuna", None)
     told = launch("--mode=search", *FLAGS, f"--sweep={RATES[0]}")
-    assert told.code == 1 and "mode=search needs Optuna: pip install optuna" in told.err
+    assert told.code == 1 and "a search needs Optuna: pip install optuna" in told.err
 
 
 def start(folder, *flags):
