@@ -371,11 +371,11 @@ def chosen_sweep(varied: Any) -> Any:
     from cnnjax.sweeps import sweep
 
     if varied is None:
-        path = existing_workdir().path
+        found = sweep.read_sweep(existing_workdir().path, FLAGS.data_dir, FLAGS.mode)
         only_changes()
         for name in ("experiment", "sweep.draws"):
             without(name, f"the {FLAGS.mode} that goes on in --workdir")
-        return sweep.read_sweep(path, FLAGS.data_dir, FLAGS.mode)
+        return found
     changes = flag_changes()
     for name in varied.names:
         if name in changes:

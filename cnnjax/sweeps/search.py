@@ -116,6 +116,8 @@ def run_search(search: Search, jobs: int = 1, many: bool = False, command: str =
     from cnnjax.sweeps import search_page
 
     optuna = study.require()
+    space.check_count("jobs", jobs)
+    space.check_count("trials", search.trials, 1)
     if search.trials > space.MANY and not many:
         raise ConfigError(f"a search of {search.trials:,} runs: with --yes, if that is meant")
     path = search.sweep.path

@@ -197,6 +197,12 @@ def experiments(
     return found
 
 
+def check_count(name: str, value: Any, least: int = 0) -> None:
+    """Raises ConfigError for what is no whole number, or too small a one."""
+    if not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}={value!r}: expected a whole number, {least} or more")
+
+
 def describe(changes: Mapping[str, Any]) -> str:
     """learning_rate=0.1,seed=3: the last words of the names, or the whole where two are alike."""
     last = [name.rpartition(".")[2] for name in changes]

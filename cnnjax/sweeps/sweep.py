@@ -202,6 +202,8 @@ def run_sweep(
     """
     from cnnjax.sweeps import page
 
+    space.check_count("jobs", jobs)
+    space.check_count("draws", sweep.draws)
     with Workdir(sweep.path).claim(), stop_on_signal() as stopped:
         members = open_sweep(sweep, many)
         todo = [one for one in members if not one.done and not one.error]

@@ -105,6 +105,13 @@ def test_what_a_program_cannot_mean_is_told_in_one_line(settings, message):
     assert len(str(told.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(("value", "least"), [(-1, 0), (0, 1), (1.5, 0), ("2", 0), (None, 0)])
+def test_what_is_no_count_is_told_in_one_line(value, least):
+    with pytest.raises(ConfigError, match=f"jobs={value!r}: expected a whole number, {least} or more"):
+        space.check_count("jobs", value, least)
+    assert space.check_count("jobs", least, least) is None
+
+
 def test_every_combination_is_checked_before_any_runs():
     def tried(*words):
         return space.experiments(BASE, list(space.parse(words).combinations(1)))

@@ -164,6 +164,7 @@ def test_another_sweep_a_run_and_a_missing_one_are_refused(swept, launch, tmp_pa
         (("--sweep=train.seed=0:2", "--train.seed=3"), "--train.seed has no effect beside --sweep"),
         (("--sweep=train.seed=0:2", "--data.validation=0"), "chosen on validation data, of which there is none: give --data.validation"),
         ((), "mode=sweep needs --workdir"),
+        (("--workdir=none",), "workdir none holds no sweep: give --sweep=name=values"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_one_line_and_writes_nothing(flags, message, launch, tmp_path, monkeypatch):
