@@ -336,18 +336,32 @@ class Batches:
         self._predict = jax.jit(lambda network, images: task.predict(network.outputs(images, views)))
 
     def __call__(self, image: np.ndarray) -> Result:
-        (prediction,) = self.predictions(self.framed(image)[None])
+        (prediction,) = self.predictions([self.framed(image)])
         return self.result(prediction, image.shape)
 
     def framed(self, image: np.ndarray) -> np.ndarray:
         """A picture in the frame of the network."""
         return self._frame(image)
 
-    def predictions(self, images: np.ndarray, at_once: int = 0) -> list[dict[str, np.ndarray]]:
-        """What the task predicts of each of the pictures [N, H, W, C], which are `framed`; see Task.predict.
+    def predictions(
+        self, images: Sequence[np.ndarray] | np.ndarray, at_once: int = 0
+    ) -> list[dict[str, np.ndarray]]:
+        """What the task predicts of each of the pictures [H, W, C], which are `framed`; see Task.predict. Those of one
+        frame are computed together.
 
-        at_once: computed together, most `batch`, also if there are fewer: the last batch of many is compiled already.
+        at_once: so many of them, most `batch`, also if there are fewer: the last batch of many is compiled already.
         """
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for i, image in enumerate(images):
+            by_shape.setdefault(image.shape, []).append(i)
+        answers: list[dict[str, np.ndarray]] = [{}] * len(images)
+        for chosen in by_shape.values():
+            found = self._of_one_shape(np.stack([images[i] for i in chosen]), at_once)
+            for i, answer in zip(chosen, found, strict=True):
+                answers[i] = answer
+        return answers
+
+    def _of_one_shape(self, images: np.ndarray, at_once: int) -> list[dict[str, np.ndarray]]:
         wanted = min(self.batch, at_once or len(images))
         size = -(-wanted // self._mesh.size) * self._mesh.size
         rows: list[dict[str, np.ndarray]] = []

@@ -8,7 +8,19 @@ from collections.abc import Callable
 
 from cnnjax.config import ConfigError, Experiment, did_you_mean
 
-from . import cifar10, committees, darknet, detection, digits, finetune, imagenet, mnist, points, visualize
+from . import (
+    cifar10,
+    committees,
+    darknet,
+    detection,
+    digits,
+    finetune,
+    imagenet,
+    mnist,
+    points,
+    two_stage,
+    visualize,
+)
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     function.__name__: function
@@ -36,6 +48,9 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         detection.digits_localization,
         detection.scenes_grid,
         detection.scenes_maskrcnn,
+        two_stage.coco_maskrcnn,
+        two_stage.coco_keypointrcnn,
+        two_stage.coco128_maskrcnn_overfit,
         detection.bccd_localization,
         detection.bccd_grid,
         detection.coco128_overfit,

@@ -7,6 +7,7 @@ examples, and `total_steps` turns that into steps once.
 from cnnjax.config.data import CROPPING as CROPPING
 from cnnjax.config.data import DARKNET as DARKNET
 from cnnjax.config.data import LAID_OUT as LAID_OUT
+from cnnjax.config.data import SHORT_SIDE as SHORT_SIDE
 from cnnjax.config.data import Augment as Augment
 from cnnjax.config.data import Data as Data
 from cnnjax.config.errors import ConfigError as ConfigError

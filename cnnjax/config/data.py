@@ -7,6 +7,7 @@ from cnnjax.config.options import ON, option
 LAID_OUT = ("voc", "coco", "yolo")
 CROPPING = ("crop", "stretch_crop")  # of data.resize: what leaves something out
 DARKNET = ("darknet_letterbox", "darknet_stretch")  # of data.resize
+SHORT_SIDE = "short_side"  # of data.resize: images of different sizes (data/buckets.py)
 ANNOTATED = (*LAID_OUT, "tensorflow-datasets")
 
 
@@ -22,8 +23,8 @@ class Data:
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")
     resize: str = option(
         "stretch",
-        "how to reach image_size: stretch; crop: resize the short side and crop the centre; stretch_crop: stretch to resize_short and crop the centre, as Caffe; or fit in and pad with grey, which data with boxes always does, or, of voc, coco and yolo, as darknet fits in or stretches",
-        ("stretch", *CROPPING, "letterbox", *DARKNET),
+        "how to reach image_size: stretch; crop: resize the short side and crop the centre; stretch_crop: stretch to resize_short and crop the centre, as Caffe; or fit in and pad with grey, which data with boxes always does, or, of voc, coco and yolo, as darknet fits in or stretches; short_side, for two_stage: the short side becomes image_size, or less where the long one would exceed image_width, and images of like shape share a frame",
+        ("stretch", *CROPPING, "letterbox", *DARKNET, SHORT_SIDE),
         needs={"targets": ("label",)},
     )
     resize_short: int = option(
@@ -39,7 +40,7 @@ class Data:
     )
     image_width: int = option(
         0,
-        "with boxes: width of the frame, where it is not image_size too",
+        "with boxes: width of the frame, where it is not image_size too; with resize=short_side the most of a long side",
         needs={"targets": ("boxes",), "data": (*ANNOTATED, "records")},
     )
     objects: int = option(
@@ -52,6 +53,16 @@ class Data:
         False,
         "shapes, digit_scenes and coco: with the masks of the objects",
         needs={"data": ("shapes", "digit_scenes", "coco")},
+    )
+    keypoints: bool = option(
+        False,
+        "coco: with the keypoints of the objects, from annotations/person_keypoints_SPLIT.json if there is one",
+        needs={"data": ("coco",), "task": ("two_stage",)},
+    )
+    max_objects: int = option(
+        0,
+        "voc, coco, yolo and records of them: train with so many objects of an image at most, the largest, which bounds the memory of their masks; 0: with all",
+        needs={"targets": ("boxes",), "data": (*LAID_OUT, "records")},
     )
     split: str = option(
         "",

@@ -5,7 +5,8 @@ Its letterbox takes corners to corners; AlexeyAB's fork, which stretches, has Op
 
 import numpy as np
 
-from cnnjax.config import DARKNET
+from cnnjax.config import DARKNET, SHORT_SIDE
+from cnnjax.data import buckets
 from cnnjax.detection.boxes import Letterbox, letterbox
 
 PADDING = 127.5  # half of the full range
@@ -16,8 +17,10 @@ def geometry(how: str, height: int, width: int, frame: tuple[int, int]) -> Lette
     """How an image of height x width is put into a frame (height, width), by data.resize.
 
     "darknet_letterbox" rounds sizes down where "letterbox" rounds to the nearest; "darknet_stretch" fills the frame,
-    whatever the proportions, as AlexeyAB's fork does by default.
+    whatever the proportions, as AlexeyAB's fork does by default. "short_side": see buckets.py; the two are limits.
     """
+    if how == SHORT_SIDE:
+        return buckets.geometry(height, width, frame)
     if how not in DARKNET:
         return letterbox(height, width, frame)
     inner_height, inner_width = frame

@@ -8,6 +8,7 @@ import numpy as np
 
 from cnnjax.config import ConfigError
 from cnnjax.data import stream
+from cnnjax.data.ragged import Ragged
 from cnnjax.data.windows import Window
 
 if TYPE_CHECKING:  # jax, which not all that reads data needs
@@ -61,7 +62,7 @@ ENTRIES = {
     "valid": Entry(np.bool_, "M"),
     "masks": Entry(np.bool_, "M H W"),
     # Of their files, beside the masks: run-length codes in the sizes of the images (annotations.padded).
-    "runs": Entry(np.uint8, "M L", "run-length codes"),
+    "runs": Entry(np.uint8, "M L", "run-length codes"),  # Ragged, or an array
     # Of letterboxed images (letterbox.framed): crowds and difficult objects, area in the file, its height and width.
     "ignored": Entry(np.bool_, "M"),
     "area": Entry(np.float32, "M"),
@@ -69,7 +70,9 @@ ENTRIES = {
     # Landmarks of an image, or of each of its objects: x and y in pixels of the image, and which of them can be seen.
     "points": Entry(np.float32, "* K 2"),
     "visible": Entry(np.bool_, "* K"),
+    "flip_points": Entry(np.int32, "K"),  # the row that each point has in a mirror image
 }
+ON_HOST = ("runs",)  # entries that only the host looks at: no part of a batch
 FRACTIONS = {"image": np.float32}  # of 0 to 255, beside boxes: darknet's ways to resize do not round
 TOGETHER = {
     "boxes": ("classes", "valid"),
@@ -113,7 +116,12 @@ class Columns(Mapping[str, Any]):
     def __getitem__(self, key: Any, /) -> Any:
         if isinstance(key, str):
             return self.entries[key]
-        return {name: np.asarray(values[key]) for name, values in self.entries.items()}
+        return {name: np.asarray(values[key]) for name, values in self.entries.items() if name not in ON_HOST}
+
+    @property
+    def learned(self) -> dict[str, Any]:
+        """The columns that batches are made of."""
+        return {name: values for name, values in self.entries.items() if name not in ON_HOST}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -149,12 +157,12 @@ class Columns(Mapping[str, Any]):
     @property
     def on_disk(self) -> "Columns":
         """The entries that are decoded when they are asked for."""
-        lazy = {name: v for name, v in self.entries.items() if not isinstance(v, np.ndarray)}
+        lazy = {name: v for name, v in self.learned.items() if not isinstance(v, np.ndarray)}
         return Columns(lazy, self.classes)
 
     def through(self, rows: np.ndarray, windows: Sequence[Window]) -> dict[str, np.ndarray]:
         """The batch of these examples, whose images are windows of files."""
-        batch = {name: np.asarray(values[rows]) for name, values in self.items() if name != "image"}
+        batch = {name: np.asarray(values[rows]) for name, values in self.learned.items() if name != "image"}
         return {"image": self["image"][rows].decoded(windows), **batch}
 
     def take(self, rows: np.ndarray) -> "Columns":
@@ -258,6 +266,8 @@ def concat(parts: Sequence[Columns]) -> Columns:
 
 
 def _joined(name: str, columns: Sequence[Any]) -> Any:
+    if name in ON_HOST:
+        return Ragged.joined(columns)
     axes = ENTRIES.get(name, Entry(None, "")).axes.split()
     if axes[:1] == ["M"]:
         padded = [i for i, axis in enumerate(axes, start=1) if axis in "ML"]  # others must be equally long
@@ -282,7 +292,7 @@ def read_ahead(
     """
     here: Mapping[str, np.ndarray] = {}
     if isinstance(examples, Columns):
-        here = {name: v for name, v in examples.items() if isinstance(v, np.ndarray)}
+        here = {name: v for name, v in examples.learned.items() if isinstance(v, np.ndarray)}
         examples = examples.on_disk
     with contextlib.closing(stream.read_ahead(examples, rows, workers)) as batches:
         for number, read in enumerate(batches):

@@ -31,16 +31,18 @@ def is_moved(there: str, here: str) -> bool:
 def describe(dataset: Dataset) -> dict[str, Any]:
     """As JSON: how many examples there are, the CRC-32 of the training targets, the mean of each of the first images."""
     crc = 0
-    for name in (*_FIRST, *sorted(set(dataset.train) - {*_FIRST, *_BESIDE})):
+    beside = {*_BESIDE, *(("masks",) if "runs" in dataset.train else ())}  # which are what they come from
+    for name in (*_FIRST, *sorted(set(dataset.train) - {*_FIRST, *beside})):
         values = dataset.train.get(name)
         if isinstance(values, np.ndarray):
             crc = zlib.crc32(np.ascontiguousarray(values).tobytes(), crc)
-    images = np.asarray(dataset.train["image"][:_LOOKED_AT])
+    images = dataset.train["image"]  # which may be large: one at a time
+    means = [float(np.mean(images[i])) for i in range(min(_LOOKED_AT, len(images)))]
     return {
         "train": len(dataset.train["image"]),
         "test": len(dataset.test["image"]),
         "targets": crc,
-        "means": [round(float(mean), 3) for mean in images.mean(axis=(1, 2, 3))],
+        "means": [round(mean, 3) for mean in means],
     }
 
 

@@ -11,13 +11,16 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from cnnjax.config import CROPPING, ConfigError, Data
+from cnnjax.config import CROPPING, DARKNET, SHORT_SIDE, ConfigError, Data
+
+if TYPE_CHECKING:
+    from cnnjax.detection.boxes import Letterbox
 
 # Formats are told by content, suffixes only decide which files of a folder are tried. Pillow reads more
 # formats than these; some of those start other programs.
@@ -28,7 +31,7 @@ SUFFIXES = frozenset(
 # Folders that systems leave beside images, with more images in them: of macOS in archives, of Synology, of Windows.
 _LEFTOVERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
 PADDING = 128  # grey around a letterboxed image
-FRAMING = ("letterbox", "darknet_letterbox", "darknet_stretch")  # of data.resize: to any height and width
+FRAMING = ("letterbox", *DARKNET, SHORT_SIDE)  # of data.resize: to any height and width
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
@@ -178,6 +181,8 @@ class Framing(Protocol):
     @property
     def image_size(self) -> int: ...
     @property
+    def image_width(self) -> int: ...
+    @property
     def resize(self) -> str: ...
     @property
     def resize_short(self) -> int: ...
@@ -217,9 +222,11 @@ def _filter(data: Framing) -> Image.Resampling:
 
 def resize(image: np.ndarray, data: Framing, shape: Sequence[int]) -> np.ndarray:
     """uint8 [H, W, C] brought to the frame [height, width, C] of a network, as `data.resize` says; darknet's ways give
-    float32."""
+    float32, and by the short side it is brought to the frame for its shape."""
     if data.resize == "letterbox":
         return letterbox_image(image, (shape[0], shape[1]), _filter(data))
+    if data.resize == SHORT_SIDE:
+        return frame_image(image, (data.image_size, data.image_width or data.image_size), SHORT_SIDE)
     if data.resize in FRAMING:
         return frame_image(image, (shape[0], shape[1]), data.resize)
     whole = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
@@ -231,9 +238,19 @@ def resize(image: np.ndarray, data: Framing, shape: Sequence[int]) -> np.ndarray
 
 
 def frame_image(image: np.ndarray, frame: tuple[int, int], how: str) -> np.ndarray:
-    """uint8 [H, W, C] in a frame (height, width) by one of the FRAMING ways; those of darknet give float32."""
+    """uint8 [H, W, C] in a frame (height, width) by one of the FRAMING ways; those of darknet give float32.
+
+    By the short side the two are the limits of its sides, and the result is the bucket for them (buckets.py).
+    """
     if how == "letterbox":
         return letterbox_image(image, frame)
+    if how == SHORT_SIDE:
+        from cnnjax.data import buckets  # imports jax
+
+        place = buckets.geometry(image.shape[0], image.shape[1], frame)
+        return _placed(
+            image, place, buckets.frames(frame)[buckets.bucket(image.shape[0], image.shape[1], frame)]
+        )
     from cnnjax.data import darknet_resize  # imports jax
 
     return darknet_resize.resize(image, how, frame)
@@ -245,7 +262,16 @@ def letterbox_image(
     """uint8 [H, W] or [H, W, C] scaled and padded to `size`, height and width, as boxes.letterbox says."""
     from cnnjax.detection.boxes import letterbox  # imports jax, which reading other images does without
 
-    geometry = letterbox(image.shape[0], image.shape[1], size)
+    return _placed(image, letterbox(image.shape[0], image.shape[1], size), size, how)
+
+
+def _placed(
+    image: np.ndarray,
+    geometry: "Letterbox",
+    size: tuple[int, int],
+    how: Image.Resampling = Image.Resampling.BILINEAR,
+) -> np.ndarray:
+    """uint8 [H, W] or [H, W, C] in its place in a frame of `size`, height and width."""
     inner = (geometry.inner_width, geometry.inner_height)
     frame = np.full((*size, *image.shape[2:]), PADDING, np.uint8)
     rows = slice(geometry.top, geometry.top + geometry.inner_height)
@@ -254,6 +280,15 @@ def letterbox_image(
     resized = np.asarray(whole.resize(inner, how))
     frame[rows, columns] = resized.reshape(frame[rows, columns].shape)
     return frame
+
+
+def on_canvas(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[H, W, C] in the upper left corner of `size`, height and width; the rest is PADDING."""
+    if image.shape[:2] == size:
+        return image
+    whole = np.full((*size, image.shape[2]), PADDING, image.dtype)
+    whole[: image.shape[0], : image.shape[1]] = image
+    return whole
 
 
 def resize_all(images: np.ndarray, data: Data) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.config import DARKNET, LAID_OUT, ConfigError, Data
+from cnnjax.config import DARKNET, LAID_OUT, SHORT_SIDE, ConfigError, Data
 from cnnjax.data.dataset import About, Dataset, concat, first, hold_out, mixed, of_each_class
 from cnnjax.data.examples import Columns
 from cnnjax.data.formats import coco, folders, gtsrb, layouts, packed, pixels, records, voc, yolo
@@ -194,10 +194,9 @@ def load(data: Data, data_dir: str | None = None) -> Dataset:
 def _check_resize(data: Data) -> None:
     """Raises ConfigError if images would have to be resized in a way that their source has not."""
     for named in parse(data.name):
-        if data.resize in DARKNET and named.kind not in LAID_OUT:
-            raise ConfigError(
-                f"data.resize={data.resize} is for {', '.join(LAID_OUT)}, not for {named.name!r}"
-            )
+        ways = {**dict.fromkeys(DARKNET, LAID_OUT), SHORT_SIDE: (*LAID_OUT, "records")}
+        if named.kind not in (kinds := ways.get(data.resize, (named.kind,))):
+            raise ConfigError(f"data.resize={data.resize} is for {', '.join(kinds)}, not for {named.name!r}")
 
 
 def load_evaluated(
@@ -264,6 +263,10 @@ def image_shape(data: Data, data_dir: str | None) -> tuple[int, int, int]:
     width = (data.image_width or data.image_size) or native[1]
     if not height or not width:
         raise ConfigError(f"the images of {data.name} have no size in common: give --data.image_size")
+    if data.resize == SHORT_SIDE:
+        from cnnjax.data import buckets  # imports jax
+
+        height, width = buckets.canvas((height, width))
     return height, width, native[2]
 
 

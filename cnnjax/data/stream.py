@@ -5,22 +5,26 @@ iterator to save: a run goes on at any step, on any number of processes, and eac
 """
 
 import dataclasses
+import functools
 import os
 import signal
 import threading
 import time
 from collections.abc import Generator, Sequence
 from multiprocessing import resource_tracker
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from absl import flags
 
-from cnnjax.config import ConfigError, Data
+from cnnjax.config import SHORT_SIDE, ConfigError, Data
 from cnnjax.data import batches, images
 from cnnjax.data.windows import Window
 from cnnjax.runtime import hush
 from cnnjax.runtime.signals import ENDING
+
+if TYPE_CHECKING:  # imports jax
+    from cnnjax.data.buckets import Buckets
 
 _AHEAD = 2  # batches that each worker, or this process without workers, holds ready
 
@@ -149,8 +153,9 @@ def read_one(
         raise ConfigError(f"{where}: damaged: {error}") from error
     if window is not None:
         return images.decode_window(content, where, data, shape[-1], window.draw)
-    if data.resize == "letterbox":
-        return images.letterbox_image(images.decode(content, where, Data(), shape[-1]), (shape[0], shape[1]))
+    if data.resize in ("letterbox", SHORT_SIDE):
+        whole = images.decode(content, where, Data(), shape[-1])
+        return images.on_canvas(images.resize(whole, data, shape), (shape[0], shape[1]))
     image = images.decode(content, where, data, shape[-1])
     if image.shape != shape:
         sizes = " and ".join(f"{size[0]}x{size[1]}" for size in (shape, image.shape))
@@ -169,6 +174,7 @@ class TrainRows:
     batch_size: int
     rows: np.ndarray  # which rows of a batch are this process's
     smallest_window: float = 0.0  # of the area of a file; 0: files are read whole
+    buckets: "Buckets | None" = None  # where a batch is of one of several frames
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -186,7 +192,14 @@ class TrainRows:
         return [Window(self.smallest_window, self.seed, e, i) for i, e in zip(index, epoch, strict=True)]
 
     def _of_step(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        return batches.train_indices(self.seed, self.start + k, self.num_examples, self.batch_size)
+        step = self.start + k
+        if self.buckets:
+            return self.buckets.train_indices(self.seed, step, self.batch_size, self.seed)
+        return batches.train_indices(self.seed, step, self.num_examples, self.batch_size)
+
+    def frame(self, k: int) -> tuple[int, int] | None:
+        """Height and width of the images of element k, where they are less than those of what is read."""
+        return self.buckets.frames[self.buckets.of_step(self.seed, self.start + k)] if self.buckets else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,14 +209,26 @@ class EvaluationRows:
     num_examples: int
     batch_size: int
     rows: np.ndarray
+    buckets: "Buckets | None" = None  # where a batch is of one of several frames
 
     def __len__(self) -> int:
-        return -(-self.num_examples // self.batch_size)
+        return len(self._batches)
 
     def __getitem__(self, k: int) -> np.ndarray:
         if not 0 <= k < len(self):
             raise IndexError(k)
-        return np.minimum(k * self.batch_size + self.rows, self.num_examples - 1).astype(np.int32)
+        return self._batches[k][1][self.rows]
+
+    def frame(self, k: int) -> tuple[int, int] | None:
+        """As that of TrainRows."""
+        return self.buckets.frames[self._batches[k][0]] if self.buckets else None
+
+    @functools.cached_property
+    def _batches(self) -> list[tuple[int, np.ndarray]]:
+        """Of each batch the number of its frame and its examples."""
+        if self.buckets:
+            return [(number, index) for number, index, _ in self.buckets.evaluation_indices(self.batch_size)]
+        return [(0, index) for index, _ in batches.evaluation_indices(self.num_examples, self.batch_size)]
 
     def windows(self, k: int) -> None:
         """None: files are read whole."""
@@ -249,6 +274,10 @@ class _Batches:
     def __getitem__(self, k: Any) -> Any:
         rows, windows = self._rows[int(k)], self._rows.windows(int(k))
         batch = self._source[rows] if windows is None else self._source.through(rows, windows)
+        if frame := self._rows.frame(int(k)):
+            from cnnjax.data.buckets import cut  # imports jax
+
+            batch = {name: np.ascontiguousarray(values) for name, values in cut(batch, frame).items()}
         return batch if isinstance(batch, dict) else np.asarray(batch)
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import optax
 from jax import Array
 
+ENLARGED = 4  # as many times are maps larger in which peaks are looked for on the device
+
 
 def keypoint_cells(keypoints: Array, boxes: Array, size: int) -> tuple[Array, Array]:
     """The cell of each keypoint in a map of size x size cells over its box, and whether it counts.
@@ -49,6 +51,25 @@ def find_keypoints(logits: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.
     best = maps.reshape(len(maps), -1).argmax(axis=1)
     at = np.stack([best % width, best // width], axis=1) + 0.5
     return np.asarray(box[:2]) + at * extent / [width, height], maps.reshape(len(maps), -1).max(axis=1)
+
+
+def keypoint_peaks(logits: Array, boxes: Array) -> Array:
+    """The most likely place of each keypoint, on the device: [..., P, 2] pixels.
+
+    As `find_keypoints`, but every map [..., S, S, P] is enlarged ENLARGED times, whatever the size of its box [..., 4]:
+    it has a static size.
+    """
+    size = ENLARGED * logits.shape[-2]
+    weights = jnp.asarray(_cubic(logits.shape[-2], size), jnp.float32)
+
+    def one(maps: Array) -> Array:
+        large = jnp.einsum("yr,rcp,xc->pyx", weights, maps, weights, precision="highest")
+        return jnp.argmax(large.reshape(len(large), -1), axis=1).astype(jnp.int32)
+
+    best = jax.lax.map(one, logits.reshape(-1, *logits.shape[-3:])).reshape(*logits.shape[:-3], -1)
+    share = (jnp.stack([best % size, best // size], axis=-1).astype(jnp.float32) + 0.5) / size
+    extent = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 1)
+    return boxes[..., None, :2] + share * extent[..., None, :]
 
 
 def _cubic(count: int, length: int) -> np.ndarray:

@@ -24,6 +24,7 @@ class Truth:
     crowd: np.ndarray | None = None
     area: np.ndarray | None = None
     masks: Sequence[RLE] | None = None
+    keypoints: np.ndarray | None = None  # [n, K, 3]: x, y in pixels and, above 0, whether they are known
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes, np.float64).reshape(-1, 4)
@@ -49,7 +50,8 @@ class Truth:
         arrays = {
             name: getattr(self, name)[chosen] for name in ("boxes", "classes", "difficult", "crowd", "area")
         }
-        return Truth(**arrays, masks=_chosen(self.masks, chosen))
+        keypoints = None if self.keypoints is None else self.keypoints[chosen]
+        return Truth(**arrays, masks=_chosen(self.masks, chosen), keypoints=keypoints)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,9 +29,9 @@ def draw(image: np.ndarray, result: "Result", name: str = "") -> tuple[np.ndarra
         share = np.array([image.shape[1] / result.width, image.shape[0] / result.height] * 2)
         smaller = Boxes(boxes.boxes * share[None], boxes.labels, boxes.colours)
         found = draw_boxes(with_masks(image, result), smaller)
-        return _with_points(found, result), f"{name}\n{len(result.boxes)} found"
+        return with_points(found, result), f"{name}\n{len(result.boxes)} found"
     if result.points is not None:
-        return _with_points(image, result), f"{name}{'' if len(result.points) else ': nothing'}"
+        return with_points(image, result), f"{name}{'' if len(result.points) else ': nothing'}"
     return image, name
 
 
@@ -41,7 +41,7 @@ def _called(classes: Sequence[str], label: int) -> str:
     return f"{name[:16]} ({label})" if classes.count(name) > 1 else name[:22]
 
 
-def _with_points(image: np.ndarray, result: "Result") -> np.ndarray:
+def with_points(image: np.ndarray, result: "Result") -> np.ndarray:
     """The image with all points of a result; it may have another size than that of the result."""
     for points in () if result.points is None else result.points:
         # What was drawn before may have enlarged it.

@@ -8,7 +8,8 @@ import numpy as np
 
 from cnnjax import config
 from cnnjax.config import Experiment
-from cnnjax.data import batches, sources
+from cnnjax.data import sources
+from cnnjax.data.buckets import Buckets
 from cnnjax.data.images import on_demand
 from cnnjax.data.statistics import channel_stats
 from cnnjax.data.stream import TrainRows
@@ -18,6 +19,7 @@ from cnnjax.drawing.points import draw_points, lines_of
 from cnnjax.network import Preprocessing
 from cnnjax.runs import refusals
 from cnnjax.runs.plan import with_statistics
+from cnnjax.training.loop import train_rows
 from cnnjax.training.step import AUGMENT, augmented, make_recipe, stream
 
 _PREVIEWED = 24
@@ -33,21 +35,22 @@ def preview(experiment: Experiment, data_dir: str | None, path: str | Path) -> N
     with on_demand():
         dataset = sources.load(experiment.data, data_dir)
     count = min(_PREVIEWED, experiment.data.batch_size, len(dataset.train["image"]))
-    index, epoch = batches.train_indices(experiment.train.seed, 0, len(dataset.train["image"]), count)
-    everything = np.arange(count)
-    rows = TrainRows(
-        experiment.train.seed, 0, 1, len(dataset.train), count, everything, smallest_window(experiment)
+    seed, everything = experiment.train.seed, np.arange(count)
+    limits = (experiment.data.image_size, experiment.data.image_width or experiment.data.image_size)
+    buckets = Buckets.find(dataset.train, experiment.data.resize, limits)
+    (index,), (epoch,) = (
+        rows[0] for rows in train_rows([seed], 0, 1, len(dataset.train["image"]), count, buckets)
     )
+    rows = TrainRows(seed, 0, 1, len(dataset.train), count, everything, smallest_window(experiment))
     windows = rows.windows(0)
     read = dataset.train[index] if windows is None else dataset.train.through(index, windows)
     experiment = _with_statistics_of(read["image"], experiment)
     experiment = with_statistics(experiment, dataset)
     recipe = make_recipe(experiment, dataset.classes, dataset.train["image"].shape[1:], num_steps=1)
-    recipe = recipe.of_step(experiment.train.seed, 0)
+    recipe = recipe.of_step(seed, 0, buckets)
     batch = {name: jnp.asarray(values) for name, values in read.items()}
     batch |= {"index": jnp.asarray(index), "epoch": jnp.asarray(epoch)}
-    seed = jnp.int32(experiment.train.seed)
-    changed = jax.jit(lambda b: augmented(recipe, b, stream(seed, AUGMENT)))(batch)
+    changed = jax.jit(lambda b: augmented(recipe, b, stream(jnp.int32(seed), AUGMENT)))(batch)
     images = np.clip(np.asarray(changed["image"]), 0, 255).astype(np.uint8)
     shown, texts = [], []
     for i, image in enumerate(images):

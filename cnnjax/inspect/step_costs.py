@@ -115,7 +115,7 @@ def compile_training(training: Training, target: compile_for.Target) -> StepCost
     streamed = data.stream or training.bytes > target.chip.memory / 2
     image_shape = training.split["image"].shape[1:]
     recipe = make_recipe(experiment, training.classes, image_shape, num_steps=1000)
-    recipe = max(recipe.sized, key=lambda one: one.frame or (0, 0), default=recipe)
+    recipe = max(recipe.sized, key=lambda one: one.frame or one.bucket or (0, 0), default=recipe)
     everywhere, by_rows = sharding.replicated(mesh), sharding.sharded(mesh, 2)
     batch = sharding.sharded(mesh, 0) if streamed else everywhere
     state = jax.eval_shape(

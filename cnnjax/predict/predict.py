@@ -174,7 +174,7 @@ def _answered(
 ) -> Iterator[tuple[Path, Found]]:
     """The answers for what was opened, of which the images go through the network together."""
     frames = [one[0] for _, one in opened if not isinstance(one, ConfigError)]
-    rows = iter(predictor.predictions(np.stack(frames), at_once) if frames else ())
+    rows = iter(predictor.predictions(frames, at_once) if frames else ())
     del frames
     for path, one in opened:
         if isinstance(one, ConfigError):

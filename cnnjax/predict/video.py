@@ -149,7 +149,7 @@ def answers_of(run: Run | RunCommittee) -> tuple[Answers, int]:
 
     def answers(frames: Sequence[np.ndarray]) -> list[Result]:
         framed = [predictor.framed(grey(frame) if channels == 1 else frame) for frame in frames]
-        rows = predictor.predictions(np.stack(framed), predictor.batch if len(frames) > 1 else 1)
+        rows = predictor.predictions(framed, predictor.batch if len(frames) > 1 else 1)
         return [predictor.result(row, frame.shape) for row, frame in zip(rows, frames, strict=True)]
 
     return answers, predictor.batch

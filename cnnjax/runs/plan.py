@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from cnnjax.training.step import Recipe, TrainState, compile_init, init_states, 
 
 _LOOKED_AT = 5000  # training images that may determine initial weights
 _AT_ONCE = 500  # images that are evened out together
+_BYTES = 2**29  # that they may take, decoded
 _MEASURED = 1000  # images of a streamed set that data.mean, data.std and initial weights may come from
 
 
@@ -80,8 +82,10 @@ class Plan:
         return self.dataset.train["image"].shape[1:]
 
     @property
-    def looked_at(self) -> np.ndarray:
-        """Training images that may determine initial weights."""
+    def looked_at(self) -> np.ndarray | None:
+        """Training images that determine initial weights, where the model looks at them."""
+        if not hasattr(self.recipe.model, "initialize_from"):
+            return None
         return np.asarray(self.dataset.train["image"][: _MEASURED if self.dataset.streamed else _LOOKED_AT])
 
     def begin(self, store: CheckpointStore) -> Beginning:
@@ -210,7 +214,8 @@ def with_statistics(experiment: Experiment, dataset: Dataset, task: Task | None 
     if not (experiment.data.mean and experiment.data.std):
         looked_at = dataset.train["image"]
         if dataset.streamed:  # a fixed sample: the images of a streamed set come in a shuffled order
-            looked_at = np.asarray(looked_at[:_MEASURED])
+            most = min(_MEASURED, max(1, _BYTES // math.prod(looked_at.shape[1:])))
+            looked_at = np.asarray(looked_at[:most])
         preprocessing = Preprocessing.of(experiment.data)
         mean, std = channel_stats(_evened(preprocessing, looked_at))
         std = tuple(value or 1.0 for value in std)  # 0: a constant channel

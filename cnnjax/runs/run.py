@@ -13,6 +13,7 @@ from cnnjax import config
 from cnnjax.augment.views import before_views
 from cnnjax.config import ConfigError, Data, Experiment
 from cnnjax.data import identity, labels
+from cnnjax.data.buckets import canvas
 from cnnjax.data.dataset import Dataset, shortcomings_of_evaluated
 from cnnjax.data.examples import Columns
 from cnnjax.data.images import read_image
@@ -79,7 +80,7 @@ class Run:
                 )
         if not arrays:
             return []
-        predictions = predictor.predictions(np.stack([predictor.framed(array) for array in arrays]))
+        predictions = predictor.predictions([predictor.framed(array) for array in arrays])
         return [predictor.result(p, a.shape) for p, a in zip(predictions, arrays, strict=True)]
 
     def evaluate(self, changes: Mapping[str, Any] | None = None, data_dir: str | None = None) -> Evaluation:
@@ -117,6 +118,8 @@ class Run:
             )
         height, width, channels = self.image_shape
         height, width = data.image_size or height, data.image_width or data.image_size or width
+        if self.recipe.task and experiment.data.resize == config.SHORT_SIDE:
+            height, width = canvas((height, width))
         if data.resize in config.CROPPING and data.resize_short and data.resize_short < height:
             raise ConfigError(
                 f"data.resize_short={data.resize_short} is smaller than data.image_size={height}"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from cnnjax import config
-from cnnjax.config import ConfigError, Experiment
+from cnnjax.config import SHORT_SIDE, ConfigError, Experiment
+from cnnjax.data.buckets import bucket, frames
 from cnnjax.data.darknet_resize import geometry
 from cnnjax.data.images import FRAMING
 from cnnjax.data.letterbox import detections_in_originals, truths_in_originals
@@ -36,12 +37,14 @@ class BoxDetection(Task):
     headline: ClassVar[str] = "ap50"
     classes: tuple[str, ...]
     settings: config.Detection
-    frame: tuple[int, int]  # height and width of the images that the network sees
+    frame: tuple[
+        int, int
+    ]  # height and width of the images that the network sees; by the short side, their limits
     resize: str  # how images get into the frame: one of images.FRAMING
 
     @classmethod
     def framing(cls, resize: str) -> str:
-        return resize if resize in FRAMING else "letterbox"
+        return resize if resize in FRAMING and resize != SHORT_SIDE else super().framing(resize)
 
     @property
     def shown_score(self) -> float:
@@ -154,18 +157,31 @@ class BoxDetection(Task):
     ) -> "Picture":  # fmt: skip
         """These images with real and found boxes."""
         from cnnjax.drawing import figures
-        from cnnjax.drawing.results import boxes_of, with_masks
+        from cnnjax.drawing.results import boxes_of, with_masks, with_points
 
         images, texts = [], []
         for i in rows:
             prediction = {key: values[i] for key, values in predictions.items()}
-            said = self.result(prediction, split["image"][i].shape)
+            image = self._shown(split, i)
+            said = dataclasses.replace(self, resize="letterbox", frame=image.shape[:2]).result(
+                prediction, image.shape
+            )
             drawn = boxes_of(said)
             boxes = split["boxes"][i][split["valid"][i]]
             both = figures.Boxes(boxes, [""] * len(boxes), ["white"] * len(boxes)) + drawn
-            images.append(figures.draw_boxes(with_masks(split["image"][i].astype(np.uint8), said), both))
+            drawing = figures.draw_boxes(with_masks(image.astype(np.uint8), said), both)
+            images.append(with_points(drawing, said))
             texts.append(f"{len(boxes)} objects, {len(drawn.boxes)} found")
         return figures.image_grid(name, title, caption, images, texts, columns=4)
+
+    def _shown(self, split: Split, i: int) -> np.ndarray:
+        """An image of a split in its frame."""
+        image = split["image"][i]
+        if self.resize != SHORT_SIDE or "size" not in split:
+            return image
+        height, width = split["size"][i].tolist()
+        height, width = frames(self.frame)[bucket(height, width, self.frame)]
+        return image[:height, :width]
 
     def _similar(self) -> list[list[int]]:
         """Of each group of classes that are alike their numbers."""

@@ -95,12 +95,16 @@ def coco_annotations(number: int, entry: Mapping[str, Any], first: int) -> list[
     """The detections in the image of this number; their ids begin with `first`."""
     annotations = []
     for i, found in enumerate(entry["detections"], start=first):
-        annotation = {"id": i, "image_id": number, "iscrowd": 0}
+        annotation: dict[str, Any] = {"id": i, "image_id": number, "iscrowd": 0}
         annotation |= {"category_id": found["category_id"] + 1, "bbox": found["bbox"]}
         annotation |= {"area": found["bbox"][2] * found["bbox"][3], "score": found["score"]}
         if "segmentation" in found:
             mask = found["segmentation"]
             annotation |= {"segmentation": mask, "area": rle_area(mask)}
+        if "points" in found:
+            places = found["points"].values()
+            annotation["num_keypoints"] = len(places)
+            annotation["keypoints"] = [v for x, y in places for v in (x, y, 2)]
         annotations.append(annotation)
     return annotations
 

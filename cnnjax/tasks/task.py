@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from jax import Array
 
-from cnnjax.config import DARKNET, ConfigError, Experiment
+from cnnjax.config import DARKNET, SHORT_SIDE, ConfigError, Experiment
 from cnnjax.tasks.metrics import Values
 from cnnjax.tasks.result import Result
 
@@ -74,7 +74,7 @@ class Task:
 
         Raises ConfigError if that is a way whose boxes this task cannot tell in pixels of the images.
         """
-        if resize in DARKNET:
+        if resize in (*DARKNET, SHORT_SIDE):
             raise ConfigError(f"data.resize={resize}: {cls.__name__} takes letterboxed images only")
         return "letterbox"
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from cnnjax.augment.views import VIEWS
 from cnnjax.config import ConfigError
 from cnnjax.data import batches, stream
+from cnnjax.data.buckets import Frame, cut
 from cnnjax.data.examples import Columns, read_ahead
 from cnnjax.network import Network
 from cnnjax.runtime import sharding
@@ -95,15 +96,18 @@ class Evaluator:
         self.recipe = recipe
         self.split = split
         self.mesh = mesh
+        self._buckets = recipe.buckets(split)
         self._streamed = not isinstance(split["image"], np.ndarray)
         if not self._streamed:
-            sharding.check_fits(split, mesh)
-            self._arrays = sharding.place(dict(split), sharding.replicated(mesh))
+            arrays = Columns.of(split).learned
+            sharding.check_fits(arrays, mesh)
+            self._arrays = sharding.place(arrays, sharding.replicated(mesh))
 
         # Results on every device: a process can read only what its own devices hold.
-        @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
-        def step(variables: Any, arrays: Any, index: Array, mask: Array) -> Any:
+        @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh), static_argnums=4)
+        def step(variables: Any, arrays: Any, index: Array, mask: Array, frame: Frame | None) -> Any:
             batch = arrays if self._streamed else {k: v[index] for k, v in arrays.items()}
+            batch = cut(batch, frame) if frame else batch
             network = recipe.network(variables, split["image"].shape[1:])
             return evaluate_step(recipe.task, network, {**batch, "mask": mask}, views, sharding.on_cpu(mesh))
 
@@ -115,21 +119,22 @@ class Evaluator:
         count = len(self.split["image"])
         running: list[Any] = []
         results: list[Any] = []
+        rows = []  # of what is computed, the examples that count
         with contextlib.closing(self._feed()) as feed:
-            for (index, mask), arrays in zip(
-                batches.evaluation_indices(count, self.batch_size), feed, strict=False
-            ):
+            for (frame, index, mask), arrays in zip(self._order(), feed, strict=False):
+                rows.append(np.where(mask, index, count))
                 index, mask = sharding.place((index, mask), place)
-                running.append(self._step(variables, arrays, index, mask))
+                running.append(self._step(variables, arrays, index, mask, frame))
                 if len(running) > 1:  # one batch is computed while the one before comes to the host
                     results.append(jax.device_get(running.pop(0)))
         results += jax.device_get(running)
         stacked = jax.tree.map(lambda *a: np.stack(a), *results)
+        computed = np.argsort(np.concatenate(rows), kind="stable")[:count]
         task = self.recipe.task
         found = []
         for sums, predictions in stacked:
             joined = {
-                name: value.reshape(-1, *value.shape[2:])[:count] for name, value in predictions.items()
+                name: value.reshape(-1, *value.shape[2:])[computed] for name, value in predictions.items()
             }
             judged = task.judge(joined, self.split)
             found.append((metrics.means(_total(sums)) | judged.metrics, judged.chosen, joined))
@@ -141,13 +146,25 @@ class Evaluator:
             predictions=found[-1][2] if len(found) > seeds else found[0][2],
         )
 
+    def _order(self) -> Iterator[tuple[Frame | None, np.ndarray, np.ndarray]]:
+        """Of each batch the frame, where there are several, its examples and which of them count."""
+        if self._buckets:
+            for number, index, mask in self._buckets.evaluation_indices(self.batch_size):
+                yield self._buckets.frames[number], index, mask
+            return
+        for index, mask in batches.evaluation_indices(len(self.split["image"]), self.batch_size):
+            yield None, index, mask
+
     def _feed(self) -> Generator[Mapping[str, Any], None, None]:
         """What each call of the step is given: all examples, on the devices; or, streamed, the next batch."""
         if not self._streamed:
             while True:
                 yield self._arrays
         rows = stream.EvaluationRows(
-            len(self.split["image"]), self.batch_size, sharding.local_rows(self.mesh, self.batch_size)
+            len(self.split["image"]),
+            self.batch_size,
+            sharding.local_rows(self.mesh, self.batch_size),
+            self._buckets,
         )
         found = read_ahead(Columns.of(self.split), rows, self.recipe.workers)
         with contextlib.closing(found):

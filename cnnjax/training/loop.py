@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data import batches
+from cnnjax.data.buckets import Buckets
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.examples import read_ahead
 from cnnjax.data.stream import TrainRows
@@ -78,9 +79,10 @@ def train(
     pace = _Pace.of(experiment, recipe, dataset, mesh, num_steps)
     seeds = jax.device_get(state.seed).tolist()
     done = int(jax.device_get(state.step).reshape(-1)[0])
-    calls = _Calls(experiment, recipe, dataset, mesh, pace, seeds)
+    buckets = recipe.buckets(dataset.train)
+    calls = _Calls(experiment, recipe, dataset, mesh, pace, seeds, buckets)
     meter = _Meter(settings, callbacks)
-    with contextlib.closing(_feed(experiment, dataset, mesh, seeds, done, num_steps)) as feed:
+    with contextlib.closing(_feed(experiment, dataset, mesh, seeds, done, num_steps, buckets)) as feed:
         while done < num_steps:
             until = pace.until(done)
             before, arrays = state, next(feed)
@@ -145,7 +147,7 @@ class _Pace:
 
 
 class _Calls:
-    """The compiled steps, each compiled when it is first called: one, or one for each of augment.sizes."""
+    """The compiled steps, each compiled when it is first called: one, or one for each of augment.sizes or bucket."""
 
     def __init__(
         self,
@@ -155,7 +157,9 @@ class _Calls:
         mesh: Mesh,
         pace: _Pace,
         seeds: Sequence[int],
+        buckets: Buckets | None,
     ):
+        self._buckets = buckets
         self._recipe, self._pace, self._seeds, self._streamed = recipe, pace, seeds, dataset.streamed
         self._count, self._batch_size = len(dataset.train["image"]), experiment.data.batch_size
         self._first_seed = experiment.train.seed
@@ -174,7 +178,7 @@ class _Calls:
         if not self._pace.on_cpu:
             index, epoch = (_padded(rows, self._pace.per_call) for rows in (index, epoch))
             taken = np.int32(stop - start)
-        steps = self._steps[self._recipe.of_step(self._seeds[0], start)]
+        steps = self._steps[self._follows(start)]
         return steps(state, arrays, *sharding.place((index, epoch), self._place), taken)
 
     @contextlib.contextmanager
@@ -186,12 +190,14 @@ class _Calls:
             seed = error.seed - self._first_seed
             index, epoch = (jnp.asarray(rows[0, seed]) for rows in self._rows(start, start + 1))
             batch = batch_of(arrays, index, epoch, self._streamed)
-            followed = self._recipe.of_step(self._seeds[0], start)
-            error.before = (followed, jax.tree.map(lambda a: a[seed], state), batch)
+            error.before = (self._follows(start), jax.tree.map(lambda a: a[seed], state), batch)
             raise
 
     def _rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        return train_rows(self._seeds, start, stop, self._count, self._batch_size)
+        return train_rows(self._seeds, start, stop, self._count, self._batch_size, self._buckets)
+
+    def _follows(self, step: int) -> Recipe:
+        return self._recipe.of_step(self._seeds[0], step, self._buckets)
 
 
 class _Meter:
@@ -235,17 +241,23 @@ class _Meter:
 
 
 def _feed(
-    experiment: Experiment, dataset: Dataset, mesh: Mesh, seeds: Sequence[int], start: int, stop: int
+    experiment: Experiment,
+    dataset: Dataset,
+    mesh: Mesh,
+    seeds: Sequence[int],
+    start: int,
+    stop: int,
+    buckets: Buckets | None,
 ) -> Generator[Arrays, None, None]:
     """What each compiled call is given: all examples, on the devices; or, streamed, the batch of the next step."""
     if not dataset.streamed:
-        sharding.check_fits(dataset.train, mesh)
-        arrays = sharding.place(dict(dataset.train), sharding.replicated(mesh))
+        sharding.check_fits(dataset.train.learned, mesh)
+        arrays = sharding.place(dataset.train.learned, sharding.replicated(mesh))
         while True:
             yield arrays
     batch_size, count = experiment.data.batch_size, len(dataset.train["image"])
     local, smallest = sharding.local_rows(mesh, batch_size), smallest_window(experiment)
-    rows = TrainRows(seeds[0], start, stop, count, batch_size, local, smallest)
+    rows = TrainRows(seeds[0], start, stop, count, batch_size, local, smallest, buckets)
     with contextlib.closing(read_ahead(dataset.train, rows, experiment.data.workers)) as found:
         for batch in found:
             yield {k: sharding.place_local_rows(v, mesh, batch_size) for k, v in batch.items()}
@@ -265,13 +277,16 @@ def _padded(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def train_rows(
-    seeds: Sequence[int], start: int, stop: int, count: int, batch_size: int
+    seeds: Sequence[int], start: int, stop: int, count: int, batch_size: int, buckets: Buckets | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Index and epoch of the steps from start to stop, int32 [steps, seeds, batch]."""
-    rows = [
-        [batches.train_indices(seed, step, count, batch_size) for seed in seeds]
-        for step in range(start, stop)
-    ]
+
+    def of(seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        if buckets:
+            return buckets.train_indices(seed, step, batch_size, seeds[0])
+        return batches.train_indices(seed, step, count, batch_size)
+
+    rows = [[of(seed, step) for seed in seeds] for step in range(start, stop)]
     stacked = np.asarray(rows)
     return stacked[:, :, 0], stacked[:, :, 1]
 

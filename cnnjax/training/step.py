@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 from cnnjax import config
 from cnnjax.augment.augment import augment, resize
 from cnnjax.augment.draws import keys_of
-from cnnjax.config import Experiment, is_on
-from cnnjax.data import batches
+from cnnjax.config import SHORT_SIDE, ConfigError, Experiment, is_on
+from cnnjax.data import batches, buckets
+from cnnjax.data.buckets import Buckets
 from cnnjax.data.images import FRAMING, PADDING
 from cnnjax.data.letterbox import PLACES
 from cnnjax.models import Model, create_model
@@ -67,7 +68,10 @@ class Recipe:
     frame: tuple[int, int] | None = (
         None  # height and width that a training batch is resized to; None: its own
     )
-    sized: tuple["Recipe", ...] = ()  # of augment.sizes: what a step follows instead of this, by turns
+    # Height and width of the corner of the images that a batch shows (data/buckets.py); None: all of them.
+    bucket: tuple[int, int] | None = None
+    # Of augment.sizes, or of all buckets: what a step follows instead of this.
+    sized: tuple["Recipe", ...] = ()
     frozen: frozenset[str] = frozenset()  # paths of variables that stay as they are, as in training.parts
     skip_nonfinite: bool = False  # leave everything as it was where the loss or the gradient is not finite
     varied: "Varied | None" = None  # settings of which each seed has its own
@@ -81,8 +85,21 @@ class Recipe:
         shape = (height, width, channels)
         return Network(self.model, variables, shape, self.preprocessing, classes, self.task)
 
-    def of_step(self, seed: int, step: int) -> "Recipe":
-        """What a training step follows: this, or the recipe of the size whose turn it is."""
+    @property
+    def limits(self) -> buckets.Frame:
+        """Of the sides of images in buckets."""
+        asked = self.preprocessing
+        return asked.image_size, asked.image_width or asked.image_size
+
+    def buckets(self, examples: Mapping[str, Any]) -> Buckets | None:
+        """Which of the examples are of which frame; None where all have one."""
+        return Buckets.find(examples, self.preprocessing.resize, self.limits)
+
+    def of_step(self, seed: int, step: int, buckets: Buckets | None = None) -> "Recipe":
+        """What a training step follows: this, or the recipe of the size, or of the frame of the examples, whose turn it
+        is."""
+        if buckets:
+            return self.sized[buckets.of_step(seed, step)]
         return self.sized[batches.train_size(seed, step, len(self.sized))] if self.sized else self
 
     def of_seed(self, values: Mapping[str, Any]) -> "Recipe":
@@ -150,6 +167,12 @@ def make_recipe(
         dataclasses.replace(recipe, frame=frame, task=of_size((*frame, image_shape[2])))
         for frame in sizes.frames(recipe.model, experiment.augment.sizes, image_shape)
     )
+    if preprocessing.resize == SHORT_SIDE:
+        if sized:
+            raise ConfigError(
+                f"augment.sizes has no effect with data.resize={SHORT_SIDE}: images keep their sizes"
+            )
+        sized = tuple(dataclasses.replace(recipe, bucket=frame) for frame in buckets.frames(recipe.limits))
     return dataclasses.replace(recipe, sized=sized)
 
 
@@ -242,6 +265,7 @@ def augmented(recipe: Recipe, batch: Batch, root: Array) -> Batch:
     Last of all it is resized to the frame of the recipe, if that has one.
     """
     keys = keys_of(root, batch["epoch"], batch["index"])
+    batch = buckets.cut(batch, recipe.bucket) if recipe.bucket else batch
     batch = {**batch, "image": batch["image"].astype(jnp.float32)}
     mean_pixel = 255 * jnp.asarray(recipe.preprocessing.in_rgb(recipe.preprocessing.mean), jnp.float32)
     fill = PADDING if recipe.preprocessing.resize in FRAMING else 0

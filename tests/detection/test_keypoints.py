@@ -53,3 +53,12 @@ def test_keypoints_are_found_where_torch_finds_them(box):
         ]
         assert_allclose(found[point], expected, rtol=1e-6)
         assert_allclose(scores[point], large[point].max(), rtol=1e-5)
+
+
+def test_on_the_device_peaks_are_those_of_the_host_where_a_box_has_as_many_pixels():
+    size = 6 * keypoints.ENLARGED
+    maps = np.random.default_rng(3).normal(size=(2, 6, 6, 4)).astype(np.float32)
+    boxes = np.array([[3.0, 5, 3 + size, 5 + size], [0.5, 2, 0.5 + size, 2 + size]], np.float32)
+    found = keypoints.keypoint_peaks(jnp.asarray(maps), jnp.asarray(boxes))
+    for i in range(2):
+        assert_allclose(found[i], keypoints.find_keypoints(maps[i], boxes[i])[0], rtol=1e-6)

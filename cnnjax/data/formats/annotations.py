@@ -19,12 +19,15 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import numpy as np
 
 from cnnjax.config import ConfigError
+from cnnjax.data.formats.points import mirror_of_names
+from cnnjax.data.ragged import Ragged
 from cnnjax.detection.results import Truth
 from cnnjax.detection.rle import RLE
 
@@ -66,6 +69,7 @@ class Annotations:
     classes: tuple[str, ...]
     images: tuple[AnnotatedImage, ...]
     problems: tuple[Problem, ...] = ()
+    keypoints: tuple[str, ...] = ()  # names of those of each object, where they were read
 
     @property
     def truths(self) -> list[Truth]:
@@ -73,7 +77,7 @@ class Annotations:
 
 
 # How to read each split that a folder has, by the name it has there; "" for a folder that is not split. Formats that have
-# masks take `masks`, whether to read them.
+# masks take `masks`, whether to read them, and those that have keypoints `keypoints`.
 Readers = dict[str, Callable[..., Annotations]]
 
 
@@ -138,6 +142,7 @@ class ImageBuilder:
         self._file, self._problems = file, problems
         self._masks: list[RLE] | None = [] if masks else None  # one for each row
         self._rows: list[tuple[list[float], int, bool, bool, float | None]] = []
+        self._keypoints: list[np.ndarray] = []  # one for each row, or none
         self._skipped = 0
 
     @property
@@ -159,8 +164,10 @@ class ImageBuilder:
         crowd: bool = False,
         area: float | None = None,
         mask: RLE | None = None,
+        keypoints: np.ndarray | None = None,
     ) -> None:
-        """One object: xyxy pixels; `area` if the file knows a better one than the box's; `mask` where masks are read."""
+        """One object: xyxy pixels; `area` if the file knows a better one than the box's; `mask` where masks are read, and
+        `keypoints` [K, 3] where these are."""
         path, width, height = self._image
         shown = "[" + ", ".join(f"{v:g}" for v in box) + "]"
         x1, y1, x2, y2 = box
@@ -180,6 +187,8 @@ class ImageBuilder:
         if self._masks is not None:
             assert mask is not None
             self._masks.append(mask)
+        if keypoints is not None:
+            self._keypoints.append(keypoints)
 
     def build(self) -> AnnotatedImage | None:
         """None, and a report, if there are objects and none of them can be used."""
@@ -197,6 +206,7 @@ class ImageBuilder:
             np.array([row[3] for row in self._rows], bool),
             np.array([o if g is None else g for o, g in zip(own, given, strict=True)]),
             self._masks,
+            np.stack(self._keypoints) if self._keypoints else None,
         )
         return AnnotatedImage(*self._image, truth)
 
@@ -206,19 +216,22 @@ def build_all(builders: Iterable[ImageBuilder]) -> tuple[AnnotatedImage, ...]:
     return tuple(image for builder in builders if (image := builder.build()) is not None)
 
 
-def padded(images: Sequence[AnnotatedImage], room: int = 0) -> dict[str, np.ndarray]:
+def padded(images: Sequence[AnnotatedImage], room: int = 0, keypoints: Sequence[str] = ()) -> dict[str, Any]:
     """The objects of N images as arrays.
 
     Args:
       room: M, room for the objects of an image; 0: as many as the fullest image has, and one at least.
+      keypoints: names of the K keypoints of each object, where these were read.
 
     Returns:
       boxes: float64 [N, M, 4] xyxy pixels of the image; classes: int32 [N, M]; area: float64 [N, M] in pixels.
       valid: bool [N, M]. Crowd regions are not objects to learn and not valid; difficult objects are.
       ignored: bool [N, M], crowd or difficult: neither found nor missed in evaluation.
       size: int32 [N, 2], height and width of the image.
-      runs, where masks were read: uint8 [N, M, L], the run-length code of each object's mask in the size of the image
-      (rle.py), filled up with zeros.
+      runs, where masks were read: uint8 [N, M, L] as Ragged, the run-length code of each object's mask in the size of the
+      image (rle.py), filled up with zeros.
+      points, visible and flip_points where keypoints were read: float64 [N, M, K, 2] pixels of the image, bool [N, M, K]
+      and int32 [N, K], as augment/kinds.py has them.
 
     Raises ConfigError if an image has more than `room` objects.
     """
@@ -241,20 +254,53 @@ def padded(images: Sequence[AnnotatedImage], room: int = 0) -> dict[str, np.ndar
         arrays["valid"][i, :n] = ~np.asarray(truth.crowd)
         arrays["ignored"][i, :n] = truth.ignored
         arrays["area"][i, :n] = truth.area
-    return arrays | _runs(images, room)
+    return arrays | _runs(images, room) | _keypoints(images, room, keypoints)
 
 
-def _runs(images: Sequence[AnnotatedImage], room: int) -> dict[str, np.ndarray]:
+def at_most(targets: Mapping[str, Any], most: int) -> tuple[dict[str, Any], str]:
+    """What `padded` returns with room for `most` objects, the largest of each image, and a note that counts the others,
+    if there are such; crowd regions are the first to go. 0: all of them."""
+    there = targets["valid"] | targets["ignored"]
+    lost = np.maximum(there.sum(axis=1) - most, 0)
+    if not most or not lost.any():
+        return dict(targets), ""
+    rank = np.where(targets["valid"], targets["area"], np.where(there, 0, -1))
+    order = np.sort(np.argsort(-rank, axis=1, kind="stable")[:, :most], axis=1)
+    result = dict(targets)
+    for name in ("boxes", "classes", "valid", "ignored", "area", "points", "visible"):
+        if name in targets:
+            values = targets[name]
+            result[name] = np.take_along_axis(
+                values, order.reshape(*order.shape, *(1,) * (values.ndim - 2)), axis=1
+            )
+    if "runs" in targets:
+        runs = targets["runs"]
+        result["runs"] = (runs if isinstance(runs, Ragged) else Ragged.of_array(runs)).pick(order)
+    images = int((lost > 0).sum())
+    return (
+        result,
+        f"trained without {int(lost.sum()):,} objects, beyond the {most} largest of {images:,} images",
+    )
+
+
+def _keypoints(images: Sequence[AnnotatedImage], room: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+    if not names:
+        return {}
+    values = np.zeros((len(images), room, len(names), 3))
+    for i, image in enumerate(images):
+        if image.truth.keypoints is not None:
+            values[i, : len(image.truth.keypoints)] = image.truth.keypoints
+    mirror = np.array(mirror_of_names(tuple(names)) or range(len(names)), np.int32)
+    flips = np.broadcast_to(mirror, (len(images), len(names))).copy()
+    return {"points": values[..., :2], "visible": values[..., 2] > 0, "flip_points": flips}
+
+
+def _runs(images: Sequence[AnnotatedImage], room: int) -> dict[str, Any]:
     codes = [image.truth.masks for image in images if image.truth.masks is not None]
     if not codes:
         return {}
     texts = [[mask["counts"].encode() for mask in of_image] for of_image in codes]
-    longest = max((len(text) for row in texts for text in row), default=1)
-    runs = np.zeros((len(texts), room, longest), np.uint8)
-    for i, row in enumerate(texts):
-        for j, text in enumerate(row):
-            runs[i, j, : len(text)] = np.frombuffer(text, np.uint8)
-    return {"runs": runs}
+    return {"runs": Ragged.of(texts, room)}
 
 
 def describe_problems(problems: Sequence[Problem], limit: int = 10) -> str:

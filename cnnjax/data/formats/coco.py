@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cnnjax.config import ConfigError
 from cnnjax.data import images
 from cnnjax.data.formats.annotations import (
@@ -27,9 +29,12 @@ from cnnjax.data.splits import role
 from cnnjax.detection.rle import RLE, checked_rle, polygons_to_rle, rle_area, rle_box
 
 _ROBOFLOW = "_annotations.coco.json"
+_INSTANCES, _KEYPOINTS = "instances_", "person_keypoints_"  # begin names of files
 
 
-def read_coco(path: str | Path, *image_folders: str | Path, masks: bool = False) -> Annotations:
+def read_coco(
+    path: str | Path, *image_folders: str | Path, masks: bool = False, keypoints: bool = False
+) -> Annotations:
     """Reads an annotation file (instances_*.json). Classes are ordered by category id, which may start anywhere
     and have gaps; image and annotation ids may be any whole number, also 0, and also as a text or with ".0". An
     image of size 0 x 0 has that of its file.
@@ -37,7 +42,8 @@ def read_coco(path: str | Path, *image_folders: str | Path, masks: bool = False)
     Its images lie in the first of the folders that has one of them, else in the last.
 
     With `masks`, objects without a mask that can be used are left out and reported, as are parts of one that have less
-    than three corners. Polygons become pixels as pycocotools has them.
+    than three corners. Polygons become pixels as pycocotools has them. With `keypoints`, of which only one category
+    may have names, those of an object that does not say any are not known.
 
     Raises ConfigError if the file as a whole cannot be used; single boxes are reported (annotations.py).
     """
@@ -61,6 +67,7 @@ def read_coco(path: str | Path, *image_folders: str | Path, masks: bool = False)
         if not all(_is_number(side) and 1 <= side < 2**31 for side in (width, height)):
             raise ConfigError(f"{file}: image {name} has the size {width!r} x {height!r}")
         builders[number] = ImageBuilder(name, int(width), int(height), file, problems, masks)
+    names_of_points = _point_names(data["categories"], file) if keypoints else ()
     annotations = data.get("annotations", [])
     if not isinstance(annotations, list):
         raise ConfigError(f"{file}: annotations is not a list")
@@ -73,7 +80,10 @@ def read_coco(path: str | Path, *image_folders: str | Path, masks: bool = False)
             mask, problem, why = _mask_of(entry.get("segmentation"), *size)
             if mask and problem:
                 problems.append(Problem(file, place, problem))
-        if not box or (masks and not mask):
+        points = None
+        if box and keypoints and (mask or not masks):
+            points, problem, why = _keypoints_of(entry.get("keypoints"), len(names_of_points))
+        if not box or (masks and not mask) or (keypoints and points is None):
             image = builders.get(_id(entry.get("image_id"))) if isinstance(entry, dict) else None
             if image is not None:
                 image.skip(place, problem, why)
@@ -93,20 +103,31 @@ def read_coco(path: str | Path, *image_folders: str | Path, masks: bool = False)
             if mask
             else None,
             mask=mask,
+            keypoints=points,
         )
     classes = tuple(str(category.get("name", number)) for number, category in categories)
-    return Annotations(root, classes, build_all(builders.values()), tuple(problems))
+    return Annotations(root, classes, build_all(builders.values()), tuple(problems), names_of_points)
 
 
 def in_annotations(folder: Path) -> Readers:
-    """COCO's layout, which CVAT writes too: annotations/instances_<split>.json, and images below images/<split>/,
+    """COCO's layout, which CVAT writes too: annotations/instances_<split>.json or person_keypoints_<split>.json, and images below images/<split>/,
     <split>/ or images/, or with paths from the folder itself."""
     found: Readers = {}
-    for path in sorted((folder / "annotations").glob("instances_*.json")):
-        split = path.stem.removeprefix("instances_")
-        places = (folder / "images" / split, folder / split, folder / "images", folder)
-        found[split] = functools.partial(read_coco, path, *places)
+    for kind in (_KEYPOINTS, _INSTANCES):
+        for path in sorted((folder / "annotations").glob(f"{kind}*.json")):
+            split = path.stem.removeprefix(kind)
+            places = (folder / "images" / split, folder / split, folder / "images", folder)
+            found[split] = functools.partial(_read_split, path, *places)
     return found
+
+
+def _read_split(
+    path: Path, *image_folders: Path, masks: bool = False, keypoints: bool = False
+) -> Annotations:
+    """The file of a split or, for keypoints, that beside it which has them."""
+    people = path.with_name(path.name.replace(_INSTANCES, _KEYPOINTS))
+    path = people if keypoints and people.is_file() else path
+    return read_coco(path, *image_folders, masks=masks, keypoints=keypoints)
 
 
 def in_split_folders(folder: Path) -> Readers:
@@ -229,6 +250,27 @@ def _mask_of(parts: Any, height: int, width: int) -> tuple[RLE | None, str, str]
     if not rle_area(mask):
         return None, f"the mask has no pixel in the image of {width}x{height}", "empty mask"
     return mask, problem and f"{problem}: left out", ""
+
+
+def _point_names(categories: Any, file: str) -> tuple[str, ...]:
+    """The names of the keypoints that objects have."""
+    named = [category["keypoints"] for category in categories if category.get("keypoints")]
+    if not named or any(one != named[0] for one in named) or not isinstance(named[0], list):
+        raise ConfigError(
+            f"{file}: data.keypoints needs categories with one list of names, as person_keypoints_*.json has"
+        )
+    return tuple(map(str, named[0]))
+
+
+def _keypoints_of(flat: Any, count: int) -> tuple[np.ndarray | None, str, str]:
+    """The keypoints [count, 3] of an object, none of them known if it says nothing; else what is wrong, also in two
+    words."""
+    if flat is None:
+        return np.zeros((count, 3)), "", ""
+    numbers = isinstance(flat, list) and all(_is_number(v) and math.isfinite(v) for v in flat)
+    if not numbers or len(flat) != 3 * count:
+        return None, f"keypoints that are not {count} times x, y and v", "no keypoints"
+    return np.array(flat, np.float64).reshape(count, 3), "", ""
 
 
 def _is_near(ring: list[float], height: int, width: int) -> bool:

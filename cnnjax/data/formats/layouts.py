@@ -20,6 +20,7 @@ from cnnjax.data.formats import folders
 from cnnjax.data.formats.annotations import (
     Annotations,
     Readers,
+    at_most,
     describe_lost,
     keep_classes,
     leave_out_missing,
@@ -56,9 +57,12 @@ def read(layouts: Sequence[Layout], data: Data, folder: Path) -> Dataset:
     size = (data.image_size, data.image_width or data.image_size)
     found = read_splits(layouts, data, folder)
     how = data.resize if data.resize in images.FRAMING else "letterbox"
+    room = _room(found)
+    targets = {name: padded(one.images, room, one.keypoints) for name, one in found.splits.items()}
+    targets["train"], left_out = at_most(targets["train"], data.max_objects)
     splits = {
         name: Columns(
-            load_detection(annotations, size, _room(found), how),
+            load_detection(annotations, size, how=how, targets=targets[name]),
             files=[annotations.folder / image.path for image in annotations.images],
         )
         for name, annotations in found.splits.items()
@@ -68,7 +72,7 @@ def read(layouts: Sequence[Layout], data: Data, folder: Path) -> Dataset:
         splits["train"],
         splits["test"],
         found.splits["train"].classes,
-        found.note,
+        join(left_out, found.note),
         splits.get(found.validation),
     )
     return first(dataset, data.limit)
@@ -92,7 +96,8 @@ def _raw(annotations: Annotations, room: int) -> Raw:
             except OSError as error:
                 raise ConfigError(f"{path}: {error.strerror}") from error
 
-    return Raw(contents(), padded(annotations.images, room), len(annotations.images))
+    targets = padded(annotations.images, room, annotations.keypoints)
+    return Raw(contents(), targets, len(annotations.images))
 
 
 def _room(found: Found) -> int:
@@ -111,9 +116,10 @@ def read_splits(layouts: Sequence[Layout], data: Data, folder: Path) -> Found:
         raise ConfigError(f"data.name={data.name!r}: no folder {folder}")
     readers = _readers(layouts, data.name, folder)
     names = _names(readers, data.split, folder)
-    if data.masks and not data.name.startswith("coco:"):
-        raise ConfigError(f"data.masks: {data.name!r} has no masks; coco:PATH has")
-    said = {"masks": True} if data.masks else {}
+    said = {what: True for what in ("masks", "keypoints") if getattr(data, what)}
+    if said and not data.name.startswith("coco:"):
+        what = next(iter(said))
+        raise ConfigError(f"data.{what}: {data.name!r} has no {what}; coco:PATH has")
     read = {name: leave_out_missing(readers[name](**said)) for name in dict.fromkeys(names.values())}
     for split in read.values():
         if split.classes != read[names["train"]].classes:

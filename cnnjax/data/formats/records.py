@@ -22,10 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax.config import ConfigError, Data
+from cnnjax.config import SHORT_SIDE, ConfigError, Data
 from cnnjax.data import images
 from cnnjax.data.dataset import Dataset, join
 from cnnjax.data.examples import ENTRIES, Columns
+from cnnjax.data.formats.annotations import at_most
+from cnnjax.data.ragged import Ragged
 from cnnjax.data.splits import order as fixed_order
 from cnnjax.data.stream import StreamedImages, read_one
 
@@ -40,6 +42,7 @@ _BOXES = (
     "area",
     "size",
 )  # what the kind "boxes" of earlier versions means
+_LENGTHS = "_lengths"  # follows the name of what is Ragged
 _CHUNK = 64  # images that are checked at a time
 
 
@@ -48,7 +51,7 @@ class Raw:
     """A split to prepare: image files in order, with the targets of each."""
 
     files: Iterable[tuple[str, bytes]]  # name for messages, content
-    targets: dict[str, np.ndarray]
+    targets: dict[str, Any]
     count: int
 
 
@@ -84,7 +87,7 @@ def write(
             files, grey = _write_images(partial, name, raw)
             all_grey = all_grey and grey
             with open(partial / f"{name}.npz", "wb") as file:
-                np.savez(file, **raw.targets)  # type: ignore[arg-type]
+                np.savez(file, **_saved(raw.targets))  # type: ignore[arg-type]
             sums = zlib.crc32((partial / f"{name}.npz").read_bytes())
             about["splits"][name] = {"count": raw.count, "files": files, "targets_crc32": sums}
             about["kind"] = ",".join(raw.targets)
@@ -177,7 +180,7 @@ class RecordFiles:
 def read(data: Data, folder: Path) -> Dataset:
     """What `write` wrote: decoded into memory, or with data.stream as StreamedImages.
 
-    Images whose targets tell their sizes are letterboxed, and their targets with them. Others come in the same fixed
+    Images whose targets tell their sizes are letterboxed, or brought to buckets, and their targets with them. Others come in the same fixed
     shuffled order as from the folder they were prepared from, resized as `data` says.
 
     Raises ConfigError if the folder holds no prepared data set, or a damaged one.
@@ -187,13 +190,18 @@ def read(data: Data, folder: Path) -> Dataset:
         why = "images with places in them are read whole" if _framed(about) else "set data.image_size"
         raise ConfigError(f"data.stream_crop of data.name={data.name!r}: {why}")
     if _framed(about):
-        from cnnjax.data.letterbox import framed  # imports jax
+        from cnnjax.data.letterbox import framed, in_memory, stored  # imports jax
 
         if not data.image_size:
             raise ConfigError(
                 f"data.name={data.name!r} needs --data.image_size, the height of the frame in pixels"
             )
-        data = dataclasses.replace(data, resize="letterbox")
+        how = SHORT_SIDE if data.resize == SHORT_SIDE else "letterbox"
+        data = dataclasses.replace(data, resize=how)
+    elif data.resize == SHORT_SIDE:
+        raise ConfigError(f"data.resize={data.resize} is for images with boxes, not for {data.name!r}")
+
+    left_out: list[str] = []
 
     def split(name: str) -> Columns:
         entry = about["splits"][name]
@@ -209,9 +217,14 @@ def read(data: Data, folder: Path) -> Dataset:
         targets = {key: values[order] for key, values in targets.items()}
         where = f"{name} in {folder}"
         if _framed(about):
-            shape = (data.image_size, data.image_width or data.image_size, 3)
+            if name == "train" and data.max_objects:
+                targets, told = at_most(targets, data.max_objects)
+                left_out.append(told)
+            limits = (data.image_size, data.image_width or data.image_size)
+            shape = (*stored(limits, data.resize), 3)
             try:
-                targets = framed(targets, shape[:2])
+                targets = framed(targets, limits, data.resize)
+                targets = targets if data.stream else in_memory(targets)
             except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
                 raise ConfigError(f"{folder}: damaged: the targets of {name}: {error}") from error
         elif data.image_size:
@@ -227,7 +240,7 @@ def read(data: Data, folder: Path) -> Dataset:
     validation = splits.get(about["validation"])
     classes = tuple(about["classes"])
     limited = data.limit and data.limit < max(entry["count"] for entry in about["splits"].values())
-    note = join(about["note"], f"first {data.limit:,} examples of each split" if limited else "")
+    note = join(*left_out, about["note"], f"first {data.limit:,} examples of each split" if limited else "")
     try:
         return Dataset(data.name, splits["train"], splits["test"], classes, note, validation)
     except ValueError as error:
@@ -275,12 +288,33 @@ def _about(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: damaged: {error}") from error
 
 
-def _targets(folder: Path, name: str, about: dict[str, Any]) -> dict[str, np.ndarray]:
+def _saved(targets: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Targets as arrays; of codes of different lengths two."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, values in targets.items():
+        if isinstance(values, Ragged):
+            arrays[name], arrays[f"{name}{_LENGTHS}"] = values.packed()
+        else:
+            arrays[name] = values
+    return arrays
+
+
+def _restored(name: str, arrays: Any) -> Any:
+    """Undoes `_saved`. Raises ValueError if lengths do not fit."""
+    lengths = arrays[f"{name}{_LENGTHS}"] if f"{name}{_LENGTHS}" in arrays else None
+    if lengths is None:
+        return arrays[name]
+    if lengths.ndim != 2 or lengths.min(initial=0) < 0 or int(lengths.sum()) != len(arrays[name]):
+        raise ValueError(f"the lengths of {name} do not fit")
+    return Ragged(arrays[name], lengths)
+
+
+def _targets(folder: Path, name: str, about: dict[str, Any]) -> dict[str, Any]:
     path = folder / f"{name}.npz"
     try:
         if zlib.crc32(path.read_bytes()) != about["splits"][name]["targets_crc32"]:
             raise ValueError("it does not match its checksum")
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in _kind(about)}
+            return {key: _restored(key, arrays) for key in _kind(about)}
     except Exception as error:  # zipfile, zlib and numpy each have their own
         raise ConfigError(f"{path}: damaged: {error}") from error
