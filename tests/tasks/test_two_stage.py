@@ -1,6 +1,10 @@
 """The task of two stages: from scenes with masks to their judgement, pictures and files."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -163,8 +167,40 @@ def run_steps(scenes, devices):
 
 
 @pytest.mark.slow
-def test_losses_do_not_depend_on_the_number_of_devices_and_steps_stay_on_them(scenes):
+def test_steps_stay_on_the_devices_and_losses_do_not_depend_on_their_number(scenes):
     one, four = run_steps(scenes, 1), run_steps(scenes, 4)
     for first, second in zip(one, four, strict=True):
         for name in first:
             assert_allclose(first[name], second[name], rtol=1e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_one_device_and_eight_have_the_same_losses(tmp_path):
+    """Of whole runs, whose processes have so many virtual devices."""
+    flags = (
+        "--data.limit=16",
+        "--data.batch_size=8",
+        "--data.image_size=64",
+        "--train.steps=2",
+        "--train.log_every=1",
+    )
+    found = {}
+    for devices in (1, 8):
+        workdir = tmp_path / str(devices)
+        command = [
+            sys.executable,
+            "launch.py",
+            "--experiment=scenes_maskrcnn",
+            *flags,
+            f"--workdir={workdir}",
+        ]
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+        subprocess.run(
+            command, env=environment, cwd=Path(__file__).parents[2], check=True, capture_output=True
+        )
+        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        found[devices] = [line for line in lines if line["split"] == "train"]
+    assert [line["step"] for line in found[1]] == [1, 2]
+    for one, eight in zip(found[1], found[8], strict=True):
+        for name in ("loss", "grad_norm", "loss/objectness", "loss/boxes", "loss/masks"):
+            assert_allclose(one[name], eight[name], rtol=1e-3, err_msg=name)
