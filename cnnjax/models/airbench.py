@@ -1,7 +1,7 @@
 """The networks of the CIFAR-10 speed runs (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds", arXiv 2404.00498)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,10 +16,14 @@ from cnnjax.models.layers import (
     activate,
     batch_norm,
     conv,
+    is_watched,
     max_pool,
     normalize_and_activate,
     stage,
 )
+from cnnjax.ops.convolution import sum_of_taps
+from cnnjax.ops.materialize import materialize
+from cnnjax.ops.recompute import computed_again
 
 gelu = partial(nn.gelu, approximate=False)
 
@@ -53,21 +57,28 @@ class Whitening(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, act: Activation | None = None) -> Array:
+        """With `act` what that makes of it, which costs a GPU least as one operation."""
         channels = x.shape[-1]
         shape = (2, 2, channels, 8 * channels)
         kernel = self.variable("batch_stats", "kernel", lambda: uniform_init(self.make_rng("params"), shape))
         bound = math.prod(shape[:-1]) ** -0.5
         begin = partial(uniform_init, bound=bound) if self.uniform_bias else nn.initializers.zeros
         bias = self.param("bias", begin, shape[-1:])
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.value.astype(self.dtype),
-            (1, 1),
-            "VALID",
+
+        def whitened(convolve: Callable[[Array, Array], Array], *args: Array) -> Array:
+            x, kernel, bias = (a.astype(self.dtype) for a in args)
+            y = convolve(x, kernel) + bias[None, None, None]
+            return act(y) if act else y
+
+        general = partial(
+            jax.lax.conv_general_dilated,
+            window_strides=(1, 1),
+            padding="VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return y + bias.astype(self.dtype)[None, None, None]
+        form = computed_again(partial(whitened, general), on_gpu=partial(whitened, sum_of_taps))
+        return form(x.astype(self.dtype), kernel.value, bias)
 
 
 class AirbenchBlock(nn.Module):
@@ -116,7 +127,11 @@ class Airbench(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         norm = partial(self.norm, momentum=self.bn_momentum, epsilon=1e-12, use_scale=False)
-        x = activate(self, "whiten", Whitening(self.uniform_bias, self.dtype, name="whitening")(x))
+        whitening = Whitening(self.uniform_bias, self.dtype, name="whitening")
+        if is_watched(self, "whiten"):
+            x = activate(self, "whiten", whitening(x))
+        else:
+            x = stage(self, "whiten", materialize(whitening(x, self.act)))
         for i, features in enumerate(self.widths, start=1):
             block = AirbenchBlock(features, self.convs, self.act, norm, self.dtype, name=f"block{i}")
             x = stage(self, f"stage{i}", block(x, train))

@@ -106,15 +106,19 @@ def activate(module: Any, name: str, x: Array) -> Array:
     return stage(module, name, materialize(module.act(x)))
 
 
+def is_watched(module: nn.Module, name: str) -> bool:
+    """Whether anybody asks for what the activation function of `activate(module, name, ...)` is given."""
+    asked = module.is_mutable_collection("stages") or module.has_variable("perturbations", f"{name}_pre_relu")
+    trunk = _TRUNK.get()
+    return asked or (trunk is not None and module is trunk[0])
+
+
 def normalize_and_activate(module: Any, name: str, norm: nn.Module, x: Array) -> Array:
     """`activate(module, name, norm(x))`, as one operation where nobody asks for what is in between.
 
     For activations that cost more than a comparison. XLA sees by itself that a ReLU is best computed again.
     """
-    watched = module.is_mutable_collection("stages") or module.has_variable(
-        "perturbations", f"{name}_pre_relu"
-    )
-    if watched or not isinstance(norm, BatchNorm) or norm.use_running_average:
+    if is_watched(module, name) or not isinstance(norm, BatchNorm) or norm.use_running_average:
         return activate(module, name, norm(x))
     return stage(module, name, materialize(norm(x, module.act)))
 

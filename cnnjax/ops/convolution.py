@@ -38,6 +38,23 @@ def conv_general_dilated(
     return lax.platform_dependent(lhs, rhs, cpu=over_patches, default=convolve)
 
 
+def sum_of_taps(lhs: Array, rhs: Array) -> Array:
+    """The convolution without padding of lhs [N, H, W, I] with rhs [h, w, I, O], computed in float32 one tap at a time.
+
+    For a handful of taps and input channels. A GPU's tensor cores would multiply padding most of the time; this is one
+    elementwise kernel, together with what comes after it.
+    """
+    rows, columns = (n - k + 1 for n, k in zip(lhs.shape[1:3], rhs.shape[:2], strict=True))
+    images, kernel = lhs.astype(jnp.float32), rhs.astype(jnp.float32)
+    total = jnp.zeros((), jnp.float32)
+    for i in range(rhs.shape[0]):
+        for j in range(rhs.shape[1]):
+            for k in range(rhs.shape[2]):
+                part = images[:, i : i + rows, j : j + columns, k : k + 1]
+                total = total + part * kernel[i, j, k][None, None, None]
+    return total.astype(lhs.dtype)
+
+
 def _over_patches(
     lhs: Array, rhs: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], precision: Any
 ) -> Array:
