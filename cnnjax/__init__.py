@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cnnjax.config import Train as Train
     from cnnjax.config import replace as replace
     from cnnjax.data.dataset import Dataset as Dataset
+    from cnnjax.inspect.step_costs import StepCosts as StepCosts
     from cnnjax.models import create_model as create_model
     from cnnjax.network import Committee as Committee
     from cnnjax.network import Network as Network
@@ -59,12 +60,13 @@ _NAMES = {
         "config",
     ),
     "Dataset": "data.dataset",
+    "StepCosts": "inspect.step_costs",
     "create_model": "models",
     **dict.fromkeys(("Committee", "Network", "Preprocessing"), "network"),
     "Run": "runs.run",
     **dict.fromkeys(("Judgement", "Result", "Task"), "tasks"),
 }
-__all__ = ["experiments", "load_run", "search", "sweep", "train", *_NAMES]  # noqa: PLE0604 (they are strings)
+__all__ = ["device_costs", "experiments", "load_run", "search", "sweep", "train", *_NAMES]  # noqa: PLE0604 (they are strings)
 
 
 def train(
@@ -248,6 +250,41 @@ def search(
     varied = Sweep(path, check(experiment), space.of_mapping(settings), data_dir=data_dir)
     one = Search(varied, trials, storage, study, prune)
     return one.runs(run_search(one, jobs, many=True, command="cnnjax.search"))
+
+
+def device_costs(
+    experiment: "Experiment",
+    device: str,
+    *,
+    data: "Dataset | None" = None,
+    model: Any = None,
+    task: "Task | None" = None,
+    data_dir: str | None = None,
+) -> "StepCosts":
+    """What a training step would need on a device that need not be here: memory, kernels, bytes, time by its roofline.
+
+    Needs JAX's compiler for the device: pip install 'cnnjax[devices]', in an environment of its own.
+
+    Args:
+      experiment: all settings.
+      device: such as h200, h200x8, v5e or v5e:2x2.
+      data, model, task: as of `train`.
+    Returns:
+      The numbers; `print` shows them as --mode=summarize --compiler --device does.
+    Raises:
+      ConfigError: with one line, for another name, without the compiler, and for a step that does not fit the
+        device's memory, with what would.
+    """
+    from cnnjax.runtime import compile_for
+
+    _configure()
+    compile_for.start()
+    from cnnjax.config import check
+    from cnnjax.inspect.step_costs import compile_training, describe_training
+    from cnnjax.runs.plan import Given
+
+    target = compile_for.find(device)
+    return compile_training(describe_training(check(experiment), data_dir, Given(data, model, task)), target)
 
 
 def _configure() -> None:

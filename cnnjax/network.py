@@ -19,6 +19,7 @@ from cnnjax.data.images import resize
 from cnnjax.models import Model
 from cnnjax.models.parts import still_norms
 from cnnjax.ops.contrast import CONTRASTS, fit_width
+from cnnjax.ops.precision import products_of
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Outputs, Result, Task
 
@@ -109,12 +110,13 @@ class Apply:
         train: bool = False,
         key: Array | None = None,
         frozen: Collection[str] = (),
+        precision: str = "default",
     ):
         self.model = model
         self.changed = {name: value for name, value in variables.items() if name != "params"}
         self._mutable = list(self.changed) if train else []
         self._params, self._preprocessing = variables["params"], preprocessing
-        self._train, self._key, self._frozen = train, key, frozen
+        self._train, self._key, self._frozen, self._precision = train, key, frozen, precision
 
     def __call__(self, images: Array, **more: Any) -> Any:
         return self._run(images, more, [])[0]
@@ -124,7 +126,8 @@ class Apply:
         return outputs, dict(changed.get("stages", {}))
 
     def _run(self, images: Array, more: Mapping[str, Any], extra: list[str]) -> tuple[Any, Mapping[str, Any]]:
-        with still_norms(self._frozen) if self._frozen else contextlib.nullcontext():
+        still = still_norms(self._frozen) if self._frozen else contextlib.nullcontext()
+        with still, products_of(self._precision):
             outputs, changed = self.model.apply(
                 {"params": self._params, **self.changed},
                 self._preprocessing(images),
@@ -140,7 +143,7 @@ class Apply:
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["variables"],
-    meta_fields=["model", "image_shape", "preprocessing", "classes", "task"],
+    meta_fields=["model", "image_shape", "preprocessing", "classes", "task", "precision"],
 )
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -151,6 +154,7 @@ class Network:
     image_shape: height, width, channels of the pictures that it is run on.
     classes: names of the outputs, where known.
     task: what the outputs are; needed to predict.
+    precision: of its products, as in ops.precision.
     """
 
     model: Any
@@ -159,6 +163,7 @@ class Network:
     preprocessing: Preprocessing = Preprocessing()
     classes: tuple[str, ...] = ()
     task: Task | None = None
+    precision: str = "default"
 
     def __post_init__(self) -> None:
         self.preprocessing.check(self.image_shape[2])
@@ -172,7 +177,8 @@ class Network:
         # One large batch: the compiler sees the network once. Examples stay on the devices that hold them.
         stacked = jnp.stack(variants, axis=1)
         batch = {"image": stacked.reshape(-1, *stacked.shape[2:])}
-        outputs = task.forward(Apply(self.model, self.variables, self.preprocessing), batch)
+        apply = Apply(self.model, self.variables, self.preprocessing, precision=self.precision)
+        outputs = task.forward(apply, batch)
         if len(variants) == 1:
             return outputs
         of_views = jax.tree.map(
@@ -220,6 +226,10 @@ class Network:
         resized.layers()
         return resized
 
+    def exact(self) -> "Network":
+        """The same network with products of float32 that are float32 on every device."""
+        return dataclasses.replace(self, precision="highest")
+
     def check_size(self) -> None:
         """Raises ConfigError if the model cannot take images of `image_shape`. Nothing is computed."""
         images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
@@ -239,7 +249,8 @@ class Network:
         variables = dict(self.variables)
         if perturbations:
             variables["perturbations"] = unflatten_dict(dict(perturbations), sep="/")
-        output, state = self.model.apply(variables, x, train=False, mutable=["stages"])
+        with products_of(self.precision):
+            output, state = self.model.apply(variables, x, train=False, mutable=["stages"])
         if not state.get("stages"):
             raise ConfigError(
                 f"{type(self.model).__name__} names no stages: call cnnjax.models.layers.stage(self, name, x) in it"

@@ -22,22 +22,24 @@ def mnist_lenet() -> Experiment:
 
 
 def mnist_speedrun() -> Experiment:
-    """99 % on MNIST in one epoch (after tuomaso's train_mnist_fast): one-cycle Adam, no augmentation.
+    """99 % on MNIST in one epoch (tuomaso's train_mnist_fast): one-cycle Adam, no augmentation.
 
     python launch.py --experiment=mnist_speedrun
     Made for 99 %, not measured yet; launched for a GPU with --mode=benchmark --benchmark.name=mnist_99.
     """
+    # It departs from its source where biases, and the last layer as linen's do, begin at 0; and where images come in an
+    # order of each seed, and the 96 that are left of an epoch are not seen.
     return Experiment(
         name="mnist_speedrun",
         data=Data(name="mnist", batch_size=256),
-        model=Model(name="mnist_cnn"),
+        model=Model(name="mnist_fast"),
         optimizer=Optimizer(
             name="adam",
-            learning_rate=5e-3,
+            learning_rate=1e-2,
             schedule="one_cycle",
-            warmup=0.25,
-            initial=0.04,
-            final=0.0004,
+            warmup=0.3,
+            initial=1 / 25,
+            final=1 / 25e4,
             momentum=0.7,
             b2=0.9,
         ),

@@ -47,7 +47,7 @@ def augment(
     if options.rand_augment:
         image = rand_augment.colours(options, image, keys.example)
     if options.cutout:
-        image = mixing.cutout(image, keys.example, options.cutout, mean_pixel)
+        image = mixing.cutout(image, keys.example, options.cutout, mean_pixel, options.cutout_inside)
     if options.erasing:
         noise = options.erasing_fill == "noise"
         image = mixing.erase(image, keys.example, options.erasing, None if noise else mean_pixel)

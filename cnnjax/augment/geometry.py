@@ -299,7 +299,7 @@ def _stretch(images: Array, matrix: Array, size: tuple[int, int], fill: float) -
 def gaussian_blur(fields: Array, sigma: float) -> Array:
     """Smooths [N, H, W, C] by a Gaussian of `sigma` pixels, cut at 4 sigma; zero around the field."""
     blur_rows, blur_columns = (jnp.asarray(_blur_matrix(size, sigma)) for size in fields.shape[1:3])
-    return jnp.einsum("hi,wj,nijc->nhwc", blur_rows, blur_columns, fields)
+    return jnp.einsum("hi,wj,nijc->nhwc", blur_rows, blur_columns, fields, precision="highest")
 
 
 def _reflect(index: Array, size: int) -> Array:

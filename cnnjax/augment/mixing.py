@@ -90,14 +90,17 @@ def cutmix(batch: Batch, keys: Array, alpha: float) -> dict[str, Array]:
     return {**batch, "image": mixed, **_labels(batch, 1 - jnp.mean(pasted, axis=(1, 2), dtype=image.dtype))}
 
 
-def cutout(images: Array, keys: Array, side: int, mean_pixel: Array) -> Array:
+def cutout(images: Array, keys: Array, side: int, mean_pixel: Array, whole: bool = False) -> Array:
     """A square around a random pixel, cut off at the border, is `mean_pixel` [C] (DeVries & Taylor 2017).
 
-    What it hides of objects they keep: they are to be found by the rest.
+    `whole`: anywhere inside the image instead, as in airbench96. What it hides of objects they keep: they are to be found by the rest.
     """
     height, width = images.shape[1:3]
-    centre = draws.pixels(keys, draws.CUTOUT, height, width)
-    inside = _rectangle(centre - side // 2, jnp.full_like(centre, side), height, width)
+    if whole:
+        corner = draws.pixels(keys, draws.CUTOUT, height - side + 1, width - side + 1)
+    else:
+        corner = draws.pixels(keys, draws.CUTOUT, height, width) - side // 2
+    inside = _rectangle(corner, jnp.full_like(corner, side), height, width)
     return jnp.where(inside[..., None], mean_pixel[None, None, None], images)
 
 

@@ -177,6 +177,11 @@ class Augment:
         most=30,
     )
     cutout: int = option(0, "side in pixels of one square set to the mean (DeVries & Taylor 2017)")
+    cutout_inside: bool = option(
+        False,
+        "the square lies wholly in the image (airbench); otherwise its centre does",
+        needs={"augment.cutout": ON},
+    )
     erasing: float = option(
         0.0,
         "probability of random erasing (Zhong et al. 2020): a rectangle of 2 to 33 % of the area is hidden",

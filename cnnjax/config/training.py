@@ -13,7 +13,17 @@ class Model:
     """Which network is trained."""
 
     name: str = option("lenet5", "a name of the model table")
-    dtype: str = option("float32", "what layers compute in; weights stay float32", ("float32", "bfloat16"))
+    dtype: str = option(
+        "float32",
+        "what layers compute in; weights, and the arithmetic of batch normalization, stay float32; float16: with gradients of the sum over the batch, since those of the mean are too small for it",
+        ("float32", "bfloat16", "float16"),
+    )
+    precision: str = option(
+        "default",
+        "of float32 products and convolutions: a TPU's default is one pass of bfloat16, a GPU's may be TF32; highest: float32 itself, as on a CPU, for which mode=import asks",
+        ("default", "high", "highest"),
+        needs={"model.dtype": ("float32",)},
+    )
     options: tuple[str, ...] = option(
         (), "fields of the model's module, such as width=32 or widths=8/16/32, in place of those of the table"
     )
@@ -35,6 +45,12 @@ class Optimizer:
         0.0,
         "airbench: share of the run in which the whitening layer's bias learns; 0: as others",
         needs={"model.name": WHITENED},
+    )
+    whitening_rate: str = option(
+        "own",
+        "airbench: of that bias: own, which falls to zero in a line over that share; or that of the weights, with their decay, until then",
+        ("own", "weights"),
+        needs={"optimizer.whitening": ON},
     )
     dense_learning_rate: float = option(0.0, "of dense kernels, at its peak; 0: learning_rate")
     schedule: str = option(
@@ -75,6 +91,7 @@ class Optimizer:
     weight_decay: float = option(
         0.0, "of weights only, not biases or norms; decoupled for adamw and muon, L2 for sgd and adam"
     )
+    bias_weight_decay: float = option(0.0, "the same of biases and norms")
     muon_steps: int = option(5, "Muon: Newton-Schulz iterations", needs=MUON)
     muon_normalize: bool = option(
         False, "Muon: scale each convolution to norm sqrt(filters) before each update (airbench)", needs=MUON
@@ -122,6 +139,11 @@ class Train:
         0, "steps in one compiled call; 0: one on CPU, up to an epoch on accelerators"
     )
     data_parallel: bool = option(True, "split each batch over all local devices")
+    norm_parts: int = option(
+        1,
+        "parts of a batch of which each has its own statistics in batch normalization; 1: those of the whole batch; a multiple of the devices: all that they exchange in a step is one sum",
+        above=0,
+    )
     evaluate_every: float = option(1.0, "epochs between evaluations; 0: at the end only")
     checkpoint_every: float = option(1.0, "epochs between checkpoints; 0: at the end only")
     patience: int = option(

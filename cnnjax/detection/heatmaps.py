@@ -34,7 +34,7 @@ def encode_heatmaps(
     bump_y = _bump(center[..., 1], height, sigma)
     inside = jnp.any(bump_x > 0, axis=-1) & jnp.any(bump_y > 0, axis=-1)
     weights = (inside & visible).astype(jnp.float32)
-    return jnp.einsum("...kh,...kw,...k->...hwk", bump_y, bump_x, weights), weights
+    return jnp.einsum("...kh,...kw,...k->...hwk", bump_y, bump_x, weights, precision="highest"), weights
 
 
 def decode_heatmaps(maps: Array) -> Decoded:
@@ -55,8 +55,8 @@ def soft_argmax(maps: Array, temperature: float = 1.0) -> Array:
     """The mean place [..., K, 2] in map pixels under the softmax of each map [..., H, W, K] / temperature."""
     height, width = maps.shape[-3:-1]
     share = jax.nn.softmax(maps / temperature, axis=(-3, -2))
-    x = jnp.einsum("...hwk,w->...k", share, jnp.arange(width, dtype=maps.dtype))
-    y = jnp.einsum("...hwk,h->...k", share, jnp.arange(height, dtype=maps.dtype))
+    x = jnp.einsum("...hwk,w->...k", share, jnp.arange(width, dtype=maps.dtype), precision="highest")
+    y = jnp.einsum("...hwk,h->...k", share, jnp.arange(height, dtype=maps.dtype), precision="highest")
     return jnp.stack([x, y], axis=-1)
 
 

@@ -25,7 +25,8 @@ def mask_targets(masks: Array, owners: Array, boxes: Array, size: int) -> Array:
         owner, box = of_box
         rows = _coverage(box[1], box[3], size, height)
         columns = _coverage(box[0], box[2], size, width)
-        return rows @ masks[owner].astype(jnp.float32) @ columns.T
+        shares = jnp.matmul(rows, masks[owner].astype(jnp.float32), precision="highest")
+        return jnp.matmul(shares, columns.T, precision="highest")
 
     return jax.lax.map(one, (owners, boxes), batch_size=CHUNK)
 

@@ -17,6 +17,7 @@ from jax import Array
 from cnnjax.config import ConfigError
 from cnnjax.detection.nms import nms
 from cnnjax.models import create_model
+from cnnjax.ops.precision import products_of
 from cnnjax.weights.convert import load_weights
 
 SIDES = {"pnet": 12, "rnet": 24, "onet": 48}  # of the windows that each network sees, in pixels
@@ -129,7 +130,8 @@ def _propose_at(
     height, width = (int(side * scale + 1) for side in (sums.shape[1] - 1, sums.shape[2] - 1))
     whole = jnp.concatenate([jnp.zeros_like(sizes), sizes], axis=1)
     x = jax.vmap(partial(_mean_pixels, height=height, width=width))(sums, whole, level)
-    outputs: Any = create_model("mtcnn_pnet").apply(variables, _normalized(x), sizes=level)
+    with products_of("highest"):
+        outputs: Any = create_model("mtcnn_pnet").apply(variables, _normalized(x), sizes=level)
     scores = jax.nn.softmax(outputs[..., :2])[..., 1]
     cells = (level - 1) // 2 - 4
     rows = jnp.arange(scores.shape[1]).reshape(1, -1, 1)
@@ -191,7 +193,8 @@ def _look(name: str, variables: Any, sums: Array, sizes: Array, given: Candidate
         return _mean_pixels(sums, rectangle, size, side, side, image)
 
     pixels = jax.vmap(crop)(given.image, jnp.where(good[:, None], rectangles, 0), level)
-    outputs: Any = create_model(f"mtcnn_{name}").apply(variables, _normalized(pixels))
+    with products_of("highest"):
+        outputs: Any = create_model(f"mtcnn_{name}").apply(variables, _normalized(pixels))
     return outputs, good
 
 

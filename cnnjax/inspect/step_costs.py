@@ -11,7 +11,8 @@ from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data import sources
 from cnnjax.inspect.program import Kernel, collectives, kernels
-from cnnjax.runs.plan import with_statistics
+from cnnjax.runs.plan import Given, with_statistics
+from cnnjax.runs.refusals import check_names
 from cnnjax.runtime import compile_for, sharding
 from cnnjax.training.step import compile_steps, init_states, make_recipe
 
@@ -26,6 +27,7 @@ class Training:
     experiment: Experiment
     classes: tuple[str, ...]
     split: dict[str, jax.ShapeDtypeStruct]
+    given: Given = Given()
 
     @property
     def bytes(self) -> int:
@@ -42,6 +44,7 @@ class StepCosts:
     """
 
     target: compile_for.Target
+    experiment: Experiment
     arguments: int
     temporary: int
     peak: int
@@ -50,6 +53,9 @@ class StepCosts:
     exchanges: dict[str, tuple[int, int]]
     streamed: bool
     text: str  # the program itself
+
+    def __str__(self) -> str:
+        return describe(self)
 
     @property
     def num_kernels(self) -> int:
@@ -79,16 +85,22 @@ class StepCosts:
         return [kernel for kernel in self.kernels if "f32" in kernel.products]
 
 
-def describe_training(experiment: Experiment, data_dir: str | None) -> Training:
+def describe_training(experiment: Experiment, data_dir: str | None, given: Given | None = None) -> Training:
     """The training split by its shapes alone where it is one of tensorflow-datasets, which need not be here; else read.
+
+    given: what a program brings itself; its data are looked at where it has some.
 
     Raises ConfigError as reading does, and for data sets with boxes that are not here.
     """
+    given = given or Given()
+    experiment = given.named(experiment)
+    given.check(experiment)
+    check_names(experiment)
     data = experiment.data
-    if any(one.kind for one in sources.parse(data.name)):
-        dataset = sources.load(data, data_dir)
+    if given.data or any(one.kind for one in sources.parse(data.name)):
+        dataset = given.data or sources.load(data, data_dir)
         split = {name: _shape_of(array) for name, array in dataset.train.items()}
-        return Training(with_statistics(experiment, dataset), dataset.classes, split)
+        return Training(with_statistics(experiment, dataset, given.task), dataset.classes, split, given)
     if experiment.task != "classification":
         raise ConfigError(
             f"--device reads the boxes of task={experiment.task} from files: give --data.name=voc:, coco: or yolo:PATH"
@@ -100,7 +112,7 @@ def describe_training(experiment: Experiment, data_dir: str | None) -> Training:
     count, classes = sources.labelled_training(data, data_dir)
     image, label = (count, *shape), (count,)
     split = {"image": jax.ShapeDtypeStruct(image, np.uint8), "label": jax.ShapeDtypeStruct(label, np.int32)}
-    return Training(experiment, classes, split)
+    return Training(experiment, classes, split, given)
 
 
 def compile_training(training: Training, target: compile_for.Target) -> StepCosts:
@@ -114,7 +126,9 @@ def compile_training(training: Training, target: compile_for.Target) -> StepCost
     mesh = sharding.make_mesh(data.batch_size, experiment.train.data_parallel, target.devices)
     streamed = data.stream or training.bytes > target.chip.memory / 2
     image_shape = training.split["image"].shape[1:]
-    recipe = make_recipe(experiment, training.classes, image_shape, num_steps=1000)
+    recipe = make_recipe(
+        experiment, training.classes, image_shape, 1000, training.given.model, training.given.task
+    )
     recipe = max(recipe.sized, key=lambda one: one.frame or one.bucket or (0, 0), default=recipe)
     everywhere, by_rows = sharding.replicated(mesh), sharding.sharded(mesh, 2)
     batch = sharding.sharded(mesh, 0) if streamed else everywhere
@@ -137,6 +151,7 @@ def compile_training(training: Training, target: compile_for.Target) -> StepCost
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     costs = StepCosts(
         target=target,
+        experiment=experiment,
         arguments=memory.argument_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
         peak=memory.argument_size_in_bytes + memory.temp_size_in_bytes + max(0, new),
@@ -153,9 +168,10 @@ def compile_training(training: Training, target: compile_for.Target) -> StepCost
     return costs
 
 
-def describe(costs: StepCosts, experiment: Experiment) -> str:
+def describe(costs: StepCosts) -> str:
     """The costs as lines of text: totals, memory, exchanges, and the kernels that take longest."""
-    chip, data = costs.target.chip, experiment.data
+    chip, experiment = costs.target.chip, costs.experiment
+    data = experiment.data
     count = len(costs.target.devices)
     each = f", on each of {count} devices" if count > 1 else ""
     roofline = f"roofline of {chip.bandwidth / 1e12:.3g} TB/s and {chip.half / 1e12:.0f} TFLOP/s"

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 
 from cnnjax.config import CFG_FILE, ConfigError, did_you_mean
 from cnnjax.models import allconv, densenet, googlenet, mcdnn, rcnn, resnet, vgg
-from cnnjax.models.airbench import Airbench
+from cnnjax.models.airbench import Airbench, uniform_init
 from cnnjax.models.alexnet import AlexNet, AlexNetOneTower, ZFNet
 from cnnjax.models.allconv import AllCNN, NetworkInNetwork
 from cnnjax.models.classic import (
     MLP,
     MNIST_CNN,
+    MNIST_FAST,
     TOY_CNN,
     TWO_STAGE,
     WORKED_EXAMPLE,
@@ -57,6 +58,9 @@ MODELS: dict[str, Callable[..., Model]] = {
     "toy_cnn": partial(ConvNet, convs=TOY_CNN),
     "worked_example": partial(ConvNet, convs=WORKED_EXAMPLE),
     "mnist_cnn": partial(ConvNet, convs=MNIST_CNN, hidden=(256,)),
+    "mnist_fast": partial(
+        ConvNet, convs=MNIST_FAST, hidden=(256,), padding="VALID", kernel_init=uniform_init
+    ),
     "sliding_window": SlidingWindow,
     "one_layer_full": partial(OneHiddenLayer, connections="full"),
     "one_layer_local": partial(OneHiddenLayer, connections="local"),
@@ -122,8 +126,10 @@ MODELS: dict[str, Callable[..., Model]] = {
     # Networks of the CIFAR-10 speed runs, and one of 66 MFLOP for two CPU cores
     "airbench_laptop": partial(Airbench, widths=(32, 128, 128)),
     "airbench94": Airbench,
-    "airbench95": partial(Airbench, widths=(128, 384, 384), uniform_bias=False),
-    "airbench96": partial(Airbench, widths=(128, 384, 512), convs=3, bn_momentum=0.9, uniform_bias=False),
+    "airbench95": partial(Airbench, widths=(128, 384, 384), uniform_bias=False, logit_scale=1 / 9),
+    "airbench96": partial(
+        Airbench, widths=(128, 384, 512), convs=3, bn_momentum=0.9, uniform_bias=False, logit_scale=1 / 9
+    ),
     # Grid detectors, by the pixels per cell, and YOLOv1
     "grid8": partial(GridNet, widths=(16, 32, 64), blocks=(0, 1, 2)),
     "grid16": GridNet,

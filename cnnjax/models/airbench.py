@@ -108,7 +108,9 @@ class Airbench(nn.Module):
     With `convs` 3 and wider blocks it is airbench96's. Takes normalized 32x32x3 images; call `whiten` on fresh
     variables before training. Stages: whiten, stage1 to stage3, max_pool, logits, and inside the blocks pool,
     act1, act2 (block1/pool). Normalization has a bias and no scale. The whitening's bias begins evenly within
-    1 / sqrt(12), as in airbench94_muon, or at 0, as in airbench95 and 96 (`uniform_bias`).
+    1 / sqrt(12), as in airbench94_muon, or at 0, as in airbench95 and 96 (`uniform_bias`). The head begins with a
+    deviation of 1 and its outputs are divided by the number of its inputs; or, with `logit_scale`, as torch's layers do
+    and they are multiplied by that, as in airbench95 and 96.
     """
 
     num_outputs: int | None = 10
@@ -116,6 +118,7 @@ class Airbench(nn.Module):
     convs: int = 2
     bn_momentum: float = 0.6
     uniform_bias: bool = True
+    logit_scale: float = 0.0
     act: Activation = gelu
     norm: Norm = batch_norm
     dtype: jnp.dtype = jnp.float32
@@ -138,10 +141,9 @@ class Airbench(nn.Module):
         x = stage(self, "max_pool", jnp.max(x, axis=(1, 2)))
         if self.num_outputs is None:
             return x
-        head = nn.Dense(
-            self.num_outputs, use_bias=False, kernel_init=unit_init, dtype=self.dtype, name="output"
-        )
-        return stage(self, "logits", head(x) / x.shape[-1])
+        init = uniform_init if self.logit_scale else unit_init
+        head = nn.Dense(self.num_outputs, use_bias=False, kernel_init=init, dtype=self.dtype, name="output")
+        return stage(self, "logits", head(x) * (self.logit_scale or 1 / x.shape[-1]))
 
 
 def whiten(variables: Mapping[str, Any], images: Array, epsilon: float = 5e-4) -> dict[str, Any]:

@@ -30,7 +30,8 @@ FAMILIES = (
     Family("tiny_(darknet53|yolov3.*)", (64, 64, 3)),
     Family("tiny_.*", (32, 32, 3)),
     Family(
-        "softmax_regression|mlp|lenet5|toy_cnn|worked_example|mnist_cnn|dropconnect_m.*|.*_rows", (28, 28, 1)
+        "softmax_regression|mlp|lenet5|toy_cnn|worked_example|mnist_cnn|mnist_fast|dropconnect_m.*|.*_rows",
+        (28, 28, 1),
     ),
     Family("local|two_stage|sliding_window", (28, 28, 1)),
     Family("one_layer_.*", (20, 20, 1)),
@@ -88,6 +89,7 @@ COSTS = {
     "toy_cnn": (78_394, 4_224_640),
     "worked_example": (11_025, 1_375_760),
     "mnist_cnn": (824_458, 4_643_840),
+    "mnist_fast": (215_194, 1_244_160),
     "sliding_window": (1_084_420, 1_313_600),
     "one_layer_full": (164_010, 164_000),
     "one_layer_local": (176_010, 176_000),

@@ -1,6 +1,7 @@
 """The first networks of the lecture: from softmax regression to small convolutional networks."""
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ TWO_STAGE = (((32, 5),), ((32, 5),))
 TOY_CNN = (((32, 5),), ((16, 5),), ((32, 5),), ((64, 5),))
 WORKED_EXAMPLE = (((10, 3), (10, 3)), ((5, 3), (20, 3)), ((10, 3), (20, 5)))
 MNIST_CNN = (((32, 3),), ((64, 3),))
+MNIST_FAST = (((24, 5),), ((32, 3),))  # of tuomaso/train_mnist_fast
 
 
 class MLP(nn.Module):
@@ -104,26 +106,29 @@ class ConvNet(nn.Module):
     """The building block of the lecture, repeated: convolutions, a pool; fully connected layers at the end.
 
     `convs` gives each stage's convolutions as (features, kernel). They are padded by (kernel - 1) / 2, which
-    keeps the size, and a pool halves it. Stages are conv1, pool1, conv2, ... or, where a stage has several
+    keeps the size, unless `padding` is VALID, and a pool halves it. Stages are conv1, pool1, conv2, ... or, where a stage has several
     convolutions, conv1_1, conv1_2, pool1, ...
     """
 
     num_outputs: int | None = 10
     convs: tuple[tuple[tuple[int, int], ...], ...] = TWO_STAGE
     hidden: tuple[int, ...] = ()
+    padding: str = "SAME"
+    kernel_init: Any = he_init
     act: Activation = nn.relu
     pool: Pool = max_pool
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        conv_ = partial(conv, padding=self.padding, kernel_init=self.kernel_init, dtype=self.dtype)
         for i, layers in enumerate(self.convs, start=1):
             for j, (features, kernel) in enumerate(layers, start=1):
                 name = f"conv{i}_{j}" if len(layers) > 1 else f"conv{i}"
-                x = activate(self, name, conv(features, kernel, dtype=self.dtype, name=name)(x))
+                x = activate(self, name, conv_(features, kernel, name=name)(x))
             x = stage(self, f"pool{i}", self.pool(x))
         x = flatten(x)
         for i, width in enumerate(self.hidden, start=1):
-            fc = nn.Dense(width, kernel_init=he_init, dtype=self.dtype, name=f"fc{i}")
+            fc = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name=f"fc{i}")
             x = activate(self, f"fc{i}", fc(x))
         return class_scores(self, x)

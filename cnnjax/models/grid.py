@@ -121,8 +121,8 @@ def spatial_softmax(x: Array, temperature: float = 1.0) -> Array:
     weights = nn.softmax(x / temperature, axis=(1, 2))
     columns = (jnp.arange(width, dtype=x.dtype) + 0.5) / width
     rows = (jnp.arange(height, dtype=x.dtype) + 0.5) / height
-    across = jnp.einsum("nhwc,w->nc", weights, columns)
-    down = jnp.einsum("nhwc,h->nc", weights, rows)
+    across = jnp.einsum("nhwc,w->nc", weights, columns, precision="highest")
+    down = jnp.einsum("nhwc,h->nc", weights, rows, precision="highest")
     return jnp.concatenate([across, down], axis=-1)
 
 

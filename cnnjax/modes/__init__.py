@@ -54,7 +54,9 @@ SEARCH = ("search.trials", "search.storage", "search.study", "search.prune", "se
 MODES: dict[str, Mode] = {
     "train": Mode(mode_train, ("experiment", "workdir", "mirror", "data_dir", *PROCESSES, *LAUNCHER), ALL),
     "evaluate": Mode(
-        mode_evaluate, (*RUN, "votes", "data_dir", "output"), ("evaluate.", "data.name", *FRAMING)
+        mode_evaluate,
+        (*RUN, "votes", "data_dir", "output"),
+        ("evaluate.", "data.name", "model.precision", *FRAMING),
     ),
     "predict": Mode(mode_predict, (*RUN, "votes", "inputs", "output"), config.PREDICTABLE),
     "prepare": Mode(mode_prepare, ("experiment", "data_dir", "output"), ("data.",)),

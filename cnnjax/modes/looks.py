@@ -46,7 +46,7 @@ def summarize_device() -> None:
 
     target = compile_for.find(FLAGS.device)
     training = step_costs.describe_training(chosen_experiment(optional_workdir()), FLAGS.data_dir)
-    print(step_costs.describe(step_costs.compile_training(training, target), training.experiment))
+    print(step_costs.compile_training(training, target))
 
 
 def mode_models() -> None:

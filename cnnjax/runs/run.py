@@ -98,8 +98,8 @@ class Run:
         return Evaluated(run, split, notes)
 
     def under(self, changes: Mapping[str, Any]) -> "Run":
-        """The same weights, used and looked at in another way: with other fields evaluate.*, data.name and how images are
-        brought to the network. What is read in another size is given to the network in that size.
+        """The same weights, used and looked at in another way: with other fields evaluate.*, data.name, model.precision and how
+        images are brought to the network. What is read in another size is given to the network in that size.
 
         Raises ConfigError for what changes nothing, and a size that the network cannot take.
         """
@@ -108,9 +108,11 @@ class Run:
         data = experiment.data
         Given(self.data).check(experiment, ("data",))
         framing = [name for name in changes if name.removeprefix("data.") in _FRAMING]
+        if framing or "model.precision" in changes:
+            refuse_without_effect(experiment, changes)
         if not framing:
-            return dataclasses.replace(self, experiment=experiment)
-        refuse_without_effect(experiment, changes)
+            recipe = dataclasses.replace(self.recipe, precision=experiment.model.precision)
+            return dataclasses.replace(self, experiment=experiment, recipe=recipe)
         seen = self.step > 0 and data.name == self.experiment.data.name
         if seen and (self.data is not None or not data.image_size):
             raise ConfigError(
@@ -183,6 +185,7 @@ class Evaluated:
             "network input": [height, width],
             **dataclasses.asdict(preprocessing),
             "evaluate.augment": experiment.evaluate.augment,
+            "model.precision": experiment.model.precision,
         }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.runs.beginning import published_preprocessing, with_preprocessing
 from cnnjax.runs.checkpoint import CheckpointStore
@@ -33,7 +34,8 @@ def import_weights(
     weights: a file, or what `weights.hub.find` found.
 
     said: fields of the experiment, such as "data.resize_short", that stay as they are whatever the weights' own
-    preprocessing is; data.mean and data.std go together.
+    preprocessing is; data.mean and data.std go together. Unless it is said or not of float32, model.precision becomes
+    "highest": the outputs are those that were published, on every device.
 
     Returns the experiment as it is stored. Raises ConfigError if the file does not fit the experiment's model.
     """
@@ -45,6 +47,8 @@ def import_weights(
         else:
             name, channels, data = Path(weights).name, 3, published_preprocessing(experiment, weights)
         experiment = with_preprocessing(experiment, data, said)
+        if "model.precision" not in said and experiment.model.dtype == "float32":
+            experiment = config.replace(experiment, {"model.precision": "highest"})
         side = experiment.data.image_size or 32
         image_shape = (side, experiment.data.image_width or side, channels)
         recipe = make_recipe(experiment, classes, image_shape, num_steps=1)

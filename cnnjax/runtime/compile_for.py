@@ -110,6 +110,7 @@ def start() -> None:
     with _silent():
         import jax
 
+        jax.config.update("jax_platforms", "cpu")  # where it was imported before
         jax.local_devices()
 
 

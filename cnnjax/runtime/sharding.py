@@ -14,22 +14,21 @@ BATCH = "data"
 
 
 def make_mesh(
-    batch_size: int, data_parallel: bool = True, elsewhere: Sequence[jax.Device] | None = None
+    batch_size: int, data_parallel: bool = True, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh over all devices, or over one without `data_parallel`; of this program, or those `elsewhere`.
+    """A mesh over all devices, or over one without `data_parallel`; of this program, or of those that are given.
 
     Raises ConfigError if they do not divide the batch evenly. Virtual devices of a CPU share its cores, so there
     as many are taken as do.
     """
-    if jax.process_count() > 1 and (not data_parallel or batch_size % jax.device_count()):
+    if devices is None and jax.process_count() > 1 and (not data_parallel or batch_size % jax.device_count()):
         raise ConfigError(
             f"data.batch_size={batch_size}: {jax.process_count()} processes need --train.data_parallel and a "
             f"multiple of {jax.device_count()}, the number of their devices"
         )
-    if elsewhere is not None:
-        devices = list(elsewhere) if data_parallel else list(elsewhere)[:1]
-    else:
-        devices = jax.devices() if data_parallel else jax.local_devices()[:1]
+    if devices is None:
+        devices = jax.devices() if data_parallel else jax.local_devices()
+    devices = list(devices) if data_parallel else list(devices)[:1]
     count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
     if count < len(devices) and devices[0].platform != "cpu":
         raise ConfigError(
@@ -43,7 +42,7 @@ def make_mesh(
 
 def evaluation_mesh() -> Mesh:
     """A mesh over all devices of this process, for batches that are padded to what they divide."""
-    return make_mesh(jax.local_device_count()) if jax.process_count() == 1 else make_mesh(1, False)
+    return make_mesh(jax.local_device_count(), devices=jax.local_devices())
 
 
 def on_cpu(mesh: Mesh) -> bool:

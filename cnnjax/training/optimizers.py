@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -70,7 +71,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The update rule with schedule, clipping, weight decay and accumulation; `update` needs the parameters.
 
-    Weight decay spares biases and norms. As in torch, sgd and adam add it to the gradient (L2), adamw and
+    Weight decay spares biases and norms, which have their own. As in torch, sgd and adam add it to the gradient (L2), adamw and
     muon shrink the weight by rate * weight_decay. `muon` treats convolution kernels only (see
     `orthogonalize`); everything else follows `muon_rest`. Gradients are those of a mean over the batch.
 
@@ -79,9 +80,7 @@ def make_optimizer(
     """
     o = optimizer
     schedule = make_schedule(o, total_steps)
-    decay = (
-        optax.add_decayed_weights(o.weight_decay, mask=decayed) if is_on(o.weight_decay) else optax.identity()
-    )
+    decay = _decay(o)
     sgd = optax.trace(o.momentum, o.nesterov) if is_on(o.momentum) else optax.identity()
     if o.name == "sgd":
         rule = optax.chain(decay, sgd)
@@ -114,13 +113,14 @@ def make_optimizer(
         parts.append(optax.masked(optax.scale(o.trunk_learning_rate), functools.partial(_among, trunk)))
     if o.whitening:
         limit = o.whitening * max(1, total_steps // o.accumulate)
-        # In place of the schedule, by which the update has been multiplied already.
-        rate = optax.scale_by_schedule(
-            lambda count: (
-                jnp.maximum(1 - count / limit, 0) / jnp.maximum(schedule(count) / o.learning_rate, 1e-6)
-            )
-        )
-        parts.append(optax.masked(rate, of_whitening))
+
+        def rate(count: Array) -> Array:
+            if o.whitening_rate == "weights":
+                return jnp.where(count < limit, 1 / factors["bias"], 0.0)
+            # In place of the schedule, by which the update has been multiplied already.
+            return jnp.maximum(1 - count / limit, 0) / jnp.maximum(schedule(count) / o.learning_rate, 1e-6)
+
+        parts.append(optax.masked(optax.scale_by_schedule(rate), of_whitening))
     if o.name == "muon" and o.muon_normalize:
         parts.append(normalize_kernels())
     transform = optax.chain(*parts)
@@ -134,6 +134,22 @@ def make_optimizer(
 
         transform = optax.partition(rules, kinds)
     return _with_standard_promotion(transform)
+
+
+def _decay(o: config.Optimizer) -> optax.GradientTransformation:
+    """Adds to an update its share of the parameters: of weights, and of biases and norms."""
+
+    def weights(params: Params) -> Params:
+        if not o.whitening or o.whitening_rate != "weights":
+            return decayed(params)
+        return jax.tree.map(operator.or_, decayed(params), of_whitening(params))
+
+    def others(params: Params) -> Params:
+        return jax.tree.map(operator.not_, weights(params))
+
+    shares = ((o.weight_decay, weights), (o.bias_weight_decay, others))
+    parts = [optax.add_decayed_weights(share, mask=mask) for share, mask in shares if is_on(share)]
+    return optax.chain(*parts) if parts else optax.identity()
 
 
 def groups(params: Params) -> Params:

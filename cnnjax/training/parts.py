@@ -50,6 +50,13 @@ def in_trunk(model: Any, image_shape: Sequence[int]) -> set[str]:
     return found
 
 
+def has_statistics(model: Any, image_shape: Sequence[int]) -> bool:
+    """Whether batch normalization, other than by constants, is anywhere in the model."""
+    variables = variables_of(model, image_shape)
+    means = [path for path, kind in variables.items() if kind == "batch_stats" and path.endswith("mean")]
+    return any(variables.get(f"{path.removesuffix('mean')}bias") == "params" for path in means)
+
+
 def without_gradient(params: Any, frozen: Collection[str]) -> Any:
     """The parameters, of which those with these paths are constants: what lies below them is not differentiated."""
     return jax.tree_util.tree_map_with_path(

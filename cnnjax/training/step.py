@@ -22,11 +22,12 @@ from cnnjax.data.images import FRAMING, PADDING
 from cnnjax.data.letterbox import PLACES
 from cnnjax.models import Model, create_model
 from cnnjax.network import Apply, Network, Preprocessing
+from cnnjax.ops.precision import products_of
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch, Task, make_task
-from cnnjax.tasks.metrics import sums_and_counts
+from cnnjax.tasks.metrics import Sums, sums_and_counts
 from cnnjax.tasks.task import total_loss
-from cnnjax.training import parts, sizes
+from cnnjax.training import gradient, parts, sizes
 from cnnjax.training.optimizers import make_optimizer, scaled_rates
 
 INIT, AUGMENT, DROPOUT, TASK = range(4)  # the streams of random numbers of a run
@@ -72,6 +73,9 @@ class Recipe:
     bucket: tuple[int, int] | None = None
     # Of augment.sizes, or of all buckets: what a step follows instead of this.
     sized: tuple["Recipe", ...] = ()
+    precision: str = "default"  # of products, as in ops.precision
+    loss_scale: float = 1.0  # by which losses are multiplied, and gradients divided
+    norm_parts: int = 1  # of a batch, each with its own statistics
     frozen: frozenset[str] = frozenset()  # paths of variables that stay as they are, as in training.parts
     skip_nonfinite: bool = False  # leave everything as it was where the loss or the gradient is not finite
     varied: "Varied | None" = None  # settings of which each seed has its own
@@ -83,7 +87,7 @@ class Recipe:
         """What these variables make of the model, without what is only for training."""
         height, width, channels = image_shape
         shape = (height, width, channels)
-        return Network(self.model, variables, shape, self.preprocessing, classes, self.task)
+        return Network(self.model, variables, shape, self.preprocessing, classes, self.task, self.precision)
 
     @property
     def limits(self) -> buckets.Frame:
@@ -148,6 +152,7 @@ def make_recipe(
     frozen = parts.frozen_variables(model, image_shape, rule.frozen)
     trunk = parts.in_trunk(model, image_shape) if rule.trunk_learning_rate != 1 else ()
     augment = experiment.augment
+    _check_parts(experiment, model, image_shape)
     if experiment.data.stream_crop:  # images come as windows of their files
         augment = dataclasses.replace(augment, random_crop=0.0)
     recipe = Recipe(
@@ -160,6 +165,9 @@ def make_recipe(
         ema=rule.ema,
         lookahead=rule.lookahead,
         num_updates=max(1, num_steps // rule.accumulate),
+        precision=named.precision,
+        loss_scale=experiment.data.batch_size if named.dtype == "float16" else 1.0,
+        norm_parts=experiment.train.norm_parts,
         frozen=frozen,
         skip_nonfinite=experiment.train.on_nan == "skip",
     )
@@ -174,6 +182,21 @@ def make_recipe(
             )
         sized = tuple(dataclasses.replace(recipe, bucket=frame) for frame in buckets.frames(recipe.limits))
     return dataclasses.replace(recipe, sized=sized)
+
+
+def _check_parts(experiment: Experiment, model: Model, image_shape: tuple[int, ...]) -> None:
+    """Raises ConfigError for parts of a batch that are not equal, or of whose statistics nobody asks."""
+    count, batch_size = experiment.train.norm_parts, experiment.data.batch_size
+    if count == 1:
+        return
+    if batch_size % count or batch_size == count:
+        raise ConfigError(
+            f"train.norm_parts={count}: data.batch_size={batch_size} is no multiple of it, twice or more"
+        )
+    if not parts.has_statistics(model, image_shape):
+        raise ConfigError(
+            f"--train.norm_parts has no effect with model.name={experiment.model.name}: it has no batch normalization"
+        )
 
 
 def init_state(
@@ -198,8 +221,12 @@ def init_state(
     )
 
 
-def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+def train_step(
+    recipe: Recipe, state: TrainState, batch: Batch, mesh: Mesh | None = None
+) -> tuple[TrainState, Metrics]:
     """One update. Pure: jit, donation and sharding are the caller's.
+
+    The mesh, over which the batch is split, is needed only to keep parts of it apart (Recipe.norm_parts).
 
     `batch` holds uint8 "image" [N, H, W, C], the targets of the task, and "index" and "epoch" [N], which give each
     example a key of its own. Metrics are means over the batch; "skipped" is 1 where a recipe that skips did.
@@ -208,23 +235,34 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     dropout_key = jax.random.fold_in(stream(state.seed, DROPOUT), state.step)
     task_key = jax.random.fold_in(stream(state.seed, TASK), state.step)
 
-    def loss_fn(params: Any) -> tuple[Array, tuple[Any, Any, dict[str, Array]]]:
+    keys = (dropout_key, task_key)
+
+    def loss_fn(
+        params: Any, batch: Batch, keys: gradient.Keys
+    ) -> tuple[Array, tuple[tuple[Any, Metrics], Sums]]:
         variables = {"params": parts.without_gradient(params, recipe.frozen), **state.model_state}
-        apply = Apply(recipe.model, variables, recipe.preprocessing, True, dropout_key, recipe.frozen)
-        outputs = recipe.task.forward(apply, batch, task_key)
+        apply = Apply(recipe.model, variables, recipe.preprocessing, True, keys[0], recipe.frozen)
+        outputs = recipe.task.forward(apply, batch, keys[1])
         losses = recipe.task.loss(outputs, batch)
         named = losses if isinstance(losses, Mapping) else {}
         means = {f"loss/{name}": jnp.mean(part) for name, part in named.items()}
-        return jnp.mean(total_loss(losses)), (outputs, apply.changed, means)
+        everyone = jnp.ones(len(batch["image"]), bool)
+        sums = sums_and_counts(recipe.task.metrics(jax.lax.stop_gradient(outputs), batch), everyone)
+        loss = recipe.loss_scale * jnp.mean(total_loss(losses))
+        return loss, ((apply.changed, means), sums)
 
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (outputs, model_state, means)), grads = gradient(state.params)
+    with products_of(recipe.precision):
+        if recipe.norm_parts == 1:
+            found = gradient.whole(loss_fn, state, batch, keys)
+        else:
+            found = gradient.in_parts(loss_fn, state, batch, keys, recipe.norm_parts, mesh)
+    loss, (model_state, means), sums, grads = found
+    if recipe.loss_scale != 1:
+        loss, grads = jax.tree.map(lambda a: a / recipe.loss_scale, (loss, grads))
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     variables = {"params": optax.apply_updates(state.params, updates), **model_state}
     variables, ema = _averaged(recipe, state, variables, opt_state)
     params = variables.pop("params")
-    everyone = jnp.ones(len(batch["image"]), bool)
-    sums = sums_and_counts(recipe.task.metrics(outputs, batch), everyone)
     metrics = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
     metrics |= means | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     new = TrainState(
@@ -357,7 +395,8 @@ def compile_steps(
         def of_seed(
             state: TrainState, index: Array, epoch: Array, values: Mapping[str, Any]
         ) -> tuple[TrainState, Metrics]:
-            new, metrics = train_step(recipe.of_seed(values), state, batch_of(arrays, index, epoch, streamed))
+            batch = batch_of(arrays, index, epoch, streamed)
+            new, metrics = train_step(recipe.of_seed(values), state, batch, mesh)
             return new, {**metrics, "finite": is_finite(new, metrics)}
 
         return for_each_seed(of_seed, state, index, epoch, values, unroll=unroll)

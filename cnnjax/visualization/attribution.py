@@ -74,7 +74,7 @@ def grad_cam(network: Network, images: Any, labels: Any, layer: str) -> np.ndarr
         _spatial(network, layer), to_float(images), _labels(network, labels), layer
     )
     weights = jnp.mean(slope, axis=(1, 2))
-    return _resized(jnp.einsum("nhwc,nc->nhw", activation, weights), network)
+    return _resized(jnp.einsum("nhwc,nc->nhw", activation, weights, precision="highest"), network)
 
 
 def grad_cam_plus_plus(network: Network, images: Any, labels: Any, layer: str) -> np.ndarray:
@@ -89,7 +89,7 @@ def grad_cam_plus_plus(network: Network, images: Any, labels: Any, layer: str) -
     denominator = 2 * square + jnp.sum(activation, axis=(1, 2), keepdims=True) * cube + 1e-6
     alpha = jnp.where(slope != 0, square / denominator, 0.0)
     weights = jnp.sum(alpha * jax.nn.relu(slope), axis=(1, 2))
-    return _resized(jnp.einsum("nhwc,nc->nhw", activation, weights), network)
+    return _resized(jnp.einsum("nhwc,nc->nhw", activation, weights, precision="highest"), network)
 
 
 def occlusion(

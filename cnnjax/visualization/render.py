@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from cnnjax.config import ConfigError
 from cnnjax.network import IMAGE, Network
@@ -100,11 +101,12 @@ def render_each(
     if start is None:
         start = shown.init(start_key, batch)
     renderings: list[Rendering] = []
-    size = min(chunk or (2 if sharding.process_on_cpu() else 16), len(parsed))
+    mesh = sharding.evaluation_mesh()
+    size = min(chunk or (2 if sharding.on_cpu(mesh) else 16), len(parsed))
     for first in range(0, len(parsed), size):
         group = parsed[first : first + size]
         padded = group + [group[-1]] * (size - len(group))  # one shape, one program
-        done = _optimize(network, stack(padded), size, shown, settings, start, key, steps)
+        done = _optimize(network, stack(padded), size, shown, settings, start, key, steps, mesh)
         renderings += done[: len(group)]
     return renderings
 
@@ -133,13 +135,14 @@ def _optimize(
     start: Any,
     key: Array,
     steps: Sequence[int],
+    mesh: Mesh,
 ) -> list[Rendering]:
-    objectives = _spread(objectives)
+    objectives = _spread(objectives, mesh)
     state = _begin(parameterization, options, start, count)
     frames = []
     done = 0
     for target in sorted(set(steps)):
-        if sharding.process_on_cpu():  # a loop inside the program would slow convolutions down
+        if sharding.on_cpu(mesh):  # a loop inside the program would slow convolutions down
             for step in range(done, target):
                 state = _update(network, objectives, parameterization, options, key, state, jnp.int32(step))
         elif target > done:
@@ -159,14 +162,12 @@ def _optimize(
     ]
 
 
-def _spread(objectives: Any) -> Any:
-    """Over all local devices, if their number divides that of the objectives; nothing is exchanged between them."""
-    devices = jax.local_devices()
+def _spread(objectives: Any, mesh: Mesh) -> Any:
+    """Over the devices, if their number divides that of the objectives; nothing is exchanged between them."""
     count = jax.tree.leaves(objectives)[0].shape[0] if jax.tree.leaves(objectives) else 1
-    if len(devices) == 1 or count % len(devices):
+    if mesh.size == 1 or count % mesh.size:
         return objectives
-    mesh = jax.make_mesh((len(devices),), ("objective",), (jax.sharding.AxisType.Auto,), devices=devices)
-    return jax.device_put(objectives, jax.NamedSharding(mesh, jax.P("objective")))
+    return jax.device_put(objectives, sharding.sharded(mesh, 0))
 
 
 @functools.partial(jax.jit, static_argnames=("options", "count"))

@@ -212,6 +212,13 @@ def test_brightness_and_contrast():
     assert 0.7 <= factor.min() < 0.71 and 1.29 < factor.max() <= 1.3001
 
 
+def test_cutout_inside_hides_a_whole_square_and_reaches_the_border():
+    x = jnp.full((200, 8, 8, 3), 200.0)
+    hidden = np.asarray(run(Augment(cutout=3, cutout_inside=True), x)["image"])[..., 0] == 100.0
+    assert (hidden.sum(axis=(1, 2)) == 9).all()
+    assert hidden[:, 0].any() and hidden[:, -1].any() and hidden[:, :, 0].any() and hidden[:, :, -1].any()
+
+
 def test_cutout_sets_one_square_to_the_mean():
     x = jnp.full((3000, 8, 8, 3), 200.0)
     out = run(Augment(cutout=4), x)["image"]

@@ -256,7 +256,7 @@ SHOWN = {
     "crop": 3, "crop_fill": None, "flip": "random", "flip_vertical": True, "random_crop": 0.5, "rotate": 20.0,
     "scale": 0.3, "translate": 0.2, "shear": 15.0, "elastic": 30.0, "elastic_sigma": None, "hue": 0.3,
     "saturation": 0.8, "exposure": 0.5, "brightness": 0.3, "contrast": 0.5, "colour_jitter": (0.5, 0.5, 0.0, 0.0),
-    "rand_augment": 2, "rand_magnitude": None, "cutout": 9, "erasing": 1.0, "erasing_fill": None, "mosaic": True,
+    "rand_augment": 2, "rand_magnitude": None, "cutout": 9, "cutout_inside": None, "erasing": 1.0, "erasing_fill": None, "mosaic": True,
     "mixup": 1.0, "cutmix": 1.0, "sizes": None,
 }  # fmt: skip
 

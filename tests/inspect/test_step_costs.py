@@ -57,7 +57,7 @@ def test_a_mesh_of_devices_elsewhere():
         platform = "gpu"
 
     with pytest.raises(ConfigError, match="data.batch_size=12 does not divide over 8 devices"):
-        sharding.make_mesh(12, elsewhere=[Elsewhere()] * 8)
+        sharding.make_mesh(12, devices=[Elsewhere()] * 8)
 
 
 @pytest.mark.slow

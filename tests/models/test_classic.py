@@ -25,6 +25,7 @@ from cnnjax.models import create_model
         ("toy_cnn", (64, 64, 3), 2_432 + 12_816 + 12_832 + 51_264 + 4 * 4 * 64 * 10 + 10),
         ("worked_example", (32, 32, 3), 280 + 910 + 455 + 920 + 1810 + 5020 + 3210),
         ("mnist_cnn", (28, 28, 1), 320 + 18_496 + 3136 * 256 + 256 + 2_570),
+        ("mnist_fast", (28, 28, 1), 624 + 6_944 + 800 * 256 + 256 + 2_570),
     ],
 )
 def test_parameters_and_output(name, shape, parameters):

@@ -151,7 +151,7 @@ PUBLISHED = {
 }
 LONG_TO_TRACE = {"densenet264", "densenet100_12", "densenet_bc250_24", "densenet_bc190_40"}
 TESTED_ELSEWHERE = {
-    "softmax_regression", "mlp", "local", "lenet5", "two_stage", "toy_cnn", "worked_example", "mnist_cnn",
+    "softmax_regression", "mlp", "local", "lenet5", "two_stage", "toy_cnn", "worked_example", "mnist_cnn", "mnist_fast",
     "sliding_window", "airbench_laptop", "airbench94", "airbench95", "airbench96",
     "grid8", "grid16", "grid32", "localizer", "yolov1", "maskrcnn_small",
     *(

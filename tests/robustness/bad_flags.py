@@ -48,7 +48,7 @@ CASES = [
     trained("nothing_for_a_number", "--data.batch_size=", "--data.batch_size=: "),
     # out of range
     trained("choice_that_is_none", "--optimizer.name=sgdd", "--optimizer.name=sgdd: value should be one of <sgd|"),
-    trained("dtype_that_is_none", "--model.dtype=float16", "--model.dtype=float16: value should be one of <float32|"),
+    trained("dtype_that_is_none", "--model.dtype=float64", "--model.dtype=float64: value should be one of <float32|"),
     trained("batch_of_nothing", "--data.batch_size=0", "data.batch_size=0: must be above 0"),
     trained("negative_batch", "--data.batch_size=-3", "data.batch_size=-3"),
     trained("negative_limit", "--data.limit=-1", "data.limit=-1: must not be negative"),
@@ -131,6 +131,9 @@ CASES = [
     Case("unknown_device", "--mode=summarize --compiler --device=h300", "device='h300': unknown, did you mean h200 or h100? (one such as h200, h200x8, v5e or v5e:2x2)"),
     Case("grid_of_gpus", "--mode=summarize --compiler --device=h200:2x2", "device='h200:2x2': several GPUs are h200x8, not h200:2x2"),
     Case("row_of_tpus", "--mode=summarize --compiler --device=v5ex4", "device='v5ex4': several TPUs are a grid, such as v5e:2x2"),
+    trained("uneven_parts", "--train.norm_parts=3", "train.norm_parts=3: data.batch_size=64 is no multiple of it, twice or more"),
+    trained("parts_without_norm", "--train.norm_parts=2", "--train.norm_parts has no effect with model.name=lenet5: it has no batch normalization"),
+    trained("precision_of_bfloat16", "--model.dtype=bfloat16 --model.precision=highest", "--model.precision has no effect with model.dtype=bfloat16: it is for model.dtype=float32"),
     Case("rate_while_summarizing", "--mode=summarize --optimizer.learning_rate=1", "--optimizer.learning_rate cannot be changed by mode=summarize, which reads data., model."),
     Case("turns_of_an_accuracy", "--mode=benchmark --benchmark.repetitions=3 --workdir=new", "--benchmark.repetitions has no effect with mode=benchmark without --benchmark.name"),
     Case("experiment_of_a_speed", "--mode=benchmark --benchmark.name=first_step --experiment=digits_lenet --benchmark.output=x.jsonl", "--experiment has no effect with --benchmark.name"),

@@ -149,6 +149,43 @@ def test_the_bias_of_a_whitening_layer_comes_to_rest():
     np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_groups_of_airbench96_match_torch():
+    """Biases with a rate and a decay of their own; the whitening's with those of the weights, and then at rest."""
+    torch = pytest.importorskip("torch")
+    rate, decay, steps, still = 0.05, 0.02, 6, 3
+    config = Optimizer(
+        "sgd", rate, bias_learning_rate=64 * rate, schedule="triangular", warmup=1 / 3, initial=0.2, momentum=0.85,
+        nesterov=True, weight_decay=decay, bias_weight_decay=decay / 64, whitening=still / steps,
+        whitening_rate="weights",
+    )  # fmt: skip
+    draw = np.random.default_rng(5).standard_normal
+    names = {"whitening": "bias", "conv": "kernel", "norm": "bias"}
+    shapes = {"whitening": (4,), "conv": (3, 3, 2, 4), "norm": (4,)}
+    params = {name: {kind: jnp.asarray(draw(shapes[name]), jnp.float32)} for name, kind in names.items()}
+    theirs = {
+        name: torch.nn.Parameter(torch.tensor(np.array(params[name][kind]))) for name, kind in names.items()
+    }
+    rest = dict(params=[theirs["whitening"], theirs["conv"]], lr=rate, weight_decay=decay)
+    biases = dict(params=[theirs["norm"]], lr=64 * rate, weight_decay=decay / 64)
+    reference = torch.optim.SGD([biases, rest], momentum=0.85, nesterov=True)
+    shares = [0.2, 0.6, 1.0, 0.75, 0.5, 0.25]
+    transform = optimizers.make_optimizer(config, steps)
+    state = transform.init(params)
+    for step in range(steps):
+        gradient = {name: {kind: draw(shapes[name]).astype(np.float32)} for name, kind in names.items()}
+        for name, kind in names.items():
+            theirs[name].grad = torch.tensor(gradient[name][kind])
+        if step >= still:
+            theirs["whitening"].grad = None
+        for group, peak in zip(reference.param_groups, (64 * rate, rate), strict=True):
+            group["lr"] = shares[step] * peak
+        reference.step()
+        updates, state = transform.update(jax.tree.map(jnp.asarray, gradient), state, params)
+        params = optax.apply_updates(params, updates)
+    for name, kind in names.items():
+        np.testing.assert_allclose(params[name][kind], theirs[name].detach(), rtol=2e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("platform", "half"), [("cpu", False), ("cuda", True), ("tpu", True)])
 def test_newton_schulz_multiplies_in_half_precision_but_on_a_cpu(platform, half):
     x = jax.ShapeDtypeStruct((2, 8, 4), jnp.float32)

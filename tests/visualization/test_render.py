@@ -162,7 +162,7 @@ def test_mistakes_are_one_line(tiny, options, message):
 def test_the_loop_of_accelerators_is_the_loop_of_the_cpu(tiny, monkeypatch):
     """On a GPU the steps between frames are one program."""
     expected = render(tiny, "conv1:1", key=jax.random.key(0), steps=(0, 3, 5))
-    monkeypatch.setattr(sharding, "process_on_cpu", lambda: False)
+    monkeypatch.setattr(sharding, "on_cpu", lambda mesh: False)
     result = render(tiny, "conv1:1", key=jax.random.key(0), steps=(0, 3, 5))
     for step in (0, 3, 5):
         np.testing.assert_allclose(result.frames[step], expected.frames[step], atol=1e-4)

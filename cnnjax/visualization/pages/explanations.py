@@ -42,7 +42,7 @@ def predictions(subject: Subject) -> list[Picture]:
 def attribution(subject: Subject) -> list[Picture]:
     """Maps of what decided for the label, by all methods, and how fast deleting what they name hurts."""
     chosen = subject.examples()
-    network, images, labels = subject.network, subject.images[chosen], subject.labels[chosen]
+    network, images, labels = subject.network.exact(), subject.images[chosen], subject.labels[chosen]
     methods = _attribution_maps(subject, network, images, labels)
     cells, titles = [], []
     for i in range(len(chosen)):
