@@ -123,6 +123,11 @@ flags.DEFINE_string("benchmark.hiverge", None, "A peer: cifar10_speedrun.py of h
 flags.DEFINE_string(
     "benchmark.torchvision", None, "A peer, of decoding: a Python that has torch and torchvision."
 )
+flags.DEFINE_bool("benchmark.tiny", False, "Try what is for accelerators in a tiny form, also on a CPU.")
+flags.DEFINE_bool(
+    "benchmark.resume", False, "Leave out what the file of records has already from this commit and device."
+)
+flags.DEFINE_float("benchmark.minutes", 0.0, "Begin nothing more after so long; 0: no limit.", lower_bound=0)
 flags.DEFINE_string("benchmark.note", None, "mode=benchmark: what a reader of the result must know.")
 flags.DEFINE_bool(
     "compiler", False, "mode=summarize: also compile the model and show what the compiler counts."

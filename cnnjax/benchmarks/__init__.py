@@ -7,13 +7,20 @@ from cnnjax.benchmarks.detection import grid_detection
 from cnnjax.benchmarks.faults import survive_faults
 from cnnjax.benchmarks.inputs import against_grain, input_share
 from cnnjax.benchmarks.joined import several_processes
-from cnnjax.benchmarks.networks import cpu_networks, gpu_throughput, steps_per_call
+from cnnjax.benchmarks.networks import (
+    cpu_networks,
+    resnet18_throughput,
+    resnet50_throughput,
+    steps_per_call,
+    wrn28_10_throughput,
+)
 from cnnjax.benchmarks.options import Measured, Options
 from cnnjax.benchmarks.prediction import predict_photographs
+from cnnjax.benchmarks.recipes import reduced_recipes
 from cnnjax.benchmarks.rendering import feature_visualization
 from cnnjax.benchmarks.scale import scaling
 from cnnjax.benchmarks.soak import long_run
-from cnnjax.benchmarks.speed_run import cifar10_94, mnist_99
+from cnnjax.benchmarks.speed_run import airbench94_muon, cifar10_94, cifar10_96, hiverge, mnist_99
 from cnnjax.benchmarks.startup import compilation, first_step
 from cnnjax.benchmarks.streaming import stream_records
 from cnnjax.config import ConfigError, did_you_mean
@@ -31,10 +38,16 @@ BENCHMARKS: dict[str, Benchmark] = {
     "input_share": input_share,
     "input_grain": against_grain,
     "decoding": decode_crops,
-    "throughput": gpu_throughput,
+    "resnet50": resnet50_throughput,
+    "wrn28_10": wrn28_10_throughput,
+    "resnet18": resnet18_throughput,
     "steps_per_call": steps_per_call,
     "mnist_99": mnist_99,
     "cifar10_94": cifar10_94,
+    "airbench94_muon": airbench94_muon,
+    "hiverge": hiverge,
+    "cifar10_96": cifar10_96,
+    "recipes": reduced_recipes,
     "faults": survive_faults,
     "soak": long_run,
     "streaming": stream_records,
@@ -44,7 +57,19 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 GROUPS = {
     "cpu": ("first_step", "compilation", "networks", "detection", "rendering", "input_share", "input_grain"),
-    "accelerator": ("throughput", "rendering", "steps_per_call", "input_share", "mnist_99", "cifar10_94"),
+    # The most important first: a machine may be lent for minutes.
+    "accelerator": (
+        "cifar10_94",
+        "airbench94_muon",
+        "resnet50",
+        "wrn28_10",
+        "mnist_99",
+        "rendering",
+        "cifar10_96",
+        "steps_per_call",
+        "hiverge",
+    ),  # fmt: skip
+    "throughput": ("resnet50", "wrn28_10", "resnet18"),
 }
 
 

@@ -7,7 +7,7 @@ import jax
 from cnnjax.benchmarks.options import Measured, Options, missing, version
 from cnnjax.benchmarks.steps import Steps
 from cnnjax.benchmarks.timing import comparison, interleave
-from cnnjax.benchmarks.workload import CPU_WORKLOADS, GPU_WORKLOADS, Workload
+from cnnjax.benchmarks.workload import CPU_WORKLOADS, GPU_WORKLOADS, TINY_WORKLOADS, Workload
 from cnnjax.runtime import sharding
 
 _PLACES = {"train": "training step", "infer": "inference"}
@@ -20,15 +20,28 @@ def cpu_networks(options: Options) -> list[Measured]:
     return [found for name, work in CPU_WORKLOADS.items() for found in compare(name, work, options)]
 
 
-def gpu_throughput(options: Options) -> list[Measured]:
-    """Training step and inference in bfloat16: ResNet-18 and WRN-28-10 against torch.compile, max-autotune."""
+def resnet50_throughput(options: Options) -> list[Measured]:
+    """Training step and inference of ResNet-50 in bfloat16, 256 images, against torch.compile in its default mode."""
+    return on_accelerator("resnet50_bfloat16", options)
+
+
+def wrn28_10_throughput(options: Options) -> list[Measured]:
+    """Training step and inference of WRN-28-10 in bfloat16, 512 images, against torch.compile in its default mode."""
+    return on_accelerator("wrn28_10_bfloat16", options)
+
+
+def resnet18_throughput(options: Options) -> list[Measured]:
+    """Training step and inference of ResNet-18 in bfloat16, 1,024 small images, against torch.compile in its default mode."""
+    return on_accelerator("resnet18_bfloat16", options)
+
+
+def on_accelerator(name: str, options: Options) -> list[Measured]:
+    """The records of one network on an accelerator; `tiny`: of a small one in its place, not compiled by torch."""
+    if options.tiny:
+        return compare("tiny_resnet", TINY_WORKLOADS["tiny_resnet"], options, "bfloat16")
     if sharding.process_on_cpu():
-        return [Measured("speed", "bfloat16 throughput", skipped="there is no accelerator")]
-    return [
-        found
-        for name, work in GPU_WORKLOADS.items()
-        for found in compare(name, work, options, "bfloat16", "max-autotune")
-    ]
+        return [Measured("speed", f"{name}, training step", skipped="there is no accelerator")]
+    return compare(name, GPU_WORKLOADS[name], options, "bfloat16", "default")
 
 
 def compare(
@@ -58,6 +71,8 @@ def compare(
 
 def steps_per_call(options: Options) -> list[Measured]:
     """ResNet-18 in bfloat16: one step in a call against 25 of them."""
+    if options.tiny:
+        return [many_steps("tiny_resnet", TINY_WORKLOADS["tiny_resnet"], 2, options, "bfloat16")]
     if sharding.process_on_cpu():
         return [Measured("steps per call", "resnet18_bfloat16", skipped="there is no accelerator")]
     return [many_steps("resnet18_bfloat16", GPU_WORKLOADS["resnet18_bfloat16"], 25, options, "bfloat16")]

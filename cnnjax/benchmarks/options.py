@@ -13,6 +13,7 @@ class Options:
     repetitions: int = 10  # turns of each contestant
     calls: int = 3  # timed calls in a turn
     seeds: int = 50  # runs, where whole runs are measured
+    tiny: bool = False  # so small that a CPU can try the parts that are for accelerators
     data_dir: str | None = None
     airbench: str | None = None  # airbench94_muon.py of KellerJordan/cifar10-airbench
     hiverge: str | None = None  # cifar10_speedrun.py of hiverge/cifar10-speedrun

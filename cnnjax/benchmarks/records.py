@@ -62,6 +62,13 @@ def read(path: Path = RECORDS) -> list[dict[str, Any]]:
     return records
 
 
+def parts(path: Path) -> set[str]:
+    """The named benchmarks that the file has records of, from this commit and device."""
+    here = {"commit": _commit(), "device": device()}
+    found = read(path) if path.exists() else []
+    return {one["part"] for one in found if "part" in one and here.items() <= one.items()}
+
+
 def device() -> str:
     """The accelerator, or the processor and how many cores of it this process may use."""
     if not sharding.process_on_cpu():

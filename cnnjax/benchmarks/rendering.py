@@ -23,6 +23,8 @@ PEER = "lucent's loop"
 
 def feature_visualization(options: Options) -> list[Measured]:
     """Pictures for channels of SqueezeNet, against lucent's loop in torch and, where it is, lucent: 128 pixels on a CPU, 224 on a GPU."""
+    if options.tiny:
+        return [compare("tiny", "fire2", 1, 32, 2, options)]
     size, steps = (128, 16) if sharding.process_on_cpu() else (224, 128)
     return [compare(*workload, size, steps, options) for workload in WORKLOADS]
 

@@ -55,6 +55,47 @@ class BasicBlock(nn.Module):
         return F.relu(x + y)
 
 
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions, the stride in the second, and a shortcut, projected where the shape changes."""
+
+    def __init__(self, channels: int, features: int, stride: int) -> None:
+        super().__init__()
+        out = 4 * features
+        self.conv1, self.bn1 = conv(channels, features, 1), nn.BatchNorm2d(features)
+        self.conv2, self.bn2 = conv(features, features, 3, stride), nn.BatchNorm2d(features)
+        self.conv3, self.bn3 = conv(features, out, 1), nn.BatchNorm2d(out)
+        self.projects = stride > 1 or channels != out
+        if self.projects:
+            self.shortcut, self.shortcut_bn = conv(channels, out, 1, stride), nn.BatchNorm2d(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + (self.shortcut_bn(self.shortcut(x)) if self.projects else x))
+
+
+class ImageNetResNet(nn.Module):
+    """For 224x224 images: a 7x7 convolution, a pool, and four stages of bottlenecks, each twice as wide."""
+
+    def __init__(self, sizes: tuple[int, ...], outputs: int = 1000, width: int = 64) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv(3, width, 7, 2), nn.BatchNorm2d(width)
+        self.names, channels = [], width
+        for i, size in enumerate(sizes, start=1):
+            for j in range(1, size + 1):
+                features = width * 2 ** (i - 1)
+                self.names.append(f"block{i}_{j}")
+                self.add_module(self.names[-1], Bottleneck(channels, features, 2 if i > 1 and j == 1 else 1))
+                channels = 4 * features
+        self.output = nn.Linear(channels, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        for name in self.names:
+            x = self.get_submodule(name)(x)
+        return self.output(x.mean((2, 3)))
+
+
 class ResNet(nn.Module):
     """For 32x32 images: a 3x3 convolution, then stages of two-convolution blocks, each twice as wide."""
 
@@ -209,6 +250,8 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "wrn16_4": lambda outputs: WideResNet(2, 4, outputs),
     "wrn28_10": lambda outputs: WideResNet(4, 10, outputs),
     "vgg11_cifar": lambda outputs: VGG((1, 1, 2, 2, 2), outputs),
+    "resnet50": lambda outputs: ImageNetResNet((3, 4, 6, 3), outputs),
+    "tiny_resnet50": lambda outputs: ImageNetResNet((1, 2), outputs, width=4),
     "resnet18_cifar": lambda outputs: ResNet((2, 2, 2, 2), 64, "B", outputs),
     "grid8": lambda outputs: GridNet(outputs, (16, 32, 64), (0, 1, 2)),
     "grid16": lambda outputs: GridNet(outputs, (16, 32, 64, 128), (0, 1, 2, 2)),

@@ -51,6 +51,7 @@ CPU_WORKLOADS = {
     "grid16": Workload("grid16", (128, 128, 3), 128, 9, (8, 8)),
 }
 GPU_WORKLOADS = {
+    "resnet50_bfloat16": Workload("resnet50", (224, 224, 3), 256, 1000),
     "resnet18_bfloat16": Workload("resnet18_cifar", (32, 32, 3), 1024),
     "wrn28_10_bfloat16": Workload("wrn28_10", (32, 32, 3), 512),
 }

@@ -1,5 +1,6 @@
 """Records of results and of speed, and the names that there are."""
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ SPEED = (
     "benchmark.airbench",
     "benchmark.hiverge",
     "benchmark.torchvision",
+    "benchmark.tiny",
+    "benchmark.resume",
+    "benchmark.minutes",
 )
 
 
@@ -63,16 +67,32 @@ def benchmark_speed(output: Path) -> None:
         airbench=flag("airbench"),
         hiverge=flag("hiverge"),
         torchvision=flag("torchvision"),
+        tiny=bool(flag("tiny")),
     )
-    note = flag("note") or ""
-    for function in benchmarks.chosen(flag("name")).values():
+    note, began = flag("note") or "", time.monotonic()
+    there = records.parts(output) if flag("resume") else set()
+    for part, function in benchmarks.chosen(flag("name")).items():
+        if part in there:
+            print(f"{part}: recorded already")
+            continue
+        if flag("minutes") and time.monotonic() - began > 60 * flag("minutes"):
+            print(
+                f"{part}: not begun after {flag('minutes'):g} minutes; the same command with --benchmark.resume goes on"
+            )
+            continue
         for found in function(options):
             if found.skipped:
                 print(f"skipped: {found.benchmark}, {found.subject}: {found.skipped}")
                 continue
             notes = " ".join(text for text in (found.note, note) if text)
             record = records.make_record(
-                found.benchmark, found.subject, found.values, command_line(), note=notes, peers=found.peers
+                found.benchmark,
+                found.subject,
+                found.values,
+                command_line(),
+                note=notes,
+                peers=found.peers,
+                part=part,
             )
             records.append(record, output)
             print(page.describe(record))

@@ -22,6 +22,7 @@ from cnnjax.models import create_model
 ONCE = Options(repetitions=2, calls=1, seeds=2)
 RESNET = Workload("tiny_resnet", (32, 32, 3), 4)
 GRID = Workload("grid8", (16, 16, 3), 4, 6, (2, 2))
+BOTTLENECKS = Workload("tiny_resnet50", (32, 32, 3), 4)
 MNIST = Workload("mnist_cnn", (28, 28, 1), 4)
 RGB = Workload("softmax_regression", (8, 8, 3), 4)
 
@@ -35,7 +36,9 @@ def test_contestants_take_turns_after_a_warm_up():
     assert values["peer / ours"] == [3.0, 1.5] and values["ours, ms"] == [1000.0, 2000.0]
 
 
-@pytest.mark.parametrize("work", [*CPU_WORKLOADS.values(), *GPU_WORKLOADS.values(), RESNET, GRID])
+@pytest.mark.parametrize(
+    "work", [*CPU_WORKLOADS.values(), *GPU_WORKLOADS.values(), RESNET, GRID, BOTTLENECKS]
+)
 def test_the_peer_has_the_parameters_of_our_network(work):
     pytest.importorskip("torch", reason="the peer is torch")
     from cnnjax.benchmarks.torch_networks import NETWORKS, with_variables
@@ -52,7 +55,7 @@ def test_the_peer_has_the_parameters_of_our_network(work):
     assert output.shape == (1, *work.grid, work.num_outputs) if work.dense_targets else (1, work.num_outputs)
 
 
-@pytest.mark.parametrize("work", [RESNET, GRID, MNIST])
+@pytest.mark.parametrize("work", [RESNET, GRID, MNIST, BOTTLENECKS])
 def test_both_sides_compute_the_same(work):
     pytest.importorskip("torch", reason="the peer is torch")
     from cnnjax.benchmarks.torch_steps import Steps as TorchSteps
@@ -154,7 +157,9 @@ def test_speed_runs_on_a_small_set():
         {"data.batch_size": 50, "evaluate.batch_size": 100, "model.name": "softmax_regression"},
     )
     found = speed_run.time_to(experiment, 0.99, ONCE, digits)
-    assert len(found.values["test accuracy"]) == 2 and found.note == "The mean accuracy misses 99 %."
+    assert len(found.values["test accuracy"]) == 2 and found.note.startswith(
+        "The mean accuracy misses 99 %. Differs from"
+    )
     a, b = (speed_run.SpeedRun(experiment, digits) for _ in range(2))
     assert a(3)[1] == b(3)[1]  # the accuracy is a function of the seed
 
@@ -201,6 +206,40 @@ def test_the_command_records_and_skips(launch, tmp_path, monkeypatch):
     assert "| tiny | cnnjax, ms | 1.5 | 0.7071 | 2 |" in page and "torch 9.9" in page and "Tiny." in page
     wrong = launch("--mode=benchmark", "--benchmark.name=fasst")
     assert wrong.code == 1 and "did you mean fast" in wrong.err
+
+
+def test_parts_resume_and_end_in_time(launch, tmp_path, monkeypatch):
+    """What the file has from this commit and device is left out; what would begin too late is told."""
+    asked = []
+
+    def part(name):
+        return lambda options: asked.append(name) or [Measured("speed", name, {"ms": [1.0]})]
+
+    monkeypatch.setattr(benchmarks, "BENCHMARKS", {name: part(name) for name in "abc"})
+    monkeypatch.setattr(benchmarks, "GROUPS", {"all": ("a", "b", "c")})
+    output = tmp_path / "records.jsonl"
+    flags = ("--mode=benchmark", f"--benchmark.output={output}", "--benchmark.resume")
+    assert launch(*flags, "--benchmark.name=b").code == 0
+    result = launch(*flags, "--benchmark.name=all", "--benchmark.minutes=0.0000001")
+    assert asked == ["b"] and "b: recorded already" in result.out
+    assert "a: not begun after 1e-07 minutes; the same command with --benchmark.resume goes on" in result.out
+    assert launch(*flags, "--benchmark.name=all").code == 0 and asked == ["b", "a", "c"]
+    changed = output.read_text().replace('"commit": "', '"commit": "other')
+    output.write_text(changed)
+    assert launch(*flags, "--benchmark.name=a").code == 0 and asked[-1] == "a" and len(asked) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [n for n in benchmarks.GROUPS["accelerator"] if n not in ("airbench94_muon", "hiverge")]
+)
+def test_what_is_for_accelerators_is_tried_on_a_cpu_in_a_tiny_form(name):
+    if not name.startswith(("cifar", "mnist", "steps")):
+        pytest.importorskip("torch", reason="the peer is torch")
+    tiny = Options(repetitions=1, calls=1, seeds=1, tiny=True)
+    (function,) = benchmarks.chosen([name]).values()
+    for found in function(tiny):
+        assert not found.skipped and found.values
 
 
 def test_list_of_benchmarks(launch):
