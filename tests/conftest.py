@@ -1,6 +1,7 @@
 """Strict numerics for every test: no implicit promotion, no reused key, full matmul precision."""
 
 import dataclasses
+import gc
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,12 @@ jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_num_cpu_devices", 4)
 
 import launch as launcher  # noqa: E402
+
+
+def pytest_collection_finish():
+    """What is imported stays; what a trace leaves is mostly no cycle, and looking for cycles took a tenth of the time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture
