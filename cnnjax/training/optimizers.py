@@ -149,6 +149,8 @@ def _decay(o: config.Optimizer) -> optax.GradientTransformation:
 
     shares = ((o.weight_decay, weights), (o.bias_weight_decay, others))
     parts = [optax.add_decayed_weights(share, mask=mask) for share, mask in shares if is_on(share)]
+    if len(parts) == 1:
+        return parts[0]  # not as a chain of one, whose state older checkpoints do not have
     return optax.chain(*parts) if parts else optax.identity()
 
 

@@ -315,3 +315,9 @@ def test_schedules_by_hand(config, expected):
 def test_mistakes_are_named(config, word):
     with pytest.raises(ConfigError, match=word):
         optimizers.make_optimizer(config, 100)
+
+
+@pytest.mark.parametrize(("name", "place"), [("sgd", 0), ("adam", 0), ("adamw", 1), ("muon", 1)])
+def test_decay_of_weights_alone_lies_where_older_checkpoints_have_it(name, place):
+    state = optimizers.make_optimizer(Optimizer(name=name, weight_decay=0.1), 10).init(parameters())
+    assert isinstance(state[0][place], optax.MaskedState)
