@@ -121,7 +121,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("benchmark.hiverge", None, "A peer: cifar10_speedrun.py of hiverge/cifar10-speedrun.")
 flags.DEFINE_string(
-    "benchmark.torchvision", None, "A peer, of decoding: a Python that has torch and torchvision."
+    "benchmark.torchvision",
+    None,
+    "A peer, of decoding and two_stage: a Python that has torch and torchvision.",
 )
 flags.DEFINE_bool("benchmark.tiny", False, "Try what is for accelerators in a tiny form, also on a CPU.")
 flags.DEFINE_bool(

@@ -23,6 +23,7 @@ from cnnjax.benchmarks.soak import long_run
 from cnnjax.benchmarks.speed_run import airbench94_muon, cifar10_94, cifar10_96, hiverge, mnist_99
 from cnnjax.benchmarks.startup import compilation, first_step
 from cnnjax.benchmarks.streaming import stream_records
+from cnnjax.benchmarks.two_stage import two_stages
 from cnnjax.config import ConfigError, did_you_mean
 
 __all__ = ["BENCHMARKS", "GROUPS", "Measured", "Options", "chosen"]
@@ -54,6 +55,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "scale": scaling,
     "processes": several_processes,
     "prediction": predict_photographs,
+    "two_stage": two_stages,
 }
 GROUPS = {
     "cpu": ("first_step", "compilation", "networks", "detection", "rendering", "input_share", "input_grain"),

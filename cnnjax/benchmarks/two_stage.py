@@ -1,0 +1,167 @@
+"""Mask R-CNN, a training step and an inference of the small network and of ResNet-50's: ours against torchvision's."""
+
+import contextlib
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax import config
+from cnnjax.benchmarks.options import Measured, Options
+from cnnjax.benchmarks.timing import comparison, compiled, interleave
+from cnnjax.config import ConfigError, Data, Detection, Experiment, Model
+from cnnjax.runtime import sharding
+from cnnjax.training.step import compile_init, compile_steps, make_recipe
+
+OBJECTS = 4
+NETWORKS = {"maskrcnn_small": (128, 8, 4, 20), "maskrcnn_resnet50_fpn": (256, 2, 90, 100)}
+_PEER = Path(__file__).with_name("torch_two_stage.py")
+
+
+def two_stages(options: Options) -> list[Measured]:
+    """Milliseconds of a training step and of an inference of Mask R-CNN: small, and ResNet-50 at 256 pixels.
+
+    The peer is torchvision's network of the same layers and settings, in a Python that --benchmark.torchvision names.
+    Weights are random, so every box that may be a detection is one on both sides, and has its mask computed. Images are of
+    one size; pasting of masks into images, which torchvision's network does itself, is outside of ours.
+    """
+    return [
+        one
+        for name, (side, batch, classes, most) in NETWORKS.items()
+        for one in compare(name, side, batch, classes, most, options)
+    ]
+
+
+def workload(side: int, batch: int, classes: int) -> dict[str, np.ndarray]:
+    """Random images with rectangles as objects."""
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, side / 2, (batch, OBJECTS, 2))
+    high = low + rng.uniform(side / 8, side / 2, low.shape)
+    boxes = np.concatenate([low, high], axis=-1).astype(np.float32)
+    at = np.arange(side) + 0.5
+    across = (at > boxes[..., [0]]) & (at < boxes[..., [2]])
+    down = (at > boxes[..., [1]]) & (at < boxes[..., [3]])
+    return {
+        "image": rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8),
+        "boxes": boxes,
+        "classes": rng.integers(0, classes, (batch, OBJECTS)).astype(np.int32),
+        "valid": np.ones((batch, OBJECTS), bool),
+        "masks": down[..., :, None] & across[..., None, :],
+    }
+
+
+class Ours:
+    """A compiled network with such images; `train` and `infer` return when their work is finished."""
+
+    def __init__(self, name: str, arrays: dict[str, np.ndarray], classes: int, most: int):
+        experiment = Experiment(
+            task="two_stage",
+            data=Data(resize="letterbox", batch_size=len(arrays["image"]), mean=(0.5,) * 3, std=(0.25,) * 3),
+            model=Model(name=name),
+            detection=Detection(score_threshold=0.0, max_detections=most),
+            optimizer=config.Optimizer(name="sgd", learning_rate=1e-4, momentum=0.9, schedule="constant"),
+        )
+        shape = arrays["image"].shape[1:]
+        recipe = make_recipe(experiment, tuple(map(str, range(classes))), shape, 1000)
+        mesh = sharding.make_mesh(len(arrays["image"]), data_parallel=False)
+        self._arrays = jax.device_put(arrays, sharding.replicated(mesh))
+        rows = np.arange(len(arrays["image"]), dtype=np.int32)[None, None]
+        self._rows = jax.device_put((rows, np.zeros_like(rows)), sharding.sharded(mesh, 2))
+        self._state = compile_init(recipe, shape, mesh)(jnp.zeros(1, jnp.int32), None)
+        self._train, self.train_compilation = compiled(
+            compile_steps(recipe, mesh), self._state, self._arrays, *self._rows
+        )
+
+        def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+            network = recipe.network(jax.tree.map(lambda a: a[0], variables), shape)
+            return recipe.task.predict(network.outputs(images))
+
+        self._predict, self.infer_compilation = compiled(
+            jax.jit(predict), self._state.variables, self._arrays["image"]
+        )
+        self.parameters = sum(a[0].size for a in jax.tree.leaves(self._state.params))
+
+    def train(self) -> None:
+        self._state, _ = self._train(self._state, self._arrays, *self._rows)
+        jax.block_until_ready(self._state)
+
+    def infer(self) -> int:
+        found = self._predict(self._state.variables, self._arrays["image"])
+        return int(jax.device_get(jax.block_until_ready(found)["counts"]).sum())
+
+
+class Theirs:
+    """The peer in its own process."""
+
+    def __init__(self, process: subprocess.Popen[str], python: str):
+        self._process, self._python = process, python
+        versions, _, parameters = self._line().rpartition(" ")
+        self.versions, self.parameters = json.loads(versions), int(parameters)
+
+    def __call__(self, what: str) -> int:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{what}\n")
+            self._process.stdin.flush()
+        return int(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None and self._process.stderr is not None
+        line = self._process.stdout.readline().strip()
+        if not line:
+            last = (self._process.stderr.read().strip().splitlines() or ["nothing said"])[-1]
+            raise ConfigError(f"benchmark.torchvision={self._python!r}: {last}")
+        return line
+
+
+@contextlib.contextmanager
+def peer(python: str | None, name: str, arrays: dict[str, np.ndarray]) -> Iterator[Theirs | None]:
+    """The peer with these images, as long as it is needed; None without a Python that has it."""
+    if not python:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "arrays.npz", **arrays)  # type: ignore[arg-type]
+        pipe = subprocess.PIPE
+        command = [python, str(_PEER), name, f"{folder}/arrays.npz"]
+        try:
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        except OSError as error:
+            raise ConfigError(f"benchmark.torchvision={python!r}: {error.strerror}") from error
+        with process:
+            try:
+                yield Theirs(process, python)
+            finally:
+                process.kill()
+
+
+def compare(
+    name: str, side: int, batch: int, classes: int, most: int, options: Options
+) -> Iterator[Measured]:
+    """Both sides in turns: training, then inference."""
+    arrays = workload(side, batch, classes)
+    ours = Ours(name, arrays, classes, most)
+    with peer(options.torchvision, name, arrays) as theirs:
+        for what, act, seconds in (
+            ("training step", ours.train, ours.train_compilation),
+            ("inference", ours.infer, ours.infer_compilation),
+        ):
+            sides: dict[str, Any] = {"cnnjax": act}
+            note, peers = "Without its peer: --benchmark.torchvision names no Python.", {}
+            if theirs:
+                sides["torchvision"] = lambda what=what: theirs("infer" if what == "inference" else "train")
+                note, peers = "Random weights: every box that may be one is a detection.", theirs.versions
+            values = comparison(interleave(sides, options.repetitions))
+            values["compilation, s"] = [seconds]
+            if what == "inference":
+                values["detections per image"] = [ours.infer() / batch]
+                if theirs:
+                    values["torchvision's"] = [theirs("infer") / batch]
+            subject = f"{what}, {name}, {side}x{side}, batch {batch}"
+            yield Measured("speed", subject, values, note=note, peers=peers)
