@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, export
 
 from cnnjax.augment.views import before_views
-from cnnjax.config import DARKNET
+from cnnjax.config import DARKNET, SHORT_SIDE
 from cnnjax.data import darknet_resize, images
 from cnnjax.network import Preprocessing
 from cnnjax.runs.committee import RunCommittee
@@ -151,6 +151,16 @@ def _preprocessing(preprocessing: Preprocessing, views: str, shape: tuple[int, .
         steps.append("resize to height x width, whatever the proportions")
     elif how in DARKNET:
         about |= _as_darknet(how, steps)
+    elif how == SHORT_SIDE:
+        about |= {
+            "short_side": data.image_size,
+            "long_side": data.image_width or data.image_size,
+            "fill": images.PADDING,
+        }
+        steps.append(
+            "resize in proportion, sides rounded down: the short one to short_side, or the long one to long_side if it would be longer"
+        )
+        steps.append("lay it into the upper left corner of height x width filled with the value fill")
     elif how == "crop":
         about["short_side"] = data.resize_short or data.image_size
         steps.append("resize the short side to short_side, the long one in proportion and rounded down")

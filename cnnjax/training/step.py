@@ -176,6 +176,8 @@ def make_recipe(
         for frame in sizes.frames(recipe.model, experiment.augment.sizes, image_shape)
     )
     if preprocessing.resize == SHORT_SIDE:
+        if not preprocessing.image_size:
+            raise ConfigError(f"data.resize={SHORT_SIDE} needs --data.image_size, the pixels of a short side")
         if sized:
             raise ConfigError(
                 f"augment.sizes has no effect with data.resize={SHORT_SIDE}: images keep their sizes"

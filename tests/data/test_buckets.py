@@ -1,5 +1,6 @@
 """Images of different sizes in a few frames: geometry, the order of batches, and a run that is the same however it is read."""
 
+import dataclasses
 import json
 
 import jax
@@ -169,7 +170,16 @@ def test_training_and_evaluation_are_the_same_in_memory_and_streamed_and_resumed
             state = train(settings, recipe, dataset, mesh, state, until, told)
         evaluation = Evaluator(recipe, dataset.test, 2, mesh, "none")(state.variables)
         outcome[how] = jax.tree.leaves(state), evaluation
+        if how == "memory":
+            network = recipe.network(jax.tree.map(lambda a: a[0], state.variables), shape, dataset.classes)
+            shown = dataclasses.replace(network, task=network.task.in_full())
+            pictures = [np.asarray(Image.open(coco / f"{number}.png")) for number in (1, 2)]
+            predictor = shown.predictor()
+            answers = predictor.predictions([predictor.framed(picture) for picture in pictures])
     weights, evaluation = outcome["memory"]
+    for i, answer in enumerate(answers):  # of a picture alone, which was in no array
+        assert_allclose(answer["boxes"], evaluation.predictions["boxes"][i], rtol=1e-4, atol=1e-2)
+        assert_allclose(answer["scores"], evaluation.predictions["scores"][i], rtol=1e-3)
     for other, found in (outcome["streamed"], outcome["resumed"]):
         for a, b in zip(weights, other, strict=True):
             assert_array_equal(a, b)
@@ -188,6 +198,10 @@ def test_other_tasks_and_data_refuse_them(coco):
         ConfigError, match="data.resize=short_side: GridDetection takes letterboxed images only"
     ):
         steps.make_recipe(grid, ("square",), (96, 96, 3), 1)
+    unsized = experiment(coco)
+    unsized = replace(unsized, {"data.image_size": 0})
+    with pytest.raises(ConfigError, match="data.resize=short_side needs --data.image_size"):
+        steps.make_recipe(unsized, ("square",), (96, 96, 3), 1)
     with pytest.raises(ConfigError, match="augment.sizes has no effect with data.resize=short_side"):
         steps.make_recipe(experiment(coco, **{"augment.sizes": (64,)}), ("square",), (96, 96, 3), 1)
 
