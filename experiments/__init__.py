@@ -62,6 +62,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         points.faces_heatmaps,
         points.faces_cascade,
         points.faces_shape_model,
+        points.faces_mtcnn,
         points.pose_figures,
         points.pose_lsp,
         *imagenet.EXPERIMENTS,

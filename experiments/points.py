@@ -103,3 +103,18 @@ def faces_shape_model() -> Experiment:
         task="shape_model",
         data=Data(name="points:landmarks68", image_size=128),
     )
+
+
+def faces_mtcnn() -> Experiment:
+    """Finds faces by three networks, each trained on what those before it let pass (MT-CNN, Zhang et al. 2016).
+
+    python launch.py --experiment=faces_mtcnn --data.name=wider:PATH --mtcnn.landmarks=points:FACES
+    PATH holds WIDER FACE, all or a part of it; any data set of photographs with boxes of faces will do. FACES are faces
+    with 68 or 5 points. A run that is interrupted goes on after the last network that was done. Launched with
+    --mtcnn.weights=FOLDER, published networks are judged in the same way.
+    """
+    return Experiment(
+        name="faces_mtcnn",
+        task="mtcnn",
+        data=Data(name="wider:WIDER", image_size=640),
+    )

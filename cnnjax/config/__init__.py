@@ -30,6 +30,7 @@ from cnnjax.config.tasks import Classification as Classification
 from cnnjax.config.tasks import Detection as Detection
 from cnnjax.config.tasks import Heatmaps as Heatmaps
 from cnnjax.config.tasks import Localization as Localization
+from cnnjax.config.tasks import Mtcnn as Mtcnn
 from cnnjax.config.tasks import Points as Points
 from cnnjax.config.tasks import ShapeModel as ShapeModel
 from cnnjax.config.training import Evaluate as Evaluate

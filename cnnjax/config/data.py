@@ -4,7 +4,7 @@ import dataclasses
 
 from cnnjax.config.options import ON, option
 
-LAID_OUT = ("voc", "coco", "yolo")
+LAID_OUT = ("voc", "coco", "yolo", "wider")
 CROPPING = ("crop", "stretch_crop")  # of data.resize: what leaves something out
 DARKNET = ("darknet_letterbox", "darknet_stretch")  # of data.resize
 SHORT_SIDE = "short_side"  # of data.resize: images of different sizes (data/buckets.py)
@@ -17,7 +17,7 @@ class Data:
 
     name: str = option(
         "digits",
-        "digits, synthetic, folder:PATH, csv:PATH (pixels and labels), ahcd:PATH, gtsrb:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; with points: figures, points:PATH; of mode=prepare: records:PATH; several joined by +, as folder:A+folder:B",
+        "digits, synthetic, folder:PATH, csv:PATH (pixels and labels), ahcd:PATH, gtsrb:PATH, a tensorflow-datasets name such as mnist, emnist/letters, cifar10; with boxes: shapes, digit_scenes, voc:PATH, coco:PATH, yolo:PATH, wider:PATH, of tensorflow-datasets voc/2007, coco/2017, kitti, wider_face; with points: figures, points:PATH; of mode=prepare: records:PATH; several joined by +, as folder:A+folder:B",
     )
     batch_size: int = option(128, "examples per training step, over all devices", above=0)
     image_size: int = option(0, "height and width to resize images to when they are read; 0 keeps theirs")

@@ -4,7 +4,16 @@ import dataclasses
 
 from cnnjax.config.data import Augment, Data
 from cnnjax.config.options import option
-from cnnjax.config.tasks import Cascade, Classification, Detection, Heatmaps, Localization, Points, ShapeModel
+from cnnjax.config.tasks import (
+    Cascade,
+    Classification,
+    Detection,
+    Heatmaps,
+    Localization,
+    Mtcnn,
+    Points,
+    ShapeModel,
+)
 from cnnjax.config.training import Evaluate, Model, Optimizer, Train
 
 PAGE_NAMES = (
@@ -56,6 +65,7 @@ class Experiment:
     heatmaps: Heatmaps = Heatmaps()
     cascade: Cascade = Cascade()
     shape_model: ShapeModel = ShapeModel()
+    mtcnn: Mtcnn = Mtcnn()
     detection: Detection = Detection()
     optimizer: Optimizer = Optimizer()
     train: Train = Train(epochs=1)

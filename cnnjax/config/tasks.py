@@ -97,6 +97,38 @@ class ShapeModel:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mtcnn:
+    """Of task mtcnn: three networks that find faces, each trained on what those before it let pass (Zhang et al. 2016)."""
+
+    steps: tuple[int, ...] = option((10000, 6000, 4000), "training steps of P-Net, R-Net and O-Net")
+    batch_size: int = option(384, "windows of a step, half of them without a face", above=0)
+    learning_rate: float = option(
+        1e-3, "of Adam, at the first step of each network; it falls as a cosine", above=0
+    )
+    hard: float = option(
+        0.7, "share of the faces and non-faces of a batch that is learned from: those of the largest loss",
+        above=0, most=1,
+    )  # fmt: skip
+    samples: tuple[int, ...] = option(
+        (60000, 40000, 20000), "most windows of each type, for P-Net, R-Net and O-Net"
+    )
+    mined: tuple[float, ...] = option(
+        (0.4, 0.05),
+        "scores from which on what P-Net and R-Net find is a window to train the next network with",
+    )
+    landmarks: str = option(
+        "",
+        "points:PATH of faces with 68 or 5 points, from which O-Net learns to place five; empty: it places none",
+    )
+    min_face: int = option(20, "side in pixels of the smallest face that is looked for", above=11)
+    thresholds: tuple[float, ...] = option((0.6, 0.7, 0.7), "scores that each network asks for")
+    weights: str = option(
+        "",
+        "folder with pnet, rnet and onet (.safetensors or .pt) that are taken as they are, and nothing is trained",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Detection:
     """Of tasks that find any number of objects; each field says of which."""
 

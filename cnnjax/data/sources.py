@@ -12,7 +12,7 @@ import numpy as np
 from cnnjax.config import DARKNET, LAID_OUT, SHORT_SIDE, ConfigError, Data
 from cnnjax.data.dataset import About, Dataset, concat, first, hold_out, mixed, of_each_class
 from cnnjax.data.examples import Columns
-from cnnjax.data.formats import coco, folders, gtsrb, layouts, packed, pixels, records, voc, yolo
+from cnnjax.data.formats import coco, folders, gtsrb, layouts, packed, pixels, records, voc, wider, yolo
 from cnnjax.data.formats.records import RawDataset
 from cnnjax.data.synthetic import embedded
 from cnnjax.data.tfds import builder as tfds_builder
@@ -86,6 +86,7 @@ SOURCES: dict[str, Source] = {
     "voc": annotated(voc.LAYOUTS),
     "coco": annotated(coco.LAYOUTS),
     "yolo": annotated(yolo.LAYOUTS),
+    "wider": annotated(wider.LAYOUTS),
     "figures": Source(_with_points("read_figures"), lambda data, place: About((64, 64, 3))),
     "points": Source(_with_points("read_points"), takes="folder"),
     "records": Source(records.read, takes="path", streams=True),

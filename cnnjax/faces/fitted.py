@@ -1,9 +1,7 @@
-"""Models of faces that are fitted in one go, and not trained step by step: a cascade, and a shape model."""
+"""Models of faces that are fitted in one go, and not trained step by step: a cascade, and a shape model; FITTED, all."""
 
-import abc
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +16,8 @@ from cnnjax.detection.judge import points as judge
 from cnnjax.faces import crops, scan
 from cnnjax.faces.boosting import Boosting, Photographs, Stage, fit_cascade
 from cnnjax.faces.cascade import MARGIN, Cascade, read_cascade, write_cascade
+from cnnjax.faces.fitted_model import Fitted, Say
+from cnnjax.faces.mtcnn_fitted import FaceNetworks
 from cnnjax.faces.search import LINES68, ActiveShape, Searching, fit_shape_model
 from cnnjax.faces.shape_model import ShapeModel
 from cnnjax.faces.traditional import Traditional
@@ -33,38 +33,6 @@ _WINDOW = 24  # pixels of a side
 _HELD_OUT = 0.25  # of the training faces, by which stages set their thresholds
 _JITTERED = 2  # times that each face is seen a little elsewhere and larger or smaller
 
-Say = Callable[[str], None]
-
-
-class Fitted(abc.ABC):
-    """A model, its file in a folder, how good it is and what it says of an image: what a row of FITTED can do."""
-
-    options: ClassVar[tuple[str, ...]]  # sections of an experiment that it reads
-    targets: ClassVar[tuple[str, ...]] = ("points", "visible")
-    file: ClassVar[str]
-
-    @classmethod
-    @abc.abstractmethod
-    def fit(cls, experiment: Experiment, dataset: Dataset, say: Say) -> "Fitted":
-        """A model of the training split; `say` tells how it goes."""
-
-    @classmethod
-    @abc.abstractmethod
-    def load(cls, experiment: Experiment, folder: Path) -> "Fitted":
-        """What `save` wrote."""
-
-    @abc.abstractmethod
-    def save(self, folder: Path) -> None:
-        """Writes `file`, and what else it needs, into a folder."""
-
-    @abc.abstractmethod
-    def judge(self, split: Split) -> "tuple[dict[str, float], list[Picture]]":
-        """Numbers, and pictures for the report, of a split of faces with 68 points each."""
-
-    @abc.abstractmethod
-    def result(self, image: np.ndarray) -> Result:
-        """What it says of an image, uint8 [H, W, C]."""
-
 
 @dataclasses.dataclass(frozen=True)
 class FaceCascade(Fitted):
@@ -78,7 +46,7 @@ class FaceCascade(Fitted):
     backgrounds: str
 
     @classmethod
-    def fit(cls, experiment: Experiment, dataset: Dataset, say: Say) -> "FaceCascade":
+    def fit(cls, experiment: Experiment, dataset: Dataset, folder: Path, say: Say) -> "FaceCascade":
         asked, seed = experiment.cascade, experiment.train.seed
         if not experiment.data.backgrounds:
             raise ConfigError("task=cascade needs --data.backgrounds, a folder of photographs without faces")
@@ -157,7 +125,7 @@ class FaceShape(Fitted):
     frame: tuple[int, int]  # height and width of the training images
 
     @classmethod
-    def fit(cls, experiment: Experiment, dataset: Dataset, say: Say) -> "FaceShape":
+    def fit(cls, experiment: Experiment, dataset: Dataset, folder: Path, say: Say) -> "FaceShape":
         faces, _ = _faces(dataset.train)
         known = np.asarray(dataset.train["points"])[_whole(dataset.train)]
         shape = fit_shape_model(faces, known.astype(np.float64), _searching(experiment))
@@ -241,7 +209,7 @@ class FaceShape(Fitted):
         )
 
 
-FITTED: dict[str, type[Fitted]] = {"cascade": FaceCascade, "shape_model": FaceShape}
+FITTED: dict[str, type[Fitted]] = {"cascade": FaceCascade, "shape_model": FaceShape, "mtcnn": FaceNetworks}
 
 
 def photographs(folder: str) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -4,7 +4,7 @@ Boxes follow the authors' MATLAB code: corners that count pixels from 1 and, aft
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,11 +63,12 @@ class Settings:
         return found
 
 
-def load_networks(folder: str | Path) -> dict[str, Any]:
-    """The variables of the three networks from pnet.pt, rnet.pt and onet.pt (or .safetensors) of a folder."""
+def load_networks(folder: str | Path, names: Iterable[str] = tuple(SIDES)) -> dict[str, Any]:
+    """The variables of the three networks, or of those with these names, from pnet.pt, rnet.pt and onet.pt (or
+    .safetensors) of a folder."""
     variables = {}
-    for name, side in SIDES.items():
-        model = create_model(f"mtcnn_{name}")
+    for name in names:
+        model, side = create_model(f"mtcnn_{name}"), SIDES[name]
         template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
         files = [Path(folder) / f"{name}{suffix}" for suffix in (".safetensors", ".pt")]
         path = next((file for file in files if file.is_file()), files[-1])
@@ -76,9 +77,16 @@ def load_networks(folder: str | Path) -> dict[str, Any]:
 
 
 def find_faces(
-    variables: dict[str, Any], images: Sequence[np.ndarray], settings: Settings = Settings()
+    variables: dict[str, Any],
+    images: Sequence[np.ndarray],
+    settings: Settings = Settings(),
+    canvas: tuple[int, int] = (0, 0),
 ) -> list[Faces]:
     """The faces of each image, uint8 [H, W, 3] in R, G, B; images may differ in size, and may have no face.
+
+    Without "onet", or "rnet" and "onet", among `variables`, what the networks that are there let pass: squares, in the
+    order of their scores, with points of zeros. canvas: height and width that images are padded to at least; where it is
+    one for all calls, all are of one shape, and compiled once.
 
     Raises ConfigError for an image that is no such array.
     """
@@ -88,18 +96,20 @@ def find_faces(
     if not images:
         return []
     sizes = np.array([image.shape[:2] for image in images], np.int32)
-    height, width = (-(-side // CANVAS) * CANVAS for side in sizes.max(axis=0).tolist())
-    canvas = np.zeros((len(images), height, width, 3), np.uint8)
-    for frame, image in zip(canvas, images, strict=True):
+    height, width = (-(-side // CANVAS) * CANVAS for side in np.maximum(sizes.max(axis=0), canvas).tolist())
+    frames = np.zeros((len(images), height, width, 3), np.uint8)
+    for frame, image in zip(frames, images, strict=True):
         frame[: image.shape[0], : image.shape[1]] = image
     scales = settings.scales(height, width)
     levels = np.zeros((len(scales), len(images), 2), np.int32)
     for i, size in enumerate(sizes.tolist()):
         for k, scale in enumerate(settings.scales(*size)):
             levels[k, i] = [int(side * scale + 1) for side in size]
-    sums, found = _propose(variables["pnet"], canvas, sizes, levels, tuple(scales), settings)
-    found = _refine(variables["rnet"], sums, sizes, _compact(found), settings.thresholds[1])
-    found = _finish(variables["onet"], sums, sizes, _compact(found), settings.thresholds[2])
+    sums, found = _propose(variables["pnet"], frames, sizes, levels, tuple(scales), settings)
+    if "rnet" in variables:
+        found = _refine(variables["rnet"], sums, sizes, _compact(found), settings.thresholds[1])
+    if "onet" in variables:
+        found = _finish(variables["onet"], sums, sizes, _compact(found), settings.thresholds[2])
     return _per_image(found, len(images))
 
 

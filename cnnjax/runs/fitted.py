@@ -27,7 +27,7 @@ def fit_run(experiment: Experiment, workdir: Workdir, data_dir: str | None, comm
         dataset = load(config.replace(experiment, {"data.backgrounds": ""}).data, data_dir)
         _check(experiment, dataset.train)
         if not workdir.has_run():  # which it does only with its model
-            FITTED[experiment.task].fit(experiment, dataset, print).save(workdir.path)
+            FITTED[experiment.task].fit(experiment, dataset, workdir.path, print).save(workdir.path)
             workdir.write_config(experiment)
         metrics, pictures = restore(workdir, experiment).judge(dataset.test)
         write_atomically(workdir.metrics, json.dumps({"step": 0, "split": "test", **metrics}) + "\n")
@@ -71,7 +71,8 @@ def predictions(model: Fitted, paths: Sequence[Path]) -> Iterator[tuple[Path, Fo
 
 
 def _check(experiment: Experiment, split: Mapping[str, Any]) -> None:
-    if not {"points", "visible"} <= set(split):
+    what = FITTED[experiment.task].targets
+    if not {*what} <= set(split):
         raise ConfigError(
-            f"data.name={experiment.data.name!r} has no points; task={experiment.task} learns them"
+            f"data.name={experiment.data.name!r} has no {what[0]}; task={experiment.task} learns them"
         )
