@@ -10,6 +10,7 @@
   python launch.py --mode=compare --workdirs=A,B,C    any number of runs in one table and one figure
   python launch.py --mode=predict --workdir=DIR --inputs=photo.png,folder/
   python launch.py --mode=predict --workdir=DIR --inputs=clip.mp4     or camera:0: annotated.mp4 and JSON lines
+  python launch.py --mode=predict --workdir=DIR --inputs=faces/ --predict.warp=photo.png   or mean: faces warped, and gifs
   python launch.py --mode=visualize --workdir=DIR     pictures of what the network learned, gallery.html
   python launch.py --mode=visualize --experiment=NAME --weights=FILE --inputs=FOLDER    of published weights
   python launch.py --mode=layers --workdir=DIR        names and shapes of its layers
@@ -85,6 +86,11 @@ flags.DEFINE_string(
     "output",
     None,
     "mode=predict, evaluate, visualize, slide and compare: folder for the results, default <workdir>/predictions, evaluation, gallery or slide, or comparison; other modes: the file to write.",
+)
+flags.DEFINE_string(
+    "predict.warp",
+    None,
+    "mode=predict with points: also warp the face on each photograph to the points of the one on this photograph, or to the mean shape of all --inputs (mean): a picture and a gif of each in OUTPUT/warped.",
 )
 flags.DEFINE_string(
     "weights",

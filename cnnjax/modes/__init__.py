@@ -58,7 +58,7 @@ MODES: dict[str, Mode] = {
         (*RUN, "votes", "data_dir", "output"),
         ("evaluate.", "data.name", "model.precision", *FRAMING),
     ),
-    "predict": Mode(mode_predict, (*RUN, "votes", "inputs", "output"), config.PREDICTABLE),
+    "predict": Mode(mode_predict, (*RUN, "votes", "inputs", "output", "predict.warp"), config.PREDICTABLE),
     "prepare": Mode(mode_prepare, ("experiment", "data_dir", "output"), ("data.",)),
     "summarize": Mode(
         mode_summarize, ("experiment", "workdir", "data_dir", "compiler", "device", "output"), ALL
@@ -99,7 +99,7 @@ MODES: dict[str, Mode] = {
 LOOKS_AT_RUNS = (
     "evaluate", "predict", "compare", "summarize", "preview", "layers", "slide", "visualize", "export_weights", "export",
 )  # fmt: skip
-PATHS = ("workdir", "workdirs", "inputs", "output", "classes", "benchmark.output")
+PATHS = ("workdir", "workdirs", "inputs", "output", "predict.warp", "classes", "benchmark.output")
 
 
 def check_flags() -> None:

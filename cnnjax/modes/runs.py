@@ -1,8 +1,9 @@
 """Modes that make runs and use them."""
 
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -184,27 +185,49 @@ def mode_predict() -> None:
     from cnnjax.predict import predict, video
     from cnnjax.runs import fitted, run
 
+    warp = FLAGS["predict.warp"].value
     if name := video.only_video(FLAGS.inputs):
+        if warp:
+            raise ConfigError("predict.warp is for photographs, not for a video")
         predict_video(name)
         return
     paths = predict.find_images(FLAGS.inputs)
     if together := committee(flag_changes()):
         if not FLAGS.output:
             raise ConfigError("mode=predict with several --workdir needs --output=DIR")
-        output, said = Path(FLAGS.output), predict.predictions(together, paths)
+        output, ask = Path(FLAGS.output), functools.partial(predict.predictions, together)
     else:
         workdir = existing_workdir()
         output = Path(FLAGS.output or workdir.path / "predictions")
         if is_fitted(workdir):
             only_changes()
-            said = fitted.predictions(fitted.restore(workdir), paths)
+            ask = functools.partial(fitted.predictions, fitted.restore(workdir))
         else:
-            said = predict.predictions(run.restore(workdir, FLAGS.checkpoint, flag_changes()), paths)
-    count, problems = predict.write_predictions(said, output)
+            ask = functools.partial(
+                predict.predictions, run.restore(workdir, FLAGS.checkpoint, flag_changes())
+            )
+    count, problems = predict_and_warp(ask, paths, output, warp)
     part = f", of the first {predict.SHOWN}" if count > predict.SHOWN else ""
     print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}{part}")
     for line in problems:
         print(f"not read: {line}", file=sys.stderr)
+
+
+def predict_and_warp(
+    ask: Callable[[list[Path]], Any], paths: list[Path], output: Path, warp: str | None
+) -> tuple[int, list[str]]:
+    """What predict.write_predictions does and returns; with `warp` also the warped faces."""
+    from cnnjax.predict import predict, warping
+
+    if not warp:
+        return predict.write_predictions(ask(paths), output)
+    points: dict[Path, Any] = {}
+    target = None if warp == warping.MEAN else warping.points_of(warp, ask(predict.find_images([warp])[:1]))
+    told = predict.write_predictions(warping.remembering(ask(paths), points), output)
+    target = warping.mean_shape(points) if target is None else target
+    warped = warping.write_warped(points, target, output / "warped")
+    print(f"{warped:,} faces warped: {output / 'warped'}")
+    return told
 
 
 def predict_video(name: str) -> None:

@@ -80,6 +80,22 @@ def test_a_shape_model_from_flags(folder, tmp_path, launch):
     known = np.array((folder / "test.csv").read_text().splitlines()[1].split(",")[1:], float).reshape(-1, 2)
     found = np.array([first["points"][str(i)] for i in range(68)])
     assert np.linalg.norm(found - known, axis=1).mean() < 2
+    other = f"--predict.warp={folder / 'train' / '0.png'}"
+    for warp, said in ((other, "2 faces warped"), ("--predict.warp=mean", "2 faces warped")):
+        inputs = f"--inputs={folder / 'test' / '0.png'},{folder / 'test' / '1.png'}"
+        warped = launch("--mode=predict", f"--workdir={work}", inputs, warp, f"--output={tmp_path / 'warps'}")
+        assert warped.code == 0 and said in warped.out, warped.err
+    assert sorted(path.name for path in (tmp_path / "warps" / "warped").iterdir()) == [
+        "001_0.gif", "001_0.png", "002_1.gif", "002_1.png",
+    ]  # fmt: skip
+    alone = launch(
+        "--mode=predict", f"--workdir={work}", f"--inputs={folder / 'test' / '0.png'}", "--predict.warp=mean"
+    )
+    assert alone.code == 1 and "is the mean of the faces in --inputs, which are 1" in alone.err
+    missing = launch(
+        "--mode=predict", f"--workdir={work}", f"--inputs={folder / 'test'}", "--predict.warp=none.png"
+    )
+    assert missing.code == 1 and "no such file or folder: none.png" in missing.err
     refused = launch(*flags, "--shape_model.half_length=5", f"--workdir={work}")
     assert refused.code == 1 and "shape_model.half_length: 4 -> 5" in refused.err
     (work / "shape_model.npz").write_bytes(b"PK")
@@ -115,6 +131,10 @@ def test_a_cascade_from_flags_and_the_points_of_what_it_finds(folder, tmp_path, 
         x, y, width, height = found["detections"][0]["bbox"]
         assert np.hypot(x + width / 2 - 140, y + height / 2 - 106) < 12
     assert np.hypot(*np.subtract(found["detections"][0]["points"]["30"], [140, 108])) < 12
+    refused = launch(
+        "--mode=predict", f"--workdir={work}", f"--inputs={folder / 'test'}", f"--predict.warp={tmp_path / 'photograph.png'}"
+    )  # fmt: skip
+    assert refused.code == 1 and "photograph.png: no points are placed on it" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,26 @@ def test_an_affine_map_is_scipy_s():
     assert np.abs(warped[10:30, 15:35] - expected).max() <= 0.51
 
 
+def test_triangles_each_have_their_map():
+    """Against scipy, which finds the triangle of a place itself and looks up between pixels its own way."""
+    from scipy.interpolate import LinearNDInterpolator
+    from scipy.ndimage import map_coordinates
+    from scipy.spatial import Delaunay
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    border = frame_points(50, 40)
+    target = np.concatenate([border, rng.uniform(6, 34, (12, 2))])
+    source = target + np.concatenate([np.zeros((8, 2)), rng.uniform(-3, 3, (12, 2))])
+    places = LinearNDInterpolator(Delaunay(target), source)(*np.meshgrid(np.arange(50.0), np.arange(40.0)))
+    expected = [
+        map_coordinates(image[..., c].astype(float), places[..., ::-1].transpose(2, 0, 1), order=1)
+        for c in range(3)
+    ]
+    warped = warp(image, source, target, triangulate(target))
+    assert np.abs(warped - np.stack(expected, -1)).max() <= 0.6  # rounded to whole numbers
+
+
 def test_points_move_where_they_should():
     image = np.zeros((40, 40, 3), np.uint8)
     image[14:17, 19:22] = [200, 100, 50]
