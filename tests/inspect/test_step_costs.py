@@ -3,10 +3,13 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import cnnjax as cj
 from cnnjax import config
 from cnnjax.config import ConfigError
 from cnnjax.detection.nms import nms
@@ -14,6 +17,12 @@ from cnnjax.inspect import step_costs
 from cnnjax.inspect.program import kernels
 from cnnjax.runtime import compile_for, sharding
 from experiments import EXPERIMENTS
+
+
+class Mine(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(3, name="last")(nn.relu(nn.Conv(8, (3, 3), name="first")(x)).mean((1, 2)))
 
 
 def target(name):
@@ -156,3 +165,25 @@ def test_exchanges_of_a_step_on_eight_h200(name, exchanges):
     costs = costs_of("h200x8", experiment, **changes)
     assert set(costs.exchanges) == {"all-reduce"}
     assert costs.exchanges["all-reduce"][0] <= exchanges
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar10_resnet20", "imagenet_resnet50"])
+def test_parts_with_statistics_of_their_own_are_exchanged_once_on_eight_h200(name):
+    """All that devices exchange in a step: gradients, running statistics and metrics, in float32."""
+    costs = costs_of("h200x8", name, train__norm_parts=8, model__dtype="bfloat16", augment__random_crop=0.0)
+    assert list(costs.exchanges) == ["all-reduce"]
+    count, size = costs.exchanges["all-reduce"]
+    assert count == 1 and size >= 4 * {"cifar10_resnet20": 270_000, "imagenet_resnet50": 25_557_032}[name]
+
+
+@pytest.mark.slow
+def test_a_module_and_data_of_ones_own():
+    target("h200")
+    x, y = np.zeros((64, 8, 8, 3), np.uint8), np.arange(64, dtype=np.int32) % 3
+    mine = {"data": cj.Dataset.of_arrays(x, y, x, y), "model": Mine()}
+    costs = cj.device_costs(cj.replace(cj.Experiment(), {"data.batch_size": 16}), "h200", **mine)
+    assert costs.num_kernels > 5 and any("Mine/first" in kernel.layer for kernel in costs.kernels)
+    assert str(costs).startswith("a training step on h200, batch 16, float32:")
+    with pytest.raises(ConfigError, match="device='h300': unknown, did you mean h200 or h100?"):
+        cj.device_costs(cj.Experiment(), "h300", **mine)
