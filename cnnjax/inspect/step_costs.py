@@ -189,6 +189,11 @@ def describe(costs: StepCosts) -> str:
     if experiment.model.dtype != "float32":
         named = sorted({kernel.layer for kernel in costs.single_products})
         lines += [f"  products of float32: {', '.join(named)}"] if named else []
+    if experiment.model.precision != "default":
+        lines.append(
+            f"  precision={experiment.model.precision}: products of float32 take longer than these times, which count "
+            "them as by default, in TF32 or one pass of bfloat16"
+        )
     lines.append("  the kernels that take longest:")
     head = ("ms", "MB", "GFLOP", "layer", "kernel")
     lines.append(f"  {head[0]:>9}{head[1]:>10}{head[2]:>10}  {head[3]:<{_LAYER_WIDTH}}  {head[4]}")

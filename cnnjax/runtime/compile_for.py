@@ -147,7 +147,9 @@ def compile_step(function: Any, target: Target, *arguments: Any) -> Any:
     enabled = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        return function.lower(*arguments).compile(compiler_options=options)
+        lowered = function.lower(*arguments)
+        with _silent():  # of compilers that are slow on a busy machine
+            return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         sizes = re.search(r"([\d.]+)G\)? (?:of|exceeds[^(]*\() ?([\d.]+)G", str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not sizes:
