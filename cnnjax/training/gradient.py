@@ -10,9 +10,11 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
+from cnnjax.config import ConfigError, Experiment
 from cnnjax.runtime.sharding import BATCH
 from cnnjax.tasks import Batch
 from cnnjax.tasks.metrics import Sums
+from cnnjax.training import parts as parts_of
 
 # The loss of (params, batch, keys), a mean, and beside it: new state of the model and other means, and sums.
 Keys = tuple[Array, ...]
@@ -28,6 +30,21 @@ class Begun(Protocol):
 
     @property
     def model_state(self) -> Any: ...
+
+
+def check_parts(experiment: Experiment, model: Any, image_shape: tuple[int, ...]) -> None:
+    """Raises ConfigError for parts of a batch that are not equal, or of whose statistics nobody asks."""
+    count, batch_size = experiment.train.norm_parts, experiment.data.batch_size
+    if count == 1:
+        return
+    if batch_size % count or batch_size == count:
+        raise ConfigError(
+            f"train.norm_parts={count}: data.batch_size={batch_size} is no multiple of it, twice or more"
+        )
+    if not parts_of.has_statistics(model, image_shape):
+        raise ConfigError(
+            f"--train.norm_parts has no effect with model.name={experiment.model.name}: it has no batch normalization"
+        )
 
 
 def whole(loss: Loss, state: Begun, batch: Batch, keys: Keys) -> Found:

@@ -152,7 +152,7 @@ def make_recipe(
     frozen = parts.frozen_variables(model, image_shape, rule.frozen)
     trunk = parts.in_trunk(model, image_shape) if rule.trunk_learning_rate != 1 else ()
     augment = experiment.augment
-    _check_parts(experiment, model, image_shape)
+    gradient.check_parts(experiment, model, image_shape)
     if experiment.data.stream_crop:  # images come as windows of their files
         augment = dataclasses.replace(augment, random_crop=0.0)
     recipe = Recipe(
@@ -184,21 +184,6 @@ def make_recipe(
             )
         sized = tuple(dataclasses.replace(recipe, bucket=frame) for frame in buckets.frames(recipe.limits))
     return dataclasses.replace(recipe, sized=sized)
-
-
-def _check_parts(experiment: Experiment, model: Model, image_shape: tuple[int, ...]) -> None:
-    """Raises ConfigError for parts of a batch that are not equal, or of whose statistics nobody asks."""
-    count, batch_size = experiment.train.norm_parts, experiment.data.batch_size
-    if count == 1:
-        return
-    if batch_size % count or batch_size == count:
-        raise ConfigError(
-            f"train.norm_parts={count}: data.batch_size={batch_size} is no multiple of it, twice or more"
-        )
-    if not parts.has_statistics(model, image_shape):
-        raise ConfigError(
-            f"--train.norm_parts has no effect with model.name={experiment.model.name}: it has no batch normalization"
-        )
 
 
 def init_state(
