@@ -135,7 +135,7 @@ def layer_of(label: str) -> str:
 
 
 _WRAPPERS = frozenset(
-    ["jit", "main", "steps", "vmap", "jvp", "transpose", "closed_call", "while", "body", "cond"]
+    ["jit", "main", "steps", "vmap", "jvp", "transpose", "closed_call", "while", "body", "cond", "shard_map"]
 )
 
 
