@@ -128,16 +128,17 @@ def cifar10_dropconnect() -> Experiment:
 
 
 def cifar10_dropconnect_laptop() -> Experiment:
-    """The same network with half the maps and units, for 12 epochs.
+    """The same network with half the maps and units, and AdamW for 12 epochs.
 
     python launch.py --experiment=cifar10_dropconnect_laptop
+    Not measured yet but for one epoch: 51 % of held-out images. About ten minutes on one CPU core.
     """
-    experiment = cifar10_dropconnect()
+    # After 600 steps the training loss was 1.51; with SGD, as above, it was 1.74.
     return dataclasses.replace(
-        experiment,
+        cifar10_dropconnect(),
         name="cifar10_dropconnect_laptop",
         model=Model(name="dropconnect_cifar10", options=("window=24", "features=32/32/32/16", "hidden=64")),
-        optimizer=dataclasses.replace(experiment.optimizer, schedule="linear", boundaries=()),
+        optimizer=Optimizer(name="adamw", learning_rate=2e-3, weight_decay=1e-2, schedule="linear"),
         train=Train(epochs=12, evaluate_every=0, checkpoint_every=1),
     )
 
