@@ -52,7 +52,8 @@ def mnist_rows() -> Experiment:
     """An LSTM reads MNIST row by row; --model.name=gru_rows and --model.options=bidirectional=true are others.
 
     python launch.py --experiment=mnist_rows
-    Expect 98.9 % after 8 epochs (98.98 % in one run); less than 5 minutes on one busy CPU core.
+    Expect 99.0 % after 8 epochs (99.10 % in one run, 98.98 % in one whose forget gates began at 0); two minutes of one
+    CPU core.
     """
     return Experiment(
         name="mnist_rows",
