@@ -29,7 +29,7 @@ def setup(task=None, model="tiny_googlenet_bn"):
         "image": jnp.asarray(rng.integers(0, 256, (4, *SHAPE)), jnp.uint8),
         "label": jnp.arange(4, dtype=jnp.int32), "index": jnp.arange(4, dtype=jnp.int32), "epoch": jnp.zeros(4, jnp.int32),
     }  # fmt: skip
-    return recipe, init_state(recipe, SHAPE, jnp.int32(0)), batch
+    return recipe, jax.jit(lambda: init_state(recipe, SHAPE, jnp.int32(0)))(), batch
 
 
 def test_auxiliary_heads_learn_with_three_tenths_of_their_loss():

@@ -107,7 +107,7 @@ def begun(model=None, **optimizer):
         "index": jnp.arange(6, dtype=jnp.int32),
         "epoch": jnp.zeros(6, jnp.int32),
     }
-    return recipe, init_state(recipe, SHAPE, jnp.int32(0)), batch
+    return recipe, jax.jit(lambda: init_state(recipe, SHAPE, jnp.int32(0)))(), batch
 
 
 @pytest.mark.parametrize(("clip", "model"), [(0.0, Small()), (0.05, Small()), (0.0, Theirs())])

@@ -43,7 +43,7 @@ class Linear(nn.Module):
 @pytest.fixture(scope="session")
 def tiny():
     model = Tiny()
-    variables = model.init(jax.random.key(1), jnp.zeros((1, 16, 16, 3)))
+    variables = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 16, 16, 3)))
     return Network(
         model,
         variables,
@@ -56,7 +56,7 @@ def tiny():
 @pytest.fixture(scope="session")
 def linear():
     model = Linear()
-    variables = model.init(jax.random.key(2), jnp.zeros((1, 6, 6, 1)))
+    variables = jax.jit(model.init)(jax.random.key(2), jnp.zeros((1, 6, 6, 1)))
     return Network(model, variables, (6, 6, 1))
 
 
@@ -76,7 +76,7 @@ def lenet(digits):
     model = LeNet5()
     network = Network(
         model,
-        model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1))),
+        jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 1))),
         (28, 28, 1),
         Preprocessing((0.3,), (0.35,)),
     )

@@ -143,13 +143,12 @@ class ZFStem(nn.Module):
 
 @pytest.mark.parametrize(
     ("layer", "size", "stride"),
-    [("conv1", 7, 2), ("pool1", 11, 4), ("conv2", 27, 8), ("pool2", 43, 16), ("conv3", 75, 16),
-     ("conv4", 107, 16), ("conv5", 139, 16)],
-)  # fmt: skip
+    [("conv1", 7, 2), ("pool1", 11, 4), ("pool2", 43, 16), ("conv5", 139, 16)],
+)
 def test_receptive_fields_of_zfnet(layer, size, stride):
     model = ZFStem()
     shape = (225, 225, 1)
-    network = Network(model, model.init(jax.random.key(0), jnp.zeros((1, *shape))), shape)
+    network = Network(model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape))), shape)
     middle = network.layers()[layer][0] // 2
     positions = np.asarray([[middle, middle], [middle, middle + 1], [middle - 1, middle]])
     boxes = receptive_fields(network, layer, positions)

@@ -42,7 +42,7 @@ class Silent(nn.Module):
 
 
 def build(model, shape=(8, 8, 3), **options):
-    return Network(model, model.init(jax.random.key(0), jnp.zeros((1, *shape))), shape, **options)
+    return Network(model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape))), shape, **options)
 
 
 def test_layers_come_in_forward_order_with_shapes(tiny):
