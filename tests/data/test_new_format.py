@@ -64,6 +64,7 @@ def losses(workdir):
     return [(line["step"], line["split"], line["loss"]) for line in lines]
 
 
+@pytest.mark.full
 def test_a_format_of_ones_own_in_every_mode(boxes, tmp_path, launch):
     found = sources.load(Data(name=f"csv:{boxes}", image_size=32))
     assert found.classes == ("cross", "disk")

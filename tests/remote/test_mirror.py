@@ -396,6 +396,7 @@ def test_file_systems_without_links_are_copied_from(tmp_path, monkeypatch):
     assert manifests.newest(Store(url)).step == 4
 
 
+@pytest.mark.full
 def test_modes_that_look_at_runs_take_the_url(tmp_path, launch, monkeypatch):
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "cache"))
     url = f"file://{tmp_path}/store/run"

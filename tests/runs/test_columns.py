@@ -42,6 +42,7 @@ def test_width_is_changed_before_contrast():
     np.testing.assert_allclose(both(images), contrast.equalize(contrast.fit_width(shares, 10)), atol=1e-6)
 
 
+@pytest.mark.full
 def test_a_run_keeps_its_column_and_answers_through_it(launch, tmp_path):
     run = tmp_path / "run"
     column = ("--data.contrast=clahe", "--data.digit_width=12", "--data.image_size=28")

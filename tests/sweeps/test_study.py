@@ -220,6 +220,7 @@ def test_a_trial_whose_workers_are_lost_again_and_again_is_given_up(tmp_path):
     assert "failed: its workers were lost, one after the other" in {row["state"] for row in rows}
 
 
+@pytest.mark.full
 def test_a_signal_gives_trials_back_at_once_and_others_go_on(tmp_path, monkeypatch):
     stop = threading.Event()
     asked = make(tmp_path, trials=5)

@@ -36,12 +36,25 @@ CLASSES = ("disk", "square", "triangle", "cross")
 TINY = ("--data.limit=12", "--data.batch_size=4", "--train.steps=2", "--train.evaluate_every=0")
 
 
-@pytest.mark.parametrize("experiment", ["digits_localization", "scenes_grid"])
-def test_a_run_evaluates_reports_and_predicts(launch, tmp_path, experiment):
+TINY_GRID = functools.partial(GridNet, widths=(4, 8, 8), blocks=(0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "metric", "flags"),
+    [
+        pytest.param("digits_localization", "iou", (), marks=pytest.mark.full),
+        ("scenes_grid", "ap50", ("--model.name=tiny_grid", "--detection.form=anchors", "--detection.num_anchors=2")),
+    ],
+)  # fmt: skip
+def test_a_run_evaluates_reports_and_predicts(launch, tmp_path, monkeypatch, experiment, metric, flags):
+    monkeypatch.setitem(MODELS, "tiny_grid", TINY_GRID)
     workdir = tmp_path / "run"
-    result = launch(f"--experiment={experiment}", *TINY, f"--workdir={workdir}")
+    result = launch(f"--experiment={experiment}", *flags, *TINY, f"--workdir={workdir}")
     assert result.code == 0, result.err
-    assert ("iou" if experiment == "digits_localization" else "ap50") in result.out
+    assert metric in result.out
+    anchors = json.loads((workdir / "config.json").read_text())["detection"]["anchors"]
+    assert len(anchors) == (4 if flags else 0)  # they come from the data and stay with the run
+    assert all(4 < side < 64 for side in anchors)
     assert (workdir / "plots" / "examples.png").exists()
     picture = tmp_path / "wide.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 120, 3), dtype=np.uint8)).save(picture)
@@ -118,13 +131,6 @@ def test_record_is_in_pixels_of_the_original_image():
     assert_allclose(detection["bbox"], [50, 25, 50, 50], atol=0.1)
 
 
-def test_anchors_come_from_the_data_and_stay_with_the_run(launch, tmp_path):
-    flags = ("--experiment=scenes_grid", "--detection.form=anchors", "--detection.num_anchors=2")
-    assert launch(*flags, *TINY, f"--workdir={tmp_path}").code == 0
-    anchors = json.loads((tmp_path / "config.json").read_text())["detection"]["anchors"]
-    assert len(anchors) == 4 and all(4 < side < 64 for side in anchors)
-
-
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """A data set in Pascal VOC's layout: 6 images to learn, 3 to choose a threshold on and 2 to test."""
@@ -174,8 +180,7 @@ def test_the_shown_score_is_that_of_the_best_f1_on_the_validation_split(launch, 
         return Judgement(judge(self, predictions, split).metrics, chosen)
 
     monkeypatch.setattr(GridDetection, "judge", marked)
-    tiny = functools.partial(GridNet, widths=(4, 8, 8), blocks=(0, 0, 0))
-    monkeypatch.setitem(MODELS, "tiny_grid", tiny)
+    monkeypatch.setitem(MODELS, "tiny_grid", TINY_GRID)
     data = (f"--data.name=voc:{drawn}", "--data.image_size=32", "--model.name=tiny_grid")
     assert launch("--experiment=scenes_grid", *data, *TINY, f"--workdir={tmp_path / 'run'}").code == 0
     assert judged_on == [2, 3]  # the test split decides nothing

@@ -37,6 +37,7 @@ def scenes():
     return {name: np.asarray(values) for name, values in drawn.items()}
 
 
+@pytest.mark.full
 def test_a_run_with_masks_evaluates_reports_and_predicts(launch, tmp_path):
     flags = ("--data.limit=8", "--data.batch_size=4", "--train.steps=2", "--data.image_size=64")
     workdir = tmp_path / "run"

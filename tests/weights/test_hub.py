@@ -198,6 +198,7 @@ def test_a_network_is_imported_by_its_name_and_from_the_cache(launch, tmp_path, 
     )
 
 
+@pytest.mark.full
 def test_a_run_begins_from_a_network_of_the_hub(launch, tmp_path, content, served):
     flags = ("--data.name=synthetic", "--data.batch_size=4", "--data.limit=8", "--train.steps=1")
     begin = (*flags, "--optimizer.learning_rate=1e-30", "--train.init_from=hf:timm/small.a1_in1k")
@@ -312,6 +313,7 @@ def test_the_environment_says_where_the_hub_is(tmp_path, content, served):
     assert (tmp_path / "home" / "hub").is_dir()
 
 
+@pytest.mark.full
 def test_a_trained_network_is_written_as_a_folder_and_read_again(launch, tmp_path):
     from safetensors.numpy import load_file
 
