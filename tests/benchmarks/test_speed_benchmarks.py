@@ -77,6 +77,7 @@ def test_both_sides_compute_the_same(work):
     assert moved > 1e-6 and np.abs(new - theirs).max() < 0.01 * moved
 
 
+@pytest.mark.full
 def test_records_of_networks():
     train, infer = networks.compare("tiny", MNIST, ONCE)
     assert "training step" in train.subject and "inference" in infer.subject
@@ -103,7 +104,7 @@ def test_detection_finds_the_boxes_that_torch_finds():
     grid = Grid(4, 4, 32, 32, num_classes=3, anchors=detection.ANCHORS)
     model = create_model("grid8", grid.num_outputs)
     images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
-    variables = model.init(jax.random.key(1), images)
+    variables = jax.jit(model.init)(jax.random.key(1), images)
     ours = detect(grid, model.apply(variables, images), "anchors", 0.1, 0.4, 20)
     detector = Detector(Workload("grid8", (32, 32, 3), 3, grid.num_outputs), variables, grid, images)
     theirs = detector.detect(0.1, 0.4, 20)
@@ -128,6 +129,7 @@ def test_suppression_in_torch_by_hand():
     assert batched_nms(boxes[:0], scores[:0], classes[:0], 0.5).tolist() == []
 
 
+@pytest.mark.full
 def test_records_of_detection_and_input():
     found = detection.compare("grid8", (32, 32), 8, 2, ONCE)
     assert len(found.values["cnnjax, ms"]) == 2 and found.values["boxes per image"][0] >= 0
@@ -137,6 +139,7 @@ def test_records_of_detection_and_input():
     assert ("grain / cnnjax" in found.values) == (not found.note)
 
 
+@pytest.mark.full
 def test_start_of_a_run_and_compilation(tmp_path):
     flags = ("--model.name=softmax_regression", "--data.limit=50", "--data.batch_size=10")
     began = time.monotonic()
