@@ -1,5 +1,7 @@
 """A sweep in its workdir: rows, failures, going on, the winner, and who may not."""
 
+import dataclasses
+import functools
 import json
 import os
 import signal
@@ -8,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,7 +18,8 @@ import cnnjax as cj
 from cnnjax.config import ConfigError
 from cnnjax.runs.plan import Given
 from cnnjax.sweeps import choice, processes, space
-from cnnjax.sweeps.sweep import Sweep, open_sweep, read_sweep
+from cnnjax.sweeps.sweep import Sweep, open_sweep, read_sweep, run_sweep
+from cnnjax.training import loop, step
 
 pytestmark = pytest.mark.full  # most train in processes of their own
 ROOT = Path(__file__).parents[2]
@@ -69,8 +73,6 @@ def test_a_run_of_a_sweep_equals_the_run_alone_bit_for_bit(swept, tmp_path):
     assert found.returncode == 0, found.stderr
     one, two = (cj.load_run(p) for p in (tmp_path, path / "runs" / "learning_rate=0.02,seed=1"))
     assert one.experiment.optimizer == two.experiment.optimizer == alone.optimizer
-    import jax
-
     for a, b in zip(jax.tree.leaves(one.state.params), jax.tree.leaves(two.state.params), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -179,8 +181,6 @@ def test_a_model_of_ones_own_is_swept_in_this_process(tmp_path):
     x = rng.integers(0, 256, (60, 8, 8, 1), np.uint8)
     y = np.arange(60, dtype=np.int32) % 2
     data = cj.Dataset.of_arrays(x, y, x[:20], y[:20])
-    import dataclasses
-
     data = dataclasses.replace(data, validation=data.train.take(np.arange(20)))
     base = cj.replace(BASE, {"data.validation": 0.0})
     settings = {"optimizer.learning_rate": [0.01, 1e38]}
@@ -251,21 +251,62 @@ def test_a_signal_reaches_the_runs_which_save_and_the_sweep_says_that_there_is_m
     assert os.listdir(tmp_path / "sweep" / "runs" / "seed=0" / "checkpoints")
 
 
-@pytest.mark.slow
-def test_three_rates_and_four_seeds_killed_twice_finish_with_twelve_rows(tmp_path):
-    flags = ("--sweep=optimizer.learning_rate=0.001,0.003,0.01", "--sweep=train.seed=0:4", "--sweep.jobs=2")
-    for count in (2, 5):  # finished runs after which the sweep, and it alone, is killed
-        process = start(tmp_path, *flags, steps=200)
-        while len(list(tmp_path.glob("sweep/runs/*/report.html"))) < count:
+GRID = ("--sweep=optimizer.learning_rate=0.001,0.003,0.01", "--sweep=train.seed=0:4")
+
+
+def kill_twice(folder, *flags, after):
+    """The sweep of GRID, of which only its own process is killed, once for each of the patterns `after`, as soon as a
+    file is there; then to its end."""
+    for pattern in after:
+        process = start(folder, *GRID, *flags, steps=200)
+        while not list(folder.glob(pattern)):
             assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
+            time.sleep(0.02)
         process.kill()
         process.communicate()
-    process = start(tmp_path, *flags, steps=200)
-    out, err = process.communicate()
+    process = start(folder, *GRID, *flags, steps=200)
+    _, err = process.communicate()
     assert process.returncode == 0, err
-    rows = results(tmp_path / "sweep")
+    return folder / "sweep"
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("twelve")
+    reports = [f"sweep/runs/learning_rate=0.00{rate}/report.html" for rate in ("1,seed=1", "3,seed=0")]
+    return kill_twice(folder, "--sweep.jobs=2", after=reports)
+
+
+@pytest.mark.slow
+def test_three_rates_and_four_seeds_killed_twice_finish_with_twelve_rows(twelve):
+    rows = results(twelve)
     assert len(rows) == 12 and {row["state"] for row in rows} == {"done"}
     assert all(0 < row["accuracy"] <= 1 for row in rows)
-    assert len(json.loads((tmp_path / "sweep" / "test.json").read_text())) == 1
-    assert Given() == read_sweep(tmp_path / "sweep").given
+    assert len(json.loads((twelve / "test.json").read_text())) == 1
+    assert Given() == read_sweep(twelve).given
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["vmap", "one after the other, killed twice"])
+def test_the_twelve_in_one_program_agree_with_the_processes(twelve, how, tmp_path, monkeypatch):
+    if how == "vmap":  # as accelerators have it
+        monkeypatch.setattr(loop, "compile_steps", functools.partial(step.compile_steps, unroll=False))
+        sweep = read_sweep(twelve)
+        base = cj.replace(sweep.base, {"train.checkpoint_every": 50})
+        run_sweep(dataclasses.replace(sweep, base=base, path=tmp_path / "sweep"), together=12)
+    else:
+        flags = ("--sweep.together=12", "--train.checkpoint_every=5")
+        steps = ("[1-9]*", "1[0-9][0-9]")
+        kill_twice(tmp_path, *flags, after=[f"sweep/runs/*seed=3/checkpoints/{n}" for n in steps])
+    alone, one = (read_sweep(path).members() for path in (twelve, tmp_path / "sweep"))
+    assert len(one) == 12
+    for a, b in zip(alone, one, strict=True):
+        assert b.done and len(a.lines) == len(b.lines)
+        for before, after in zip(a.lines, b.lines, strict=True):
+            assert before["step"] == after["step"]
+            np.testing.assert_allclose(after["loss"], before["loss"], rtol=1e-4)
+        states = [cj.load_run(member.workdir.path).state.params for member in (a, b)]
+        for x, y in zip(*map(jax.tree.leaves, states), strict=True):
+            np.testing.assert_allclose(y, x, rtol=1e-3, atol=1e-5)
+    named = [list(json.loads((p / "test.json").read_text())) for p in (twelve, tmp_path / "sweep")]
+    assert named[0] == named[1]
