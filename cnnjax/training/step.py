@@ -171,19 +171,25 @@ def make_recipe(
         frozen=frozen,
         skip_nonfinite=experiment.train.on_nan == "skip",
     )
-    sized = tuple(
-        dataclasses.replace(recipe, frame=frame, task=of_size((*frame, image_shape[2])))
-        for frame in sizes.frames(recipe.model, experiment.augment.sizes, image_shape)
-    )
     if preprocessing.resize == SHORT_SIDE:
-        if not preprocessing.image_size:
-            raise ConfigError(f"data.resize={SHORT_SIDE} needs --data.image_size, the pixels of a short side")
-        if sized:
-            raise ConfigError(
-                f"augment.sizes has no effect with data.resize={SHORT_SIDE}: images keep their sizes"
-            )
+        _check_buckets(experiment)
         sized = tuple(dataclasses.replace(recipe, bucket=frame) for frame in buckets.frames(recipe.limits))
+    else:
+        sized = tuple(
+            dataclasses.replace(recipe, frame=frame, task=of_size((*frame, image_shape[2])))
+            for frame in sizes.frames(recipe.model, experiment.augment.sizes, image_shape)
+        )
     return dataclasses.replace(recipe, sized=sized)
+
+
+def _check_buckets(experiment: Experiment) -> None:
+    """Raises ConfigError if images cannot be brought to frames for their shapes, or would be resized then."""
+    if not experiment.data.image_size:
+        raise ConfigError(f"data.resize={SHORT_SIDE} needs --data.image_size, the pixels of a short side")
+    if experiment.augment.sizes:
+        raise ConfigError(
+            f"augment.sizes has no effect with data.resize={SHORT_SIDE}: images keep their sizes"
+        )
 
 
 def init_state(

@@ -14,7 +14,7 @@ import numpy as np
 
 from cnnjax.config import ConfigError, Data
 from cnnjax.data import images
-from cnnjax.data.dataset import Dataset, first, join
+from cnnjax.data.dataset import Dataset, join
 from cnnjax.data.examples import Columns
 from cnnjax.data.formats import folders
 from cnnjax.data.formats.annotations import (
@@ -57,25 +57,29 @@ def read(layouts: Sequence[Layout], data: Data, folder: Path) -> Dataset:
     size = (data.image_size, data.image_width or data.image_size)
     found = read_splits(layouts, data, folder)
     how = data.resize if data.resize in images.FRAMING else "letterbox"
-    room = _room(found)
-    targets = {name: padded(one.images, room, one.keypoints) for name, one in found.splits.items()}
+    room, limit = _room(found), data.limit
+    kept = {
+        name: dataclasses.replace(one, images=one.images[: limit or None])
+        for name, one in found.splits.items()
+    }
+    fewer = any(len(one.images) > limit > 0 for one in found.splits.values())
+    targets = {name: padded(one.images, room, one.keypoints) for name, one in kept.items()}
     targets["train"], left_out = at_most(targets["train"], data.max_objects)
     splits = {
         name: Columns(
             load_detection(annotations, size, how=how, targets=targets[name]),
             files=[annotations.folder / image.path for image in annotations.images],
         )
-        for name, annotations in found.splits.items()
+        for name, annotations in kept.items()
     }
-    dataset = Dataset(
+    return Dataset(
         data.name,
         splits["train"],
         splits["test"],
         found.splits["train"].classes,
-        join(left_out, found.note),
+        join(left_out, found.note, f"first {limit:,} examples of each split" if fewer else ""),
         splits.get(found.validation),
     )
-    return first(dataset, data.limit)
 
 
 @contextlib.contextmanager
