@@ -136,6 +136,14 @@ flags.DEFINE_bool(
     "benchmark.resume", False, "Leave out what the file of records has already from this commit and device."
 )
 flags.DEFINE_float("benchmark.minutes", 0.0, "Begin nothing more after so long; 0: no limit.", lower_bound=0)
+flags.DEFINE_string(
+    "benchmark.faces",
+    None,
+    "Of faces: a folder with mtcnn/ (pnet.pt, rnet.pt, onet.pt, multiface.jpg) and face_api/.",
+)
+flags.DEFINE_string(
+    "benchmark.traditional", None, "Of faces: a run of faces_shape_model with a cascade, beside the deep way."
+)
 flags.DEFINE_string("benchmark.note", None, "mode=benchmark: what a reader of the result must know.")
 flags.DEFINE_bool(
     "compiler", False, "mode=summarize: also compile the model and show what the compiler counts."

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from cnnjax.benchmarks.decoding import decode_crops
 from cnnjax.benchmarks.detection import grid_detection
+from cnnjax.benchmarks.faces import faces_in_photographs
 from cnnjax.benchmarks.faults import survive_faults
 from cnnjax.benchmarks.inputs import against_grain, input_share
 from cnnjax.benchmarks.joined import several_processes
@@ -56,6 +57,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "processes": several_processes,
     "prediction": predict_photographs,
     "two_stage": two_stages,
+    "faces": faces_in_photographs,
 }
 GROUPS = {
     "cpu": ("first_step", "compilation", "networks", "detection", "rendering", "input_share", "input_grain"),

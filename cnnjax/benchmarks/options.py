@@ -17,6 +17,8 @@ class Options:
     data_dir: str | None = None
     airbench: str | None = None  # airbench94_muon.py of KellerJordan/cifar10-airbench
     hiverge: str | None = None  # cifar10_speedrun.py of hiverge/cifar10-speedrun
+    faces: str | None = None  # mtcnn/ with pnet.pt, rnet.pt, onet.pt and multiface.jpg, and face_api/
+    traditional: str | None = None  # a run of faces_shape_model with a cascade
     torchvision: str | None = None  # a Python that has torch and torchvision
 
 

@@ -17,6 +17,8 @@ SPEED = (
     "benchmark.airbench",
     "benchmark.hiverge",
     "benchmark.torchvision",
+    "benchmark.faces",
+    "benchmark.traditional",
     "benchmark.tiny",
     "benchmark.resume",
     "benchmark.minutes",
@@ -67,6 +69,8 @@ def benchmark_speed(output: Path) -> None:
         airbench=flag("airbench"),
         hiverge=flag("hiverge"),
         torchvision=flag("torchvision"),
+        faces=flag("faces"),
+        traditional=flag("traditional"),
         tiny=bool(flag("tiny")),
     )
     note, began = flag("note") or "", time.monotonic()
