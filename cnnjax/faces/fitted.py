@@ -126,11 +126,12 @@ class FaceShape(Fitted):
 
     @classmethod
     def fit(cls, experiment: Experiment, dataset: Dataset, folder: Path, say: Say) -> "FaceShape":
+        cascade = _cascade(experiment)  # before what takes a minute
         faces, _ = _faces(dataset.train)
         known = np.asarray(dataset.train["points"])[_whole(dataset.train)]
         shape = fit_shape_model(faces, known.astype(np.float64), _searching(experiment))
         say(f"{len(faces):,} faces: {len(shape.shape.modes)} modes of their shape")
-        return cls(shape, _cascade(experiment), (faces.shape[1], faces.shape[2]))
+        return cls(shape, cascade, (faces.shape[1], faces.shape[2]))
 
     @classmethod
     def load(cls, experiment: Experiment, folder: Path) -> "FaceShape":

@@ -117,6 +117,9 @@ def test_a_cascade_from_flags_and_the_points_of_what_it_finds(folder, tmp_path, 
     assert metrics["faces_kept"] == 1 and metrics["windows_kept"] < 0.05
     assert {"chosen_features.png", "stage_rates.png"} <= {path.name for path in (work / "plots").iterdir()}
     assert f"{100 * metrics['windows_kept']:.2f} %" in launch("--mode=evaluate", f"--workdir={work}").out
+    Image.new("L", (23, 30)).save(tmp_path / "small.png")
+    small = launch("--mode=predict", f"--workdir={work}", f"--inputs={tmp_path / 'small.png'}")
+    assert small.code == 1 and "23x30 pixels is smaller than the cascade's window of 24x24" in small.err
     photograph = np.full((200, 260), 60, np.uint8)
     photograph[60:140, 100:180] = np.asarray(Image.open(folder / "test" / "0.png"))
     Image.fromarray(photograph).save(tmp_path / "photograph.png")

@@ -4,6 +4,7 @@ import bad_annotations
 import bad_archives
 import bad_flags
 import bad_images
+import bad_points
 import bad_records
 import bad_runs
 import bad_weights
@@ -15,6 +16,7 @@ TABLE = {
     "images": bad_images.CASES,
     "archives": bad_archives.CASES,
     "annotations": bad_annotations.CASES,
+    "points": bad_points.CASES,
     "records": bad_records.CASES,
     "weights": bad_weights.CASES,
 }
