@@ -27,12 +27,12 @@ def test_both_sides_of_a_reduced_recipe_learn(reduction):
     side, channels = (32, 3) if reduction.widths[0] else (28, 1)
     dataset = Dataset.of_arrays(*squares(400, side, channels, 0), *squares(100, side, channels, 1))
     tiny = dataclasses.replace(
-        reduction, widths=(8, 8, 16) if channels == 3 else (0, 0, 0), epochs=8, batch=20
+        reduction, widths=(8, 8, 16) if channels == 3 else (0, 0, 0), epochs=16, batch=20
     )
     experiment = tiny.of(experiments.named(tiny.experiment))
     assert (
         experiment.data.batch_size == 20
-        and experiment.train.epochs == 8
+        and experiment.train.epochs == 16
         and experiment.model.dtype == "float32"
     )
     found = recipes.compare(tiny, experiment, dataset, seeds=2)
