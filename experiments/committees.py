@@ -29,7 +29,9 @@ def ahcd() -> Experiment:
     """Arabic letters (El-Sawy et al. 2017): 13,440 and 3,360 images of 28 classes, 32x32.
 
     python launch.py --experiment=ahcd --data.name=ahcd:FOLDER
-    Expect 98.6 % of the test set (mean of 3 seeds); about 3 minutes each on one CPU core.
+    python launch.py --experiment=ahcd --mode=sweep --sweep=augment.elastic=0,20 --sweep=augment.scale=0.1,0.25
+    Expect 98.6 % of the test set (mean of 3 seeds); about 3 minutes each on one CPU core. A committee of seeds alone has
+    98.7 %; of two members that were distorted otherwise, 98.4 % of held-out letters each, it had 98.7 % of these.
     """
     return _member("ahcd", Data(name="ahcd:data/ahcd"), Augment(rotate=10, scale=0.1))
 
