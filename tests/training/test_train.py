@@ -13,6 +13,7 @@ import pytest
 
 from cnnjax import config
 from cnnjax.config import Augment, Data, Experiment, Model, Optimizer, Train
+from cnnjax.data.dataset import Dataset
 from cnnjax.runtime import sharding
 from cnnjax.training import step as steps
 from cnnjax.training.loop import Callbacks, Diverged, train
@@ -42,17 +43,18 @@ def make_batch(n: int = 8, seed: int = 0, size: int = 28):
 
 
 SHAPE = (28, 28, 1)
+one_step = jax.jit(train_step, static_argnums=0)
 
 
 def setup(experiment: Experiment):
     recipe = make_recipe(experiment, CLASSES, SHAPE, num_steps=10)
-    return recipe, init_state(recipe, SHAPE, jnp.int32(0))
+    return recipe, jax.jit(lambda: init_state(recipe, SHAPE, jnp.int32(0)))()
 
 
 def test_golden_step():
     """Pins one step of LeNet-5 with SGD. Update only if what a step computes was changed on purpose."""
     recipe, state = setup(tiny(model__name="lenet5"))
-    state, metrics = train_step(recipe, state, make_batch())
+    state, metrics = one_step(recipe, state, make_batch())
     assert {k: pytest.approx(float(v), rel=1e-5) for k, v in metrics.items()} == GOLDEN_METRICS
     assert float(jnp.sum(jnp.abs(state.params["c1"]["kernel"]))) == pytest.approx(GOLDEN_C1, rel=1e-5)
     assert int(state.step) == 1
@@ -79,15 +81,15 @@ def test_weight_decay_spares_biases():
     recipe, state = setup(tiny(optimizer__weight_decay=0.5, optimizer__name="adamw"))
     plain, _ = setup(tiny(optimizer__name="adamw"))
     batch = make_batch()
-    decayed = train_step(recipe, state, batch)[0].params["output"]
-    free = train_step(plain, state, batch)[0].params["output"]
+    decayed = one_step(recipe, state, batch)[0].params["output"]
+    free = one_step(plain, state, batch)[0].params["output"]
     np.testing.assert_array_equal(decayed["bias"], free["bias"])
     assert (decayed["kernel"] != free["kernel"]).any()
 
 
 def test_moving_average_follows_the_weights():
     recipe, state = setup(tiny(optimizer__ema=0.9))
-    after, _ = train_step(recipe, state, make_batch())
+    after, _ = one_step(recipe, state, make_batch())
     # The first step keeps a share of min(0.9, 1 / 10).
     np.testing.assert_allclose(
         after.variables["params"]["output"]["kernel"],
@@ -103,8 +105,8 @@ def test_lookahead_goes_on_from_the_average_of_every_second_step():
     plain, expected = setup(tiny())
     slow = expected.params
     for done in (1, 2, 3, 4, 5):
-        state, _ = train_step(recipe, state, make_batch(seed=done))
-        expected, _ = train_step(plain, expected, make_batch(seed=done))
+        state, _ = one_step(recipe, state, make_batch(seed=done))
+        expected, _ = one_step(plain, expected, make_batch(seed=done))
         if done % 2 == 0:
             keep = 0.9**2 * (done / 10) ** 3
             slow = jax.tree.map(lambda a, b, k=keep: k * a + (1 - k) * b, slow, expected.params)
@@ -119,9 +121,9 @@ def test_accumulation_equals_the_larger_batch():
     small, accumulating = setup(tiny(optimizer__accumulate=2))
     first, second = make_batch(seed=1), make_batch(seed=2)
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
-    want, _ = train_step(big, state, both)
+    want, _ = one_step(big, state, both)
     for batch in (first, second):
-        accumulating, _ = train_step(small, accumulating, batch)
+        accumulating, _ = one_step(small, accumulating, batch)
     np.testing.assert_allclose(
         accumulating.params["output"]["kernel"], want.params["output"]["kernel"], rtol=1e-4, atol=1e-6
     )
@@ -129,7 +131,7 @@ def test_accumulation_equals_the_larger_batch():
 
 def test_bfloat16_computes_in_half_and_keeps_float32_weights():
     recipe, state = setup(tiny(model__dtype="bfloat16", model__name="lenet5"))
-    after, metrics = train_step(recipe, state, make_batch())
+    after, metrics = one_step(recipe, state, make_batch())
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(after.params))
     assert jnp.isfinite(metrics["loss"])
 
@@ -144,17 +146,12 @@ def test_seeds_unrolled_equal_seeds_under_vmap():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-@dataclasses.dataclass
-class FakeDataset:
-    train: dict
-    streamed: bool = False
-
-
 def run_loop(experiment, stop_after=None, devices=1):
     """Runs the loop from scratch; returns what the callbacks saw."""
     n = 20
     batch = make_batch(n)
-    data = FakeDataset(train={"image": np.asarray(batch["image"]), "label": np.asarray(batch["label"])})
+    split = {"image": np.asarray(batch["image"]), "label": np.asarray(batch["label"])}
+    data = Dataset("x", split, split, CLASSES)
     recipe, state = setup(experiment)
     mesh = sharding.make_mesh(experiment.data.batch_size, data_parallel=devices > 1)
     assert mesh.size == devices
@@ -220,7 +217,7 @@ def test_an_update_that_blows_up_the_weights_is_never_saved():
     with pytest.raises(Diverged, match="the updated state of seed 0 is not finite at step 1"):
         _, seen = run_loop(tiny(**changes, optimizer__name="sgd"))
     recipe, state = setup(tiny(**changes, optimizer__name="sgd", train__on_nan="skip"))
-    after, metrics = train_step(recipe, state, make_batch())
+    after, metrics = one_step(recipe, state, make_batch())
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
     assert float(metrics["skipped"]) == 1 and not is_finite(after, metrics)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
@@ -234,8 +231,8 @@ def test_moving_average_follows_updates_not_batches():
     recipe, state = setup(tiny(optimizer__accumulate=2, optimizer__ema=0.9, train__steps=8))
     average = expected.params
     for done in range(1, 7):
-        state, _ = train_step(recipe, state, make_batch(seed=done))
-        expected, _ = train_step(plain, expected, make_batch(seed=done))
+        state, _ = one_step(recipe, state, make_batch(seed=done))
+        expected, _ = one_step(plain, expected, make_batch(seed=done))
         if done % 2 == 0:
             update = done // 2 - 1
             keep = min(0.9, (1 + update) / (10 + update))
@@ -286,7 +283,7 @@ def test_skipping_leaves_everything_as_it_was_and_counts(monkeypatch):
     for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(good), strict=True):
         np.testing.assert_array_equal(a, b)
     poisoned(monkeypatch, lambda index: index == 3)
-    bad, metrics = train_step(recipe, good, batch)
+    bad, metrics = one_step(recipe, good, batch)
     assert float(metrics["skipped"]) == 1 and int(bad.step) == 2
     bad = dataclasses.replace(bad, step=good.step)
     for a, b in zip(jax.tree.leaves(good), jax.tree.leaves(bad), strict=True):
@@ -382,15 +379,14 @@ def test_augmentation_is_off_by_default():
     recipe, state = setup(tiny())
     batch = make_batch()
     moved = {**batch, "epoch": batch["epoch"] + 7}
-    assert float(train_step(recipe, state, batch)[1]["loss"]) == float(
-        train_step(recipe, state, moved)[1]["loss"]
+    assert float(one_step(recipe, state, batch)[1]["loss"]) == float(
+        one_step(recipe, state, moved)[1]["loss"]
     )
     assert recipe.augment == Augment()
 
 
 def test_one_order_of_channels_decides_statistics_normalization_and_fills(monkeypatch):
     """data.mean and data.std are in the order that the model expects, whoever gave them."""
-    from cnnjax.data.dataset import Dataset
     from cnnjax.network import Preprocessing
     from cnnjax.runs.plan import with_statistics
     from cnnjax.training.step import augmented, stream
