@@ -17,6 +17,7 @@ from cnnjax.benchmarks.networks import (
 )
 from cnnjax.benchmarks.options import Measured, Options
 from cnnjax.benchmarks.prediction import predict_photographs
+from cnnjax.benchmarks.programs import compiled_programs
 from cnnjax.benchmarks.recipes import reduced_recipes
 from cnnjax.benchmarks.rendering import feature_visualization
 from cnnjax.benchmarks.scale import scaling
@@ -54,6 +55,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "soak": long_run,
     "streaming": stream_records,
     "scale": scaling,
+    "programs": compiled_programs,
     "processes": several_processes,
     "prediction": predict_photographs,
     "two_stage": two_stages,

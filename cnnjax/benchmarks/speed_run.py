@@ -53,7 +53,7 @@ class SpeedRun:
         self.per_call = experiment.train.steps_per_call or (1 if on_cpu else math.ceil(self.count / batch))
         self._place = sharding.sharded(mesh, 2)
         self._init = compile_init(self.recipe, shape, mesh)
-        self._steps = compile_steps(self.recipe, mesh)
+        self._steps = {one: compile_steps(one, mesh) for one in self.recipe.programs}
         self._arrays = jax.device_put(dict(dataset.train), sharding.replicated(mesh))
         self._evaluator = Evaluator(
             self.recipe, dataset.test, experiment.evaluate.batch_size, mesh, experiment.evaluate.augment
@@ -67,7 +67,8 @@ class SpeedRun:
         for start in range(0, self.num_steps, self.per_call):
             stop = min(start + self.per_call, self.num_steps)
             rows = train_rows([seed], start, stop, self.count, self.experiment.data.batch_size)
-            state, _ = self._steps(state, self._arrays, *jax.device_put(rows, self._place))
+            steps = self._steps[self.recipe.of_step(seed, start)]
+            state, _ = steps(state, self._arrays, *jax.device_put(rows, self._place))
         accuracy = self._evaluator(state.variables).mean["accuracy"]
         return time.perf_counter() - began, accuracy
 

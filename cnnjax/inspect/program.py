@@ -18,6 +18,7 @@ FREE = frozenset(
     "opt-barrier add-dependency domain".split()
 )
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_SLICES = ("slice", "dynamic-slice", "gather")
 _BITS = {"pred": 8}
 _ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
@@ -232,7 +233,7 @@ def _traffic(
         written = sum(
             s.bytes for s in one.shapes if s.in_memory and not (len(one.shapes) > 1 and s.dtype == "u8")
         )
-    if one.opcode in ("dynamic-slice", "gather"):
+    if one.opcode in _SLICES:
         return 2 * written + sum(_memory(inside[name].shapes) for name in names[1:] if name in inside)
     if one.opcode == "dynamic-update-slice":
         return 2 * _memory(inside[names[1]].shapes)
@@ -258,7 +259,7 @@ def _taken(body: Sequence[Instruction], number: int, whole: int) -> int:
     users = [inner for inner in body if parameter.name in inner.operands]
     total = 0
     for user in users:
-        if user.opcode in ("dynamic-slice", "gather") and parameter.name not in user.operands[1:]:
+        if user.opcode in _SLICES and parameter.name not in user.operands[1:]:
             total += sum(shape.bytes for shape in user.shapes)
         elif user.opcode != "dynamic-update-slice" or user.operands[0] != parameter.name:
             return whole

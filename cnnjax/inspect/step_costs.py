@@ -115,8 +115,10 @@ def describe_training(experiment: Experiment, data_dir: str | None, given: Given
     return Training(experiment, classes, split, given)
 
 
-def compile_training(training: Training, target: compile_for.Target) -> StepCosts:
+def compile_training(training: Training, target: compile_for.Target, late: bool = False) -> StepCosts:
     """The training step of one update, compiled for the devices of `target` as `launch.py` would there.
+
+    late: the last of a run, of an experiment that has a program of its own for these.
 
     A training split that takes more than half of a device's memory counts as streamed. Raises DoesNotFit if the
     program does not fit a device, with what would.
@@ -130,6 +132,7 @@ def compile_training(training: Training, target: compile_for.Target) -> StepCost
         experiment, training.classes, image_shape, 1000, training.given.model, training.given.task
     )
     recipe = max(recipe.sized, key=lambda one: one.frame or one.bucket or (0, 0), default=recipe)
+    recipe = recipe.programs[-1] if late else recipe
     everywhere, by_rows = sharding.replicated(mesh), sharding.sharded(mesh, 2)
     batch = sharding.sharded(mesh, 0) if streamed else everywhere
     state = jax.eval_shape(

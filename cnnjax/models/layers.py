@@ -236,15 +236,14 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, shape) if self.use_scale else jnp.ones_like(bias)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var = self.variable("batch_stats", "var", jnp.ones, shape)
-        wide = x.astype(jnp.float32)
         if self.use_running_average:
             factor = lax.rsqrt(var.value + self.epsilon) * scale
-            y = normalization.normalize(wide, mean.value, factor, bias).astype(x.dtype)
+            y = normalization.normalize(x.astype(jnp.float32), mean.value, factor, bias).astype(x.dtype)
             return act(y) if act else y
         if act:
             y, *moments = normalization.activated_batch_norm(x, scale, bias, self.epsilon, act)
         else:
-            y, *moments = normalization.batch_norm(wide, scale, bias, self.epsilon)
+            y, *moments = normalization.batch_norm(x, scale, bias, self.epsilon)
         if not self.is_initializing():
             for kept, new in zip((mean, var), moments, strict=True):
                 kept.value = self.momentum * kept.value + (1 - self.momentum) * new

@@ -75,24 +75,25 @@ def batch_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Arr
     E[x - s]^2, which keeps its digits where the mean is far above the deviation.
 
     Returns:
-      scale * (x - mean) / sqrt(var + epsilon) + bias, and mean and var, both [C]. The latter are for running
-      statistics: no gradient flows through them.
+      scale * (x - mean) / sqrt(var + epsilon) + bias, and mean and var, both [C], in the precision of scale, in which
+      all is computed. The latter are for running statistics: no gradient flows through them.
     """
     return _forward(x, scale, bias, epsilon)[0]
 
 
 def _forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple:
-    mean, var = _moments(x)
+    mean, var = _moments(x, scale.dtype)
     rstd = lax.rsqrt(var + epsilon)
-    y = normalize(x, mean, rstd * scale, bias)
+    y = normalize(x.astype(scale.dtype), mean, rstd * scale, bias)
     return (y, mean, var), (x, scale, mean, rstd)
 
 
 def _backward(epsilon: float, saved: tuple, gradients: tuple) -> tuple[Array, Array, Array]:
     x, scale, mean, rstd = saved
-    dy = gradients[0]
-    dbias, products = channel_sums(lambda dy, x: (dy, dy * _minus(x, mean)), dy, x)
-    return _input_gradient(x, dy, scale, mean, rstd, dbias, products)
+    wide, dy = x.astype(scale.dtype), gradients[0]
+    sums = channel_sums(lambda dy, x: (dy, dy * _minus(x, mean)), dy, wide)
+    dx, dscale, dbias = _input_gradient(wide, dy, scale, mean, rstd, *sums)
+    return dx.astype(x.dtype), dscale, dbias
 
 
 batch_norm.defvjp(_forward, _backward)
@@ -114,10 +115,10 @@ def activated_batch_norm(
 def _activated_forward(
     x: Array, scale: Array, bias: Array, epsilon: float, act: Callable[[Array], Array]
 ) -> tuple:
-    wide = x.astype(scale.dtype)
-    mean, var = _moments(wide)
+    mean, var = _moments(x, scale.dtype)
     rstd = lax.rsqrt(var + epsilon)
-    y, pull_back = jax.vjp(act, normalize(wide, mean, rstd * scale, bias).astype(x.dtype))
+    wide = normalize(x.astype(scale.dtype), mean, rstd * scale, bias)
+    y, pull_back = jax.vjp(act, wide.astype(x.dtype))
     return (y, mean, var), (x, scale, bias, mean, rstd, pull_back)
 
 
@@ -155,16 +156,16 @@ def _activated_backward(
 activated_batch_norm.defvjp(_activated_forward, _activated_backward)
 
 
-def _moments(x: Array) -> tuple[Array, Array]:
+def _moments(x: Array, dtype: Any) -> tuple[Array, Array]:
     """Mean and biased variance [C] of x [N, ..., C] in one pass, as `batch_norm` says."""
     count = x.size // x.shape[-1]
-    sample = x.reshape(-1, x.shape[-1])[0]
+    sample = x.reshape(-1, x.shape[-1])[0].astype(dtype)
 
     def moments(x: Array) -> tuple[Array, Array]:
         centred = _minus(x, sample)
         return centred, centred * centred
 
-    total, squares = channel_sums(moments, x)
+    total, squares = channel_sums(moments, x.astype(dtype))
     offset = total / count
     return sample + offset, jnp.maximum(squares / count - offset * offset, 0)
 

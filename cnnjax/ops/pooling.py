@@ -66,6 +66,12 @@ def _pool(x: Array, window: int, stride: int) -> Array:
 
 
 def _pool_forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
+    by_axes, at_once = (functools.partial(f, window=window, stride=stride) for f in (_by_axes, _at_once))
+    best, place = lax.platform_dependent(x, cpu=by_axes, default=at_once)
+    return best, (place, x.shape)
+
+
+def _by_axes(x: Array, window: int, stride: int) -> tuple[Array, Array]:
     """Over the columns, then over the rows.
 
     XLA:CPU computes `place` anew inside the gradient, for each of the window's places: this form is the cheaper.
@@ -75,7 +81,13 @@ def _pool_forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Arra
     place, *rest = _slices(column, 1, window, stride)
     for i, columns in enumerate(rest, start=1):
         place = jnp.where(row == i, jnp.uint8(i * window) + columns, place)
-    return best, (place, x.shape)
+    return best, place
+
+
+def _at_once(x: Array, window: int, stride: int) -> tuple[Array, Array]:
+    """In one pass over memory: an accelerator would store what there is between two."""
+    rows = _slices(x, 1, window, stride)
+    return _best([places for row in rows for places in _slices(row, 2, window, stride)])
 
 
 def _slices(x: Array, axis: int, window: int, stride: int) -> list[Array]:

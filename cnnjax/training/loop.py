@@ -165,9 +165,7 @@ class _Calls:
         self._first_seed = experiment.train.seed
         self._place = sharding.sharded(mesh, 2)
         donate = not experiment.train.debug_nans
-        self._steps = {
-            one: compile_steps(one, mesh, dataset.streamed, donate) for one in recipe.sized or (recipe,)
-        }
+        self._steps = {one: compile_steps(one, mesh, dataset.streamed, donate) for one in recipe.programs}
 
     def __call__(
         self, state: TrainState, arrays: Arrays, start: int, stop: int

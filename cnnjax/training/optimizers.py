@@ -17,6 +17,9 @@ from cnnjax.config import is_on
 
 Params = Any
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_PADDED_TO = (
+    2**20
+)  # numbers in a matrix: its products take no longer than starting the kernels of smaller ones
 
 
 def scaled_rates(optimizer: config.Optimizer, batch_size: int) -> config.Optimizer:
@@ -188,23 +191,49 @@ def orthogonalize(steps: int = 5) -> optax.GradientTransformation:
     """Replaces each convolution's update by the nearest semi-orthogonal matrix, roughly: Muon (Jordan 2024).
 
     A kernel [H, W, I, O] counts as the matrix [H*W*I, O]. Kernels of equal matrix shape are stacked, so that
-    `steps` iterations are few batched products. The result is scaled by sqrt(max(1, O / (H*W*I))).
+    `steps` iterations are few batched products; for accelerators all are, with zeros around the smaller ones, unless
+    they are large. The result is scaled by sqrt(max(1, O / (H*W*I))).
     """
 
     def update(updates: Params, params: Params = None) -> Params:
         leaves, tree = jax.tree.flatten(updates)
         matrices = [leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves]
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for i, matrix in enumerate(matrices):
-            alike.setdefault(matrix.shape, []).append(i)
-        for (fan_in, fan_out), members in alike.items():
-            result = newton_schulz(jnp.stack([matrices[i] for i in members]), steps)
-            result = result * math.sqrt(max(1.0, fan_out / fan_in))
-            for i, matrix in zip(members, result, strict=True):
-                leaves[i] = matrix.reshape(leaves[i].shape)
+        wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
+        by_shape = functools.partial(_orthogonal, steps=steps)
+        found = lax.platform_dependent(
+            *wide, cpu=by_shape, default=functools.partial(by_shape, most=_PADDED_TO)
+        )
+        for i, (matrix, new) in enumerate(zip(matrices, found, strict=True)):
+            fan_in, fan_out = matrix.shape
+            new = new.T if fan_in > fan_out else new
+            leaves[i] = (new * math.sqrt(max(1.0, fan_out / fan_in))).reshape(leaves[i].shape)
         return jax.tree.unflatten(tree, leaves)
 
     return optax.stateless(update)
+
+
+def _orthogonal(*matrices: Array, steps: int, most: int = 0) -> list[Array]:
+    """`newton_schulz` of each of several wide matrices, in stacks of one shape; zeros do not change it.
+
+    Those that become no larger than `most` by it are padded to the largest shape among them.
+    """
+    small = [matrix.shape for matrix in matrices if matrix.size <= most]
+    common = tuple(map(max, zip(*small, strict=True))) if small else (0, 0)
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        alike.setdefault(
+            common if matrix.size <= most and math.prod(common) <= most else matrix.shape, []
+        ).append(i)
+    results = list(matrices)
+    for shape, members in alike.items():
+        padded = [
+            jnp.pad(matrices[i], [(0, n - k) for n, k in zip(shape, matrices[i].shape, strict=True)])
+            for i in members
+        ]
+        for i, new in zip(members, newton_schulz(jnp.stack(padded), steps), strict=True):
+            rows, columns = matrices[i].shape
+            results[i] = new[:rows, :columns]
+    return results
 
 
 def newton_schulz(x: Array, steps: int = 5) -> Array:
@@ -229,9 +258,10 @@ def _iterate(x: Array, steps: int, dtype: Any) -> Array:
     """The steps of `newton_schulz` on wide matrices of at most unit norm, with products in `dtype`."""
     a, b, c = NEWTON_SCHULZ
     y = x.astype(dtype)
+    unit = jnp.eye(x.shape[1], dtype=dtype)[None]
     for _ in range(steps):
         gram = y @ y.mT
-        y = a * y + (b * gram + c * (gram @ gram)) @ y
+        y = (a * unit + b * gram + c * (gram @ gram)) @ y
     return y.astype(x.dtype)
 
 
@@ -242,14 +272,24 @@ def normalize_kernels() -> optax.GradientTransformation:
     """
 
     def update(updates: Params, params: Params) -> Params:
-        def leaf(label: str, change: Array, kernel: Array) -> Array:
-            if label != "conv":
-                return change
-            return change + kernel * (math.sqrt(kernel.shape[-1]) / jnp.linalg.norm(kernel) - 1.0)
-
-        return jax.tree.map(leaf, groups(params), updates, params)
+        changes, tree = jax.tree.flatten(updates)
+        labels, kernels = jax.tree.leaves(groups(params)), jax.tree.leaves(params)
+        which = [i for i, label in enumerate(labels) if label == "conv"]
+        norms = _norms([kernels[i] for i in which]) if which else jnp.zeros(0)
+        for i, norm in zip(which, norms, strict=True):
+            factor = math.sqrt(kernels[i].shape[-1]) / norm - 1.0
+            changes[i] = changes[i] + kernels[i] * factor
+        return jax.tree.unflatten(tree, changes)
 
     return optax.stateless(update)
+
+
+def _norms(arrays: list[Array]) -> Array:
+    """The Euclidean norm of each, as one vector: the rows of each and then all of these, one kernel more on a GPU."""
+    rows = [jnp.sum(jnp.square(array), axis=-1).reshape(-1) for array in arrays]
+    longest = max(map(len, rows))
+    padded = jnp.stack([jnp.pad(row, (0, longest - len(row))) for row in rows])
+    return jnp.sqrt(jnp.sum(lax.optimization_barrier(padded), axis=1))
 
 
 def _with_standard_promotion(transform: optax.GradientTransformation) -> optax.GradientTransformation:

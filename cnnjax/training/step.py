@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from cnnjax.data.buckets import Buckets
 from cnnjax.data.images import FRAMING, PADDING
 from cnnjax.data.letterbox import PLACES
 from cnnjax.models import Model, create_model
+from cnnjax.models.parts import variables_of
 from cnnjax.network import Apply, Network, Preprocessing
 from cnnjax.ops.precision import products_of
 from cnnjax.runtime import sharding
@@ -31,6 +33,8 @@ from cnnjax.training import gradient, parts, sizes
 from cnnjax.training.optimizers import make_optimizer, scaled_rates
 
 INIT, AUGMENT, DROPOUT, TASK = range(4)  # the streams of random numbers of a run
+_WORTH_A_PROGRAM = 100  # steps
+_SMALL = 8192  # numbers in an array, of which a sum by rows would be a kernel more
 Metrics = dict[str, Array]
 Arrays = Mapping[str, Array]
 
@@ -79,6 +83,10 @@ class Recipe:
     frozen: frozenset[str] = frozenset()  # paths of variables that stay as they are, as in training.parts
     skip_nonfinite: bool = False  # leave everything as it was where the loss or the gradient is not finite
     varied: "Varied | None" = None  # settings of which each seed has its own
+    late: "Recipe | None" = (
+        None  # what is followed from the step `late_from` on, to the same effect at less cost
+    )
+    late_from: int = 0
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
@@ -100,11 +108,19 @@ class Recipe:
         return Buckets.find(examples, self.preprocessing.resize, self.limits)
 
     def of_step(self, seed: int, step: int, buckets: Buckets | None = None) -> "Recipe":
-        """What a training step follows: this, or the recipe of the size, or of the frame of the examples, whose turn it
-        is."""
+        """What a training step follows: this, the recipe of the size, or of the frame of the examples, whose turn it is,
+        or the late one."""
         if buckets:
             return self.sized[buckets.of_step(seed, step)]
-        return self.sized[batches.train_size(seed, step, len(self.sized))] if self.sized else self
+        if self.sized:
+            return self.sized[batches.train_size(seed, step, len(self.sized))]
+        return self.programs[-1] if step >= self.late_from else self
+
+    @property
+    def programs(self) -> tuple["Recipe", ...]:
+        """All that steps follow, each of which is compiled by itself."""
+        # What is varied is not known to the late one.
+        return self.sized or ((self, self.late) if self.late and not self.varied else (self,))
 
     def of_seed(self, values: Mapping[str, Any]) -> "Recipe":
         """What the step of a seed follows that has these values of what varies."""
@@ -179,7 +195,23 @@ def make_recipe(
             dataclasses.replace(recipe, frame=frame, task=of_size((*frame, image_shape[2])))
             for frame in sizes.frames(recipe.model, experiment.augment.sizes, image_shape)
         )
-    return dataclasses.replace(recipe, sized=sized)
+    recipe = dataclasses.replace(recipe, sized=sized)
+    return _with_late(recipe, rule, image_shape, num_steps) if is_on(rule.whitening) else recipe
+
+
+def _with_late(
+    recipe: Recipe, rule: config.Optimizer, image_shape: tuple[int, ...], num_steps: int
+) -> Recipe:
+    """With a recipe for when the whitening's rate has come to zero: nothing below the first layer has a gradient then.
+
+    Only where many steps are left: it is another program to compile.
+    """
+    first = math.ceil(rule.whitening * max(1, num_steps // rule.accumulate)) * rule.accumulate
+    if num_steps - first < _WORTH_A_PROGRAM:
+        return recipe
+    still = {path for path in variables_of(recipe.model, image_shape) if "whitening" in path.split("/")}
+    late = dataclasses.replace(recipe, frozen=recipe.frozen | still)
+    return dataclasses.replace(recipe, late=late, late_from=first)
 
 
 def _check_buckets(experiment: Experiment) -> None:
@@ -257,7 +289,7 @@ def train_step(
     variables, ema = _averaged(recipe, state, variables, opt_state)
     params = variables.pop("params")
     metrics = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
-    metrics |= means | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    metrics |= means | {"loss": loss, "grad_norm": jnp.sqrt(_sum_of_squares(grads))}
     new = TrainState(
         step=state.step + 1,
         params=params,
@@ -277,12 +309,28 @@ def train_step(
 def is_finite(state: TrainState, metrics: Metrics) -> Array:
     """Whether a step went well: its loss, its gradient and all of its new state, which a finite gradient may blow up.
 
-    Of an array the sum of squares must be finite: weights beyond that are numbers still, but none to go on with.
+    The sum of squares must be finite: weights beyond that are numbers still, but none to go on with.
     """
     floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    values = [metrics["loss"], metrics["grad_norm"], *(jnp.sum(jnp.square(leaf)) for leaf in floats)]
-    finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, values))
+    # Else XLA computes what is small anew from the old state, and copies that before it is overwritten.
+    floats = jax.lax.optimization_barrier(floats)
+    # The sum of what is not finite is not finite either.
+    finite = jnp.isfinite(metrics["loss"] + metrics["grad_norm"] + _sum_of_squares(floats))
     return finite & (metrics["skipped"] == 0) if "skipped" in metrics else finite
+
+
+def _sum_of_squares(tree: Any) -> Array:
+    """Of all numbers in all arrays, float32.
+
+    Those of one shape are added first, then the rows of each shape, then all the rest, which the barrier keeps apart:
+    XLA would sum every array by itself, on a GPU in two kernels.
+    """
+    by_shape: dict[tuple[int, ...], Array] = {}
+    for leaf in jax.tree.leaves(tree):
+        squares = jnp.square(leaf.astype(jnp.float32))
+        by_shape[leaf.shape] = by_shape[leaf.shape] + squares if leaf.shape in by_shape else squares
+    rows = [(x.sum(axis=-1) if x.size > _SMALL else x).reshape(-1) for x in by_shape.values()]
+    return jnp.sum(jax.lax.optimization_barrier(jnp.concatenate(rows)))
 
 
 def stream(seed: Array, name: int) -> Array:

@@ -1,5 +1,8 @@
 """Layers that stay as they are or learn more slowly: by names, against torch and against a step computed by hand."""
 
+import dataclasses
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -184,3 +187,34 @@ def test_groups_of_rates_and_frozen_parameters_match_torch(rule):
     assert len(held) == 2 * (
         3 if rule == "adamw" else 2
     )  # accumulated gradients and moments, of two of three
+
+
+@pytest.mark.slow
+def test_the_late_program_of_a_whitened_network_does_the_same():
+    """Once its rate is zero the whitening's bias has no gradient; all that moves still moves as before."""
+    experiment = Experiment(
+        data=Data(name="digits", batch_size=8, mean=(0.5,), std=(0.25,)),
+        model=Model("airbench_laptop"),
+        optimizer=Optimizer("sgd", 0.1, schedule="linear", whitening=0.25),
+    )
+    recipe = make_recipe(experiment, ("a", "b", "c"), (32, 32, 3), num_steps=200)
+    assert recipe.of_step(0, 49) is recipe and recipe.of_step(0, 50) is recipe.late
+    assert len(recipe.programs) == 2 and recipe.late.programs == (recipe.late,)
+    state = init_state(recipe, (32, 32, 3), jnp.int32(0))
+    late = optax.tree.set(state.opt_state, count=jnp.int32(60))
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (8, 32, 32, 3), np.uint8),
+        "label": np.arange(8, dtype=np.int32) % 3,
+        "index": np.arange(8, dtype=np.int32),
+        "epoch": np.zeros(8, np.int32),
+    }
+    state = dataclasses.replace(state, opt_state=late, step=jnp.int32(60))
+    results = [jax.jit(functools.partial(train_step, one))(state, batch)[0] for one in recipe.programs]
+    for ours, theirs, before in zip(*(jax.tree.leaves(one.params) for one in (*results, state)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+        assert np.isfinite(before).all()
+    moved = [one.params["whitening"]["bias"] - state.params["whitening"]["bias"] for one in results]
+    np.testing.assert_array_equal(moved, 0)
+    short = make_recipe(experiment, ("a", "b", "c"), (32, 32, 3), num_steps=100)
+    assert short.programs == (short,)
