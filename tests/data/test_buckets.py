@@ -189,9 +189,7 @@ def test_training_and_evaluation_are_the_same_in_memory_and_streamed_and_resumed
 
 
 def test_other_tasks_and_data_refuse_them(coco):
-    with pytest.raises(
-        ConfigError, match="data.resize=short_side is for voc, coco, yolo, records, not for 'shapes'"
-    ):
+    with pytest.raises(ConfigError, match="data.resize=short_side is for voc, .*records, not for 'shapes'"):
         load(Data(name="shapes", resize="short_side", image_size=64))
     grid = replace(experiment(coco), {"task": "grid_detection", "model.name": "grid8", "model.options": ()})
     with pytest.raises(

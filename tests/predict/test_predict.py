@@ -165,13 +165,13 @@ def test_a_large_photograph_is_decoded_smaller_and_means_the_same(tmp_path):
 def test_the_sheet_is_drawn_from_small_copies():
     photo = np.zeros((3000, 4000, 3), np.uint8)
     small = predict.thumbnail(photo)
-    assert small.shape == (360, 480, 3)
+    assert small.shape == (480, 640, 3)
     box = np.array([[1000.0, 500, 3000, 2500]])
     result = Result(3000, 4000, ("cat",), boxes=box, scores=np.array([0.9]), labels=np.array([0]))
     drawn, text = draw(small, result, "photo.png")
     assert drawn.shape == small.shape and text == "photo.png\n1 found"
     rows, columns = np.nonzero(drawn.any(axis=-1))
-    assert abs(columns.min() - 120) <= 2 and abs(columns.max() - 360) <= 2 and abs(rows.max() - 300) <= 2
+    assert abs(columns.min() - 160) <= 2 and abs(columns.max() - 480) <= 2 and abs(rows.max() - 400) <= 2
 
 
 def test_no_file_that_can_be_read_is_one_line(trained, tmp_path):

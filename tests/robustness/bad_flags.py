@@ -104,7 +104,7 @@ CASES = [
     Case("keypoints_of_a_format_without", f"{TWO_STAGE} --data.name=voc:in --data.masks=false --data.keypoints --data.image_size=64", "data.keypoints", voc()),
     Case("keypoints_without_names", f"{TWO_STAGE} --data.keypoints --data.image_size=64", "data.keypoints needs categories with one list of names", coco_with_masks()),
     Case("buckets_for_a_grid", f"{DETECT} --data.name=coco:in --data.image_size=64 --data.resize=short_side", "data.resize=short_side: GridDetection takes letterboxed images only", coco()),
-    Case("buckets_of_scenes", f"{DETECT} --data.resize=short_side", "data.resize=short_side is for voc, coco, yolo, records, not for 'shapes'"),
+    Case("buckets_of_scenes", f"{DETECT} --data.resize=short_side", "data.resize=short_side is for voc ... records, not for 'shapes'"),
     Case("frozen_parameters_that_are_not_there", f"{TWO_STAGE} --data.image_size=64 --optimizer.frozen=backbone", "optimizer.frozen: 'backbone' matches no layer, parameter or stage", coco_with_masks()),
     trained("grid_model_for_a_classifier", "--model.name=grid_net", "grid"),
     Case("folder_of_no_classes", f"{TRAIN} --data.name=folder:plain", "has no folders of images, one per class", lambda f: (f / "plain").mkdir()),
