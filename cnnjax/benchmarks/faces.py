@@ -57,7 +57,7 @@ def faces_in_photographs(options: Options) -> Iterator[Measured]:
 def against_facenet(folder: Path, photograph: np.ndarray, batch: int, options: Options) -> Measured:
     networks, several = load_networks(folder), [photograph] * batch
     sides: dict[str, Any] = {"cnnjax": lambda: find_faces(networks, several)}
-    note, peers = missing("facenet_pytorch"), {}
+    note, peers = missing("facenet_pytorch") or missing("torchvision"), {}
     if not note:
         peer: Any = importlib.import_module("facenet_pytorch").MTCNN(keep_all=True)
         peers = version("facenet-pytorch")
