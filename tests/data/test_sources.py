@@ -70,7 +70,7 @@ def test_validation_replaces_the_test_split():
         ("cifar-10", "did you mean cifar10"),
         (
             "Xyzzy/q:1.0.0",
-            "choose digits, synthetic, folder:PATH, .*yolo:PATH, figures, points:PATH, records:PATH or a name of tensorflow-datasets",
+            "choose digits, synthetic, folder:PATH, .*yolo:PATH, .*figures, points:PATH, records:PATH or a name of tensorflow-datasets",
         ),
         ("", "unknown; choose digits"),
         ("folder:", "did you mean folder:PATH"),
