@@ -14,6 +14,7 @@ from jax import Array, lax
 
 from cnnjax import config
 from cnnjax.config import is_on
+from cnnjax.ops.sums import sum_of_squares
 
 Params = Any
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -109,7 +110,7 @@ def make_optimizer(
     }
     parts = [rule, optax.scale_by_learning_rate(schedule)]
     if is_on(o.clip_norm):
-        parts.insert(0, optax.clip_by_global_norm(o.clip_norm))
+        parts.insert(0, _clip_by_norm(o.clip_norm))
     if is_on(o.bias_learning_rate) or is_on(o.dense_learning_rate):
         parts.append(_scale_groups(factors))
     if o.trunk_learning_rate != 1:
@@ -137,6 +138,17 @@ def make_optimizer(
 
         transform = optax.partition(rules, kinds)
     return _with_standard_promotion(transform)
+
+
+def _clip_by_norm(most: float) -> optax.GradientTransformation:
+    """optax.clip_by_global_norm with the norm that a step tells anyway."""
+
+    def update(updates: Params, params: Params = None) -> Params:
+        norm = jnp.sqrt(sum_of_squares(updates))
+        factor = jnp.where(norm < most, 1.0, most / norm)
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
+
+    return optax.stateless(update)
 
 
 def _decay(o: config.Optimizer) -> optax.GradientTransformation:
@@ -197,6 +209,8 @@ def orthogonalize(steps: int = 5) -> optax.GradientTransformation:
 
     def update(updates: Params, params: Params = None) -> Params:
         leaves, tree = jax.tree.flatten(updates)
+        # Else XLA keeps the momentum that they come from as turned as the products want them, and copies it back.
+        leaves = lax.optimization_barrier(leaves)
         matrices = [leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves]
         wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
         by_shape = functools.partial(_orthogonal, steps=steps)

@@ -25,6 +25,7 @@ from cnnjax.models import Model, create_model
 from cnnjax.models.parts import variables_of
 from cnnjax.network import Apply, Network, Preprocessing
 from cnnjax.ops.precision import products_of
+from cnnjax.ops.sums import sum_of_squares
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch, Task, make_task
 from cnnjax.tasks.metrics import Sums, sums_and_counts
@@ -34,7 +35,6 @@ from cnnjax.training.optimizers import make_optimizer, scaled_rates
 
 INIT, AUGMENT, DROPOUT, TASK = range(4)  # the streams of random numbers of a run
 _WORTH_A_PROGRAM = 100  # steps
-_SMALL = 8192  # numbers in an array, of which a sum by rows would be a kernel more
 Metrics = dict[str, Array]
 Arrays = Mapping[str, Array]
 
@@ -207,7 +207,9 @@ def _with_late(
     Only where many steps are left: it is another program to compile.
     """
     first = math.ceil(rule.whitening * max(1, num_steps // rule.accumulate)) * rule.accumulate
-    if num_steps - first < _WORTH_A_PROGRAM:
+    if num_steps - first < _WORTH_A_PROGRAM or is_on(
+        rule.clip_norm
+    ):  # the whole gradient's norm counts there
         return recipe
     still = {path for path in variables_of(recipe.model, image_shape) if "whitening" in path.split("/")}
     late = dataclasses.replace(recipe, frozen=recipe.frozen | still)
@@ -265,6 +267,7 @@ def train_step(
     def loss_fn(
         params: Any, batch: Batch, keys: gradient.Keys
     ) -> tuple[Array, tuple[tuple[Any, Metrics], Sums]]:
+        params = jax.tree.map(_as_stored, params)
         variables = {"params": parts.without_gradient(params, recipe.frozen), **state.model_state}
         apply = Apply(recipe.model, variables, recipe.preprocessing, True, keys[0], recipe.frozen)
         outputs = recipe.task.forward(apply, batch, keys[1])
@@ -289,7 +292,7 @@ def train_step(
     variables, ema = _averaged(recipe, state, variables, opt_state)
     params = variables.pop("params")
     metrics = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
-    metrics |= means | {"loss": loss, "grad_norm": jnp.sqrt(_sum_of_squares(grads))}
+    metrics |= means | {"loss": loss, "grad_norm": jnp.sqrt(sum_of_squares(grads))}
     new = TrainState(
         step=state.step + 1,
         params=params,
@@ -306,6 +309,17 @@ def train_step(
     return new, metrics
 
 
+def _as_stored(weight: Array) -> Array:
+    """A weight; it and its gradient meet the network in the layout in which weights are stored.
+
+    Else XLA computes the whole update in that of the library's convolutions, and turns all of a kernel's state there
+    and back.
+    """
+    if weight.ndim < 3:
+        return weight
+    return jax.lax.optimization_barrier(weight.reshape(-1)).reshape(weight.shape)
+
+
 def is_finite(state: TrainState, metrics: Metrics) -> Array:
     """Whether a step went well: its loss, its gradient and all of its new state, which a finite gradient may blow up.
 
@@ -315,22 +329,8 @@ def is_finite(state: TrainState, metrics: Metrics) -> Array:
     # Else XLA computes what is small anew from the old state, and copies that before it is overwritten.
     floats = jax.lax.optimization_barrier(floats)
     # The sum of what is not finite is not finite either.
-    finite = jnp.isfinite(metrics["loss"] + metrics["grad_norm"] + _sum_of_squares(floats))
+    finite = jnp.isfinite(metrics["loss"] + metrics["grad_norm"] + sum_of_squares(floats))
     return finite & (metrics["skipped"] == 0) if "skipped" in metrics else finite
-
-
-def _sum_of_squares(tree: Any) -> Array:
-    """Of all numbers in all arrays, float32.
-
-    Those of one shape are added first, then the rows of each shape, then all the rest, which the barrier keeps apart:
-    XLA would sum every array by itself, on a GPU in two kernels.
-    """
-    by_shape: dict[tuple[int, ...], Array] = {}
-    for leaf in jax.tree.leaves(tree):
-        squares = jnp.square(leaf.astype(jnp.float32))
-        by_shape[leaf.shape] = by_shape[leaf.shape] + squares if leaf.shape in by_shape else squares
-    rows = [(x.sum(axis=-1) if x.size > _SMALL else x).reshape(-1) for x in by_shape.values()]
-    return jnp.sum(jax.lax.optimization_barrier(jnp.concatenate(rows)))
 
 
 def stream(seed: Array, name: int) -> Array:
