@@ -3,6 +3,7 @@
 import json
 import os
 import platform as host
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,14 @@ ROOT = Path(__file__).resolve().parents[2]
 RECORDS = (
     ROOT if (ROOT / "launch.py").exists() else Path()
 ) / "results.jsonl"  # of a checkout, or right here
+_FOLDERS = re.compile(r"(?<=[ =:,'])/(?:[^/ ,:']+/)+(?=[^/ ,:'])")  # of paths that begin at the root
 
 
 def make_record(
     benchmark: str, subject: str, values: Mapping[str, Sequence[float]], command: str, **facts: Any
 ) -> dict[str, Any]:
-    """A result with all that is needed to judge and repeat it.
+    """A result with all that is needed to judge and repeat it. Of paths in its command that begin at the root only the
+    last part is kept: where things lie on this machine is nobody else's.
 
     Args:
       benchmark: the kind of measurement; rows of one kind share a table.
@@ -36,7 +39,7 @@ def make_record(
         "benchmark": benchmark,
         "subject": subject,
         "values": {name: [float(v) for v in series] for name, series in values.items()},
-        "command": command,
+        "command": _FOLDERS.sub("", command),
         "commit": _commit(),
         "device": device(),
         "versions": {"python": host.python_version(), **platform.versions()},

@@ -12,6 +12,7 @@ import pytest
 from cnnjax import benchmarks, config
 from cnnjax.benchmarks import detection, inputs, networks, speed_run, startup
 from cnnjax.benchmarks.options import Measured, Options
+from cnnjax.benchmarks.records import make_record
 from cnnjax.benchmarks.steps import Steps
 from cnnjax.benchmarks.timing import comparison, interleave
 from cnnjax.benchmarks.workload import CPU_WORKLOADS, GPU_WORKLOADS, Workload
@@ -209,6 +210,18 @@ def test_the_command_records_and_skips(launch, tmp_path, monkeypatch):
     assert "| tiny | cnnjax, ms | 1.5 | 0.7071 | 2 |" in page and "torch 9.9" in page and "Tiny." in page
     wrong = launch("--mode=benchmark", "--benchmark.name=fasst")
     assert wrong.code == 1 and "did you mean fast" in wrong.err
+
+
+def test_a_recorded_command_names_no_folder_of_this_machine():
+    told = "python launch.py --data.name=coco:/a/b/coco128 --workdir=/x/y,/z/w --peer=/opt/v/bin/python '--f=/a/b c/d'"
+    kept = "python launch.py --data.name=coco:coco128 --workdir=y,w --peer=python '--f=b c/d'"
+    assert make_record("speed", "it", {}, told)["command"] == kept
+    for same in (
+        "--weights=https://host/a/b.pth --to=runs/a",
+        "--mirror=s3://bucket/runs",
+        "--inputs=photos/a.png",
+    ):
+        assert make_record("speed", "it", {}, same)["command"] == same
 
 
 def test_parts_resume_and_end_in_time(launch, tmp_path, monkeypatch):
