@@ -10,6 +10,8 @@ from cnnjax.config.data import LAID_OUT as LAID_OUT
 from cnnjax.config.data import SHORT_SIDE as SHORT_SIDE
 from cnnjax.config.data import Augment as Augment
 from cnnjax.config.data import Data as Data
+from cnnjax.config.data import Framing as Framing
+from cnnjax.config.data import frame_of as frame_of
 from cnnjax.config.errors import ConfigError as ConfigError
 from cnnjax.config.errors import Stopped as Stopped
 from cnnjax.config.errors import check_local as check_local

@@ -1,6 +1,7 @@
 """What is read, and how it is changed at random in training."""
 
 import dataclasses
+from typing import Protocol
 
 from cnnjax.config.options import ON, option
 
@@ -9,6 +10,26 @@ CROPPING = ("crop", "stretch_crop")  # of data.resize: what leaves something out
 DARKNET = ("darknet_letterbox", "darknet_stretch")  # of data.resize
 SHORT_SIDE = "short_side"  # of data.resize: images of different sizes (data/buckets.py)
 ANNOTATED = (*LAID_OUT, "tensorflow-datasets")
+
+
+class Framing(Protocol):
+    """How an image is brought to a frame: Data, or the part of it that a trained network remembers."""
+
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def image_width(self) -> int: ...
+    @property
+    def resize(self) -> str: ...
+    @property
+    def resize_short(self) -> int: ...
+    @property
+    def interpolation(self) -> str: ...
+
+
+def frame_of(data: Framing) -> tuple[int, int]:
+    """Height and width of the frame that is asked for; by the short side, the limits of an image's short and long one."""
+    return data.image_size, data.image_width or data.image_size
 
 
 @dataclasses.dataclass(frozen=True)

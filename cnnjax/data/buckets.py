@@ -7,20 +7,24 @@ corner of the smallest frame that holds it. What has to be one array holds all f
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnnjax.config import SHORT_SIDE
 from cnnjax.data import batches
-from cnnjax.detection.boxes import Letterbox
+
+if TYPE_CHECKING:
+    from cnnjax.detection.boxes import Letterbox
 
 Frame = tuple[int, int]  # height, width
 STRIDE = 32  # that of the coarsest map of a trunk, of which sides of frames are multiples
 
 
-def geometry(height: int, width: int, limits: Frame) -> Letterbox:
+def geometry(height: int, width: int, limits: Frame) -> "Letterbox":
     """How an image of height x width lies in its frame. Sides are rounded down, as torchvision does."""
+    from cnnjax.detection.boxes import Letterbox  # imports jax, which reading other images does without
+
     short, long = min(height, width), max(height, width)
     new, old = (limits[0], short) if limits[0] * long <= limits[1] * short else (limits[1], long)
     inner_height, inner_width = max(1, height * new // old), max(1, width * new // old)
@@ -118,3 +122,24 @@ def _turn(buckets: Buckets, seed: int, turn: int) -> tuple[np.ndarray, np.ndarra
         here = numbers == number
         before[here] = np.arange(here.sum())
     return numbers, before
+
+
+def train_indices(
+    buckets: Buckets | None, seed: int, step: int, count: int, batch_size: int, order_of: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`batches.train_indices` of `count` examples, or those of the buckets, where there are several."""
+    if buckets:
+        return buckets.train_indices(seed, step, batch_size, order_of)
+    return batches.train_indices(seed, step, count, batch_size)
+
+
+def evaluation_order(
+    buckets: Buckets | None, count: int, batch_size: int
+) -> Iterator[tuple[Frame | None, np.ndarray, np.ndarray]]:
+    """Of each batch of an evaluation the frame, where there are several, its examples and which of them count."""
+    if buckets:
+        for number, index, mask in buckets.evaluation_indices(batch_size):
+            yield buckets.frames[number], index, mask
+        return
+    for index, mask in batches.evaluation_indices(count, batch_size):
+        yield None, index, mask

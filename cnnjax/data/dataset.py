@@ -1,7 +1,7 @@
 """What every source of images gives back."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,7 +104,8 @@ class Dataset:
 
 def first(dataset: Dataset, limit: int) -> Dataset:
     """The dataset with the first `limit` examples of each split; all of them for 0."""
-    if not limit or limit >= max(len(dataset.train), len(dataset.test)):
+    told = of_the_first(limit, [len(dataset.train), len(dataset.test)])
+    if not told:
         return dataset
 
     def cut(split: Columns) -> Columns:
@@ -114,8 +115,13 @@ def first(dataset: Dataset, limit: int) -> Dataset:
     validation = (
         test if dataset.validation is dataset.test else dataset.validation and cut(dataset.validation)
     )
-    note = join(dataset.note, f"first {limit:,} examples of each split")
+    note = join(dataset.note, told)
     return dataclasses.replace(dataset, train=cut(dataset.train), test=test, validation=validation, note=note)
+
+
+def of_the_first(limit: int, counts: Iterable[int]) -> str:
+    """A note that of splits with so many examples only the first `limit` are used; empty if all are, as for 0."""
+    return f"first {limit:,} examples of each split" if max(counts) > limit > 0 else ""
 
 
 def of_each_class(dataset: Dataset, count: int) -> Dataset:

@@ -116,7 +116,7 @@ class Columns(Mapping[str, Any]):
     def __getitem__(self, key: Any, /) -> Any:
         if isinstance(key, str):
             return self.entries[key]
-        return {name: np.asarray(values[key]) for name, values in self.entries.items() if name not in ON_HOST}
+        return {name: np.asarray(values[key]) for name, values in self.learned.items()}
 
     @property
     def learned(self) -> dict[str, Any]:

@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from cnnjax.config import CROPPING, DARKNET, SHORT_SIDE, ConfigError, Data
+from cnnjax.config import CROPPING, DARKNET, SHORT_SIDE, ConfigError, Data, Framing, frame_of
+from cnnjax.data import buckets
 
 if TYPE_CHECKING:
     from cnnjax.detection.boxes import Letterbox
@@ -175,21 +176,6 @@ def decode_window(
     return array if array.ndim == 3 else array[..., None]
 
 
-class Framing(Protocol):
-    """How an image is brought to a frame: config.Data, or the part of it that a trained network remembers."""
-
-    @property
-    def image_size(self) -> int: ...
-    @property
-    def image_width(self) -> int: ...
-    @property
-    def resize(self) -> str: ...
-    @property
-    def resize_short(self) -> int: ...
-    @property
-    def interpolation(self) -> str: ...
-
-
 def fit(image: Image.Image, data: Framing) -> Image.Image:
     """Resizes to a square of `data.image_size` by `data.interpolation`; 0 leaves the image as it is.
 
@@ -226,7 +212,7 @@ def resize(image: np.ndarray, data: Framing, shape: Sequence[int]) -> np.ndarray
     if data.resize == "letterbox":
         return letterbox_image(image, (shape[0], shape[1]), _filter(data))
     if data.resize == SHORT_SIDE:
-        return frame_image(image, (data.image_size, data.image_width or data.image_size), SHORT_SIDE)
+        return frame_image(image, frame_of(data), SHORT_SIDE)
     if data.resize in FRAMING:
         return frame_image(image, (shape[0], shape[1]), data.resize)
     whole = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
@@ -245,12 +231,9 @@ def frame_image(image: np.ndarray, frame: tuple[int, int], how: str) -> np.ndarr
     if how == "letterbox":
         return letterbox_image(image, frame)
     if how == SHORT_SIDE:
-        from cnnjax.data import buckets  # imports jax
-
-        place = buckets.geometry(image.shape[0], image.shape[1], frame)
-        return _placed(
-            image, place, buckets.frames(frame)[buckets.bucket(image.shape[0], image.shape[1], frame)]
-        )
+        size = (image.shape[0], image.shape[1])
+        number = buckets.bucket(*size, frame)
+        return _placed(image, buckets.geometry(*size, frame), buckets.frames(frame)[number])
     from cnnjax.data import darknet_resize  # imports jax
 
     return darknet_resize.resize(image, how, frame)

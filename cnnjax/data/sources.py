@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnnjax.config import DARKNET, LAID_OUT, SHORT_SIDE, ConfigError, Data
+from cnnjax.data import buckets
 from cnnjax.data.dataset import About, Dataset, concat, first, hold_out, mixed, of_each_class
 from cnnjax.data.examples import Columns
 from cnnjax.data.formats import coco, folders, gtsrb, layouts, packed, pixels, records, voc, wider, yolo
@@ -265,8 +266,6 @@ def image_shape(data: Data, data_dir: str | None) -> tuple[int, int, int]:
     if not height or not width:
         raise ConfigError(f"the images of {data.name} have no size in common: give --data.image_size")
     if data.resize == SHORT_SIDE:
-        from cnnjax.data import buckets  # imports jax
-
         height, width = buckets.canvas((height, width))
     return height, width, native[2]
 

@@ -12,19 +12,17 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from absl import flags
 
 from cnnjax.config import SHORT_SIDE, ConfigError, Data
-from cnnjax.data import batches, images
+from cnnjax.data import images
+from cnnjax.data.buckets import Buckets, Frame, cut, evaluation_order, train_indices
 from cnnjax.data.windows import Window
 from cnnjax.runtime import hush
 from cnnjax.runtime.signals import ENDING
-
-if TYPE_CHECKING:  # imports jax
-    from cnnjax.data.buckets import Buckets
 
 _AHEAD = 2  # batches that each worker, or this process without workers, holds ready
 
@@ -174,7 +172,7 @@ class TrainRows:
     batch_size: int
     rows: np.ndarray  # which rows of a batch are this process's
     smallest_window: float = 0.0  # of the area of a file; 0: files are read whole
-    buckets: "Buckets | None" = None  # where a batch is of one of several frames
+    buckets: Buckets | None = None  # where a batch is of one of several frames
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -193,11 +191,9 @@ class TrainRows:
 
     def _of_step(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         step = self.start + k
-        if self.buckets:
-            return self.buckets.train_indices(self.seed, step, self.batch_size, self.seed)
-        return batches.train_indices(self.seed, step, self.num_examples, self.batch_size)
+        return train_indices(self.buckets, self.seed, step, self.num_examples, self.batch_size, self.seed)
 
-    def frame(self, k: int) -> tuple[int, int] | None:
+    def frame(self, k: int) -> Frame | None:
         """Height and width of the images of element k, where they are less than those of what is read."""
         return self.buckets.frames[self.buckets.of_step(self.seed, self.start + k)] if self.buckets else None
 
@@ -209,7 +205,7 @@ class EvaluationRows:
     num_examples: int
     batch_size: int
     rows: np.ndarray
-    buckets: "Buckets | None" = None  # where a batch is of one of several frames
+    buckets: Buckets | None = None  # where a batch is of one of several frames
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -219,16 +215,15 @@ class EvaluationRows:
             raise IndexError(k)
         return self._batches[k][1][self.rows]
 
-    def frame(self, k: int) -> tuple[int, int] | None:
+    def frame(self, k: int) -> Frame | None:
         """As that of TrainRows."""
-        return self.buckets.frames[self._batches[k][0]] if self.buckets else None
+        return self._batches[k][0]
 
     @functools.cached_property
-    def _batches(self) -> list[tuple[int, np.ndarray]]:
-        """Of each batch the number of its frame and its examples."""
-        if self.buckets:
-            return [(number, index) for number, index, _ in self.buckets.evaluation_indices(self.batch_size)]
-        return [(0, index) for index, _ in batches.evaluation_indices(self.num_examples, self.batch_size)]
+    def _batches(self) -> list[tuple[Frame | None, np.ndarray]]:
+        """Of each batch its frame, where there are several, and its examples."""
+        order = evaluation_order(self.buckets, self.num_examples, self.batch_size)
+        return [(frame, index) for frame, index, _ in order]
 
     def windows(self, k: int) -> None:
         """None: files are read whole."""
@@ -275,8 +270,6 @@ class _Batches:
         rows, windows = self._rows[int(k)], self._rows.windows(int(k))
         batch = self._source[rows] if windows is None else self._source.through(rows, windows)
         if frame := self._rows.frame(int(k)):
-            from cnnjax.data.buckets import cut  # imports jax
-
             batch = {name: np.ascontiguousarray(values) for name, values in cut(batch, frame).items()}
         return batch if isinstance(batch, dict) else np.asarray(batch)
 

@@ -36,8 +36,7 @@ def preview(experiment: Experiment, data_dir: str | None, path: str | Path) -> N
         dataset = sources.load(experiment.data, data_dir)
     count = min(_PREVIEWED, experiment.data.batch_size, len(dataset.train["image"]))
     seed, everything = experiment.train.seed, np.arange(count)
-    limits = (experiment.data.image_size, experiment.data.image_width or experiment.data.image_size)
-    buckets = Buckets.find(dataset.train, experiment.data.resize, limits)
+    buckets = Buckets.find(dataset.train, experiment.data.resize, config.frame_of(experiment.data))
     (index,), (epoch,) = (
         rows[0] for rows in train_rows([seed], 0, 1, len(dataset.train["image"]), count, buckets)
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cnnjax.config import SHORT_SIDE, ConfigError, Experiment
+from cnnjax.config import SHORT_SIDE, ConfigError, Experiment, frame_of
 from cnnjax.data.darknet_resize import geometry
 from cnnjax.data.formats.poses import COCO_NAMES
 from cnnjax.detection import two_stage
@@ -47,8 +47,7 @@ class TwoStageDetection(BoxDetection):
             raise ConfigError(f"model.name={name!r} has no two stages; maskrcnn_small has, for example")
         check_similar(experiment, classes)
         how, data = cls.framing(experiment.data.resize), experiment.data
-        limits = (data.image_size, data.image_width or data.image_size)
-        frame = limits if how == SHORT_SIDE else (image_shape[0], image_shape[1])
+        frame = frame_of(data) if how == SHORT_SIDE else (image_shape[0], image_shape[1])
         return cls(classes, experiment.detection, frame, how)
 
     @classmethod

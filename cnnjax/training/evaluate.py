@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import jax
@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from cnnjax.augment.views import VIEWS
 from cnnjax.config import ConfigError
-from cnnjax.data import batches, stream
-from cnnjax.data.buckets import Frame, cut
+from cnnjax.data import stream
+from cnnjax.data.buckets import Frame, cut, evaluation_order
 from cnnjax.data.examples import Columns, read_ahead
 from cnnjax.network import Network
 from cnnjax.runtime import sharding
@@ -121,7 +121,8 @@ class Evaluator:
         results: list[Any] = []
         rows = []  # of what is computed, the examples that count
         with contextlib.closing(self._feed()) as feed:
-            for (frame, index, mask), arrays in zip(self._order(), feed, strict=False):
+            order = evaluation_order(self._buckets, count, self.batch_size)
+            for (frame, index, mask), arrays in zip(order, feed, strict=False):
                 rows.append(np.where(mask, index, count))
                 index, mask = sharding.place((index, mask), place)
                 running.append(self._step(variables, arrays, index, mask, frame))
@@ -145,15 +146,6 @@ class Evaluator:
             chosen=found[-1][1] if len(found) > seeds else found[0][1],
             predictions=found[-1][2] if len(found) > seeds else found[0][2],
         )
-
-    def _order(self) -> Iterator[tuple[Frame | None, np.ndarray, np.ndarray]]:
-        """Of each batch the frame, where there are several, its examples and which of them count."""
-        if self._buckets:
-            for number, index, mask in self._buckets.evaluation_indices(self.batch_size):
-                yield self._buckets.frames[number], index, mask
-            return
-        for index, mask in batches.evaluation_indices(len(self.split["image"]), self.batch_size):
-            yield None, index, mask
 
     def _feed(self) -> Generator[Mapping[str, Any], None, None]:
         """What each call of the step is given: all examples, on the devices; or, streamed, the next batch."""

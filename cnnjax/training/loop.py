@@ -13,8 +13,7 @@ from jax.sharding import Mesh
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
-from cnnjax.data import batches
-from cnnjax.data.buckets import Buckets
+from cnnjax.data.buckets import Buckets, train_indices
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.examples import read_ahead
 from cnnjax.data.stream import TrainRows
@@ -278,13 +277,10 @@ def train_rows(
     seeds: Sequence[int], start: int, stop: int, count: int, batch_size: int, buckets: Buckets | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Index and epoch of the steps from start to stop, int32 [steps, seeds, batch]."""
-
-    def of(seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        if buckets:
-            return buckets.train_indices(seed, step, batch_size, seeds[0])
-        return batches.train_indices(seed, step, count, batch_size)
-
-    rows = [[of(seed, step) for seed in seeds] for step in range(start, stop)]
+    rows = [
+        [train_indices(buckets, seed, step, count, batch_size, seeds[0]) for seed in seeds]
+        for step in range(start, stop)
+    ]
     stacked = np.asarray(rows)
     return stacked[:, :, 0], stacked[:, :, 1]
 

@@ -97,15 +97,9 @@ class Recipe:
         shape = (height, width, channels)
         return Network(self.model, variables, shape, self.preprocessing, classes, self.task, self.precision)
 
-    @property
-    def limits(self) -> buckets.Frame:
-        """Of the sides of images in buckets."""
-        asked = self.preprocessing
-        return asked.image_size, asked.image_width or asked.image_size
-
     def buckets(self, examples: Mapping[str, Any]) -> Buckets | None:
         """Which of the examples are of which frame; None where all have one."""
-        return Buckets.find(examples, self.preprocessing.resize, self.limits)
+        return Buckets.find(examples, self.preprocessing.resize, config.frame_of(self.preprocessing))
 
     def of_step(self, seed: int, step: int, buckets: Buckets | None = None) -> "Recipe":
         """What a training step follows: this, the recipe of the size, or of the frame of the examples, whose turn it is,
@@ -189,7 +183,8 @@ def make_recipe(
     )
     if preprocessing.resize == SHORT_SIDE:
         _check_buckets(experiment)
-        sized = tuple(dataclasses.replace(recipe, bucket=frame) for frame in buckets.frames(recipe.limits))
+        frames = buckets.frames(config.frame_of(preprocessing))
+        sized = tuple(dataclasses.replace(recipe, bucket=frame) for frame in frames)
     else:
         sized = tuple(
             dataclasses.replace(recipe, frame=frame, task=of_size((*frame, image_shape[2])))

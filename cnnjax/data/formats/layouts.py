@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax.config import ConfigError, Data
+from cnnjax.config import ConfigError, Data, frame_of
 from cnnjax.data import images
-from cnnjax.data.dataset import Dataset, join
+from cnnjax.data.dataset import Dataset, join, of_the_first
 from cnnjax.data.examples import Columns
 from cnnjax.data.formats import folders
 from cnnjax.data.formats.annotations import (
@@ -54,7 +54,6 @@ def read(layouts: Sequence[Layout], data: Data, folder: Path) -> Dataset:
         raise ConfigError(
             f"data.name={data.name!r} needs --data.image_size, the height of the frame in pixels"
         )
-    size = (data.image_size, data.image_width or data.image_size)
     found = read_splits(layouts, data, folder)
     how = data.resize if data.resize in images.FRAMING else "letterbox"
     room, limit = _room(found), data.limit
@@ -62,12 +61,12 @@ def read(layouts: Sequence[Layout], data: Data, folder: Path) -> Dataset:
         name: dataclasses.replace(one, images=one.images[: limit or None])
         for name, one in found.splits.items()
     }
-    fewer = any(len(one.images) > limit > 0 for one in found.splits.values())
+    fewer = of_the_first(limit, [len(one.images) for one in found.splits.values()])
     targets = {name: padded(one.images, room, one.keypoints) for name, one in kept.items()}
     targets["train"], left_out = at_most(targets["train"], data.max_objects)
     splits = {
         name: Columns(
-            load_detection(annotations, size, how=how, targets=targets[name]),
+            load_detection(annotations, frame_of(data), how=how, targets=targets[name]),
             files=[annotations.folder / image.path for image in annotations.images],
         )
         for name, annotations in kept.items()
@@ -77,7 +76,7 @@ def read(layouts: Sequence[Layout], data: Data, folder: Path) -> Dataset:
         splits["train"],
         splits["test"],
         found.splits["train"].classes,
-        join(left_out, found.note, f"first {limit:,} examples of each split" if fewer else ""),
+        join(left_out, found.note, fewer),
         splits.get(found.validation),
     )
 

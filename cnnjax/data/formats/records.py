@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax.config import SHORT_SIDE, ConfigError, Data
+from cnnjax.config import SHORT_SIDE, ConfigError, Data, frame_of
 from cnnjax.data import images
-from cnnjax.data.dataset import Dataset, join
+from cnnjax.data.dataset import Dataset, join, of_the_first
 from cnnjax.data.examples import ENTRIES, Columns
 from cnnjax.data.formats.annotations import at_most
 from cnnjax.data.ragged import Ragged
@@ -220,7 +220,7 @@ def read(data: Data, folder: Path) -> Dataset:
             if name == "train" and data.max_objects:
                 targets, told = at_most(targets, data.max_objects)
                 left_out.append(told)
-            limits = (data.image_size, data.image_width or data.image_size)
+            limits = frame_of(data)
             shape = (*stored(limits, data.resize), 3)
             try:
                 targets = framed(targets, limits, data.resize)
@@ -239,8 +239,8 @@ def read(data: Data, folder: Path) -> Dataset:
     splits = {name: split(name) for name in about["splits"]}
     validation = splits.get(about["validation"])
     classes = tuple(about["classes"])
-    limited = data.limit and data.limit < max(entry["count"] for entry in about["splits"].values())
-    note = join(*left_out, about["note"], f"first {data.limit:,} examples of each split" if limited else "")
+    fewer = of_the_first(data.limit, [entry["count"] for entry in about["splits"].values()])
+    note = join(*left_out, about["note"], fewer)
     try:
         return Dataset(data.name, splits["train"], splits["test"], classes, note, validation)
     except ValueError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax.config import ConfigError, Data
+from cnnjax.config import ConfigError, Data, frame_of
 from cnnjax.data import images
 from cnnjax.data.formats.annotations import AnnotatedImage, ImageBuilder, Problem, padded
 
@@ -103,7 +103,7 @@ def decode(source: Any, count: int, data: Data, boxes: Boxes, name: str) -> dict
         raise ConfigError(
             f"data.name={data.name!r} needs --data.image_size, the height of the frame in pixels"
         )
-    frame = (data.image_size, data.image_width or data.image_size)
+    frame = frame_of(data)
     annotated: dict[int, AnnotatedImage | None] = {}
     problems: dict[int, list[Problem]] = {}
 
