@@ -119,13 +119,15 @@ def _activated_forward(
     rstd = lax.rsqrt(var + epsilon)
     wide = normalize(x.astype(scale.dtype), mean, rstd * scale, bias)
     y, pull_back = jax.vjp(act, wide.astype(x.dtype))
-    return (y, mean, var), (x, scale, bias, mean, rstd, pull_back)
+    # Not the bias itself, which may be overwritten before the gradient's last pass: XLA would copy it.
+    offset = bias - mean * rstd * scale
+    return (y, mean, var), (x, scale, mean, rstd, offset, pull_back)
 
 
 def _activated_backward(
     epsilon: float, act: Callable[[Array], Array], saved: tuple, gradients: tuple
 ) -> tuple[Array, Array, Array]:
-    x, scale, bias, mean, rstd, pull_back = saved
+    x, scale, mean, rstd, offset, pull_back = saved
 
     def of_input(x: Array, dy: Array, sums: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         dx, dscale, dbias = _input_gradient(x.astype(scale.dtype), dy, scale, mean, rstd, *sums)
@@ -137,7 +139,9 @@ def _activated_backward(
 
     def anew(x: Array, g: Array, _: Any) -> tuple[Array, Array, Array]:
         def before(x: Array, g: Array) -> Array:
-            y = normalize(x.astype(scale.dtype), mean, rstd * scale, bias).astype(x.dtype)
+            axes = (None,) * (x.ndim - 1)
+            y = x.astype(scale.dtype) * (rstd * scale)[axes] + offset[axes]
+            y = y.astype(x.dtype)
             return jax.vjp(act, y)[1](g)[0].astype(scale.dtype)
 
         def terms(x: Array, g: Array) -> tuple[Array, Array]:

@@ -35,6 +35,7 @@ from cnnjax.training.optimizers import make_optimizer, scaled_rates
 
 INIT, AUGMENT, DROPOUT, TASK = range(4)  # the streams of random numbers of a run
 _WORTH_A_PROGRAM = 100  # steps
+_LARGE = 2**19  # numbers in an array, to read which takes a GPU longer than to start a kernel
 Metrics = dict[str, Array]
 Arrays = Mapping[str, Array]
 
@@ -321,8 +322,9 @@ def is_finite(state: TrainState, metrics: Metrics) -> Array:
     The sum of squares must be finite: weights beyond that are numbers still, but none to go on with.
     """
     floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    # Else XLA computes what is small anew from the old state, and copies that before it is overwritten.
-    floats = jax.lax.optimization_barrier(floats)
+    # Else XLA computes what is small anew from the old state, and copies that before it is overwritten. What is large
+    # it sums in the same pass.
+    floats = [leaf if leaf.size >= _LARGE else jax.lax.optimization_barrier(leaf) for leaf in floats]
     # The sum of what is not finite is not finite either.
     finite = jnp.isfinite(metrics["loss"] + metrics["grad_norm"] + sum_of_squares(floats))
     return finite & (metrics["skipped"] == 0) if "skipped" in metrics else finite
