@@ -1,6 +1,7 @@
 """What compiled training steps start, move and hold on one GPU: counted by compiling for it, not measured."""
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -35,7 +36,7 @@ def compiled_programs(options: Options) -> list[Measured]:
     """Training steps compiled for an H200: kernels, bytes moved, memory, and time by the roofline.
 
     Needs the compilers for devices that are not here (pip install -e '.[devices]'); a minute for each of them.
-    Detection reads its boxes, so its images must be where the experiment looks for them.
+    Detection reads its boxes: start in the folder where bccd/ lies.
     """
     return [counted(*row) for row in PROGRAMS]
 
@@ -43,7 +44,8 @@ def compiled_programs(options: Options) -> list[Measured]:
 def counted(subject: str, experiment: str, changes: dict[str, Any], late: bool) -> Measured:
     """One row."""
     command = [sys.executable, "-c", _IN_A_PROCESS, experiment, json.dumps(changes), str(late)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    found_there = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=found_there, capture_output=True, text=True)
     subject = f"{subject}, {DEVICE}"
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]

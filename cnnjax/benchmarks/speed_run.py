@@ -24,6 +24,7 @@ from cnnjax.data.statistics import channel_stats
 from cnnjax.runtime import sharding
 from cnnjax.training.evaluate import Evaluator
 from cnnjax.training.loop import train_rows
+from cnnjax.training.resident import as_rows
 from cnnjax.training.step import compile_init, compile_steps, make_recipe
 
 # Where the experiments differ from what they follow; their docstrings and comments have the details.
@@ -54,7 +55,7 @@ class SpeedRun:
         self._place = sharding.sharded(mesh, 2)
         self._init = compile_init(self.recipe, shape, mesh)
         self._steps = {one: compile_steps(one, mesh) for one in self.recipe.programs}
-        self._arrays = jax.device_put(dict(dataset.train), sharding.replicated(mesh))
+        self._arrays = jax.device_put(as_rows(dict(dataset.train)), sharding.replicated(mesh))
         self._evaluator = Evaluator(
             self.recipe, dataset.test, experiment.evaluate.batch_size, mesh, experiment.evaluate.augment
         )

@@ -237,6 +237,8 @@ def _traffic(
         return 2 * written + sum(_memory(inside[name].shapes) for name in names[1:] if name in inside)
     if one.opcode == "dynamic-update-slice":
         return 2 * _memory(inside[names[1]].shapes)
+    if one.opcode == "slice-start":  # of TPUs, into the chip's own memory: of what, what, and a token
+        return one.shapes[1].bytes * (1 + one.shapes[1].in_memory)
     if one.opcode in ("copy-start", "async-start"):  # what is copied, what it becomes and a token
         return sum(s.bytes for s in one.shapes[:2] if s.in_memory)
     read = 0

@@ -14,6 +14,7 @@ from cnnjax.inspect.program import Kernel, collectives, kernels
 from cnnjax.runs.plan import Given, with_statistics
 from cnnjax.runs.refusals import check_names
 from cnnjax.runtime import compile_for, sharding
+from cnnjax.training.resident import as_rows
 from cnnjax.training.step import compile_steps, init_states, make_recipe
 
 _SHOWN = 12
@@ -138,10 +139,11 @@ def compile_training(training: Training, target: compile_for.Target, late: bool 
     state = jax.eval_shape(
         functools.partial(init_states, recipe, image_shape), jax.ShapeDtypeStruct((seeds,), np.int32)
     )
-    arrays = {
-        name: _placed(array, batch, data.batch_size if streamed else None)
-        for name, array in training.split.items()
-    }
+    if streamed:
+        arrays = {name: _placed(array, batch, data.batch_size) for name, array in training.split.items()}
+    else:
+        held = jax.eval_shape(as_rows, training.split)
+        arrays = jax.tree.map(lambda a: _placed(a, batch), held)
     rows = jax.ShapeDtypeStruct((1, seeds, data.batch_size), np.int32, sharding=by_rows)
     step = compile_steps(recipe, mesh, streamed)
     state = jax.tree.map(lambda a: _placed(a, everywhere), state)

@@ -20,6 +20,7 @@ from cnnjax.data.stream import TrainRows
 from cnnjax.data.windows import smallest_window
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch
+from cnnjax.training.resident import as_rows
 from cnnjax.training.step import Arrays, Metrics, Recipe, TrainState, batch_of, compile_steps
 
 
@@ -249,7 +250,7 @@ def _feed(
     """What each compiled call is given: all examples, on the devices; or, streamed, the batch of the next step."""
     if not dataset.streamed:
         sharding.check_fits(dataset.train.learned, mesh)
-        arrays = sharding.place(dataset.train.learned, sharding.replicated(mesh))
+        arrays = sharding.place(as_rows(dataset.train.learned), sharding.replicated(mesh))
         while True:
             yield arrays
     batch_size, count = experiment.data.batch_size, len(dataset.train["image"])

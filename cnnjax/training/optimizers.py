@@ -203,7 +203,7 @@ def orthogonalize(steps: int = 5) -> optax.GradientTransformation:
     """Replaces each convolution's update by the nearest semi-orthogonal matrix, roughly: Muon (Jordan 2024).
 
     A kernel [H, W, I, O] counts as the matrix [H*W*I, O]. Kernels of equal matrix shape are stacked, so that
-    `steps` iterations are few batched products; for accelerators all are, with zeros around the smaller ones, unless
+    `steps` iterations are few batched products; for GPUs all are, with zeros around the smaller ones, unless
     they are large. The result is scaled by sqrt(max(1, O / (H*W*I))).
     """
 
@@ -214,9 +214,8 @@ def orthogonalize(steps: int = 5) -> optax.GradientTransformation:
         matrices = [leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves]
         wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
         by_shape = functools.partial(_orthogonal, steps=steps)
-        found = lax.platform_dependent(
-            *wide, cpu=by_shape, default=functools.partial(by_shape, most=_PADDED_TO)
-        )
+        padded = functools.partial(by_shape, most=_PADDED_TO)
+        found = lax.platform_dependent(*wide, cpu=by_shape, tpu=by_shape, default=padded)
         for i, (matrix, new) in enumerate(zip(matrices, found, strict=True)):
             fan_in, fan_out = matrix.shape
             new = new.T if fan_in > fan_out else new

@@ -418,7 +418,8 @@ def compile_steps(
     """The jitted `steps(state, arrays, index, epoch, count)`: one update for each row of index and epoch
     [K, seeds, batch], or on accelerators for the first `count` of them.
 
-    `arrays` hold all training examples, from which a step takes its batch; `streamed`: just the batch.
+    `arrays` hold all training examples, best as resident.Rows, from which a step takes its batch; `streamed`: just the
+    batch.
 
     `state` has a leading axis of seeds, is replicated and, with `donate`, gone afterwards; the batch is split over
     the mesh. Metrics are [K, seeds], without meaning from `count` on; "finite" says of each step whether it is. One program serves every count.

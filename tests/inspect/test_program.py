@@ -111,6 +111,7 @@ ENTRY %main (x: bf16[100,31,24], w: f32[512,512]) -> bf16[100,31,24] {
   %x = bf16[100,31,24]{2,1,0:T(8,128)(2,1)} parameter(0)
   %w = f32[512,512]{1,0:T(8,128)} parameter(1)
   %copy-start = (f32[512,512]{1,0:T(8,128)S(1)}, f32[512,512]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%w)
+  %slice-start = ((f32[512,512]{1,0:T(8,128)}), f32[128,512]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%w), slice={[0:128], [0:512]}
   %copy-done = f32[512,512]{1,0:T(8,128)S(1)} copy-done(%copy-start)
   %inner = f32[512,512]{1,0:T(8,128)S(1)} convolution(%copy-done, %copy-done), dim_labels=bf_io->bf
   ROOT %y = bf16[100,31,24]{2,1,0:T(8,128)(2,1)} negate(%x)
@@ -122,6 +123,7 @@ def test_a_tpu_pads_to_tiles_and_holds_values_on_the_chip():
     kernels = {kernel.name: kernel for kernel in program.kernels(TPU, tpu=True)}
     assert kernels["y"].bytes == 2 * 2 * 100 * 32 * 128
     assert kernels["copy-start"].bytes == 4 * 512 * 512  # read; what is written stays on the chip
+    assert kernels["slice-start"].bytes == 4 * 128 * 512
     assert kernels["inner"].bytes == 0 and kernels["inner"].flops == 2 * 512**3
     assert kernels["inner"].products == {"f32"}
 

@@ -17,6 +17,7 @@ from cnnjax.data.dataset import Dataset
 from cnnjax.runtime import sharding
 from cnnjax.training import step as steps
 from cnnjax.training.loop import Callbacks, Diverged, train
+from cnnjax.training.resident import as_rows
 from cnnjax.training.step import for_each_seed, init_state, is_finite, make_recipe, train_step
 
 CLASSES = tuple("0123456789")
@@ -410,3 +411,13 @@ def test_one_order_of_channels_decides_statistics_normalization_and_fills(monkey
         np.testing.assert_allclose(
             Preprocessing.of(experiment.data)(filled), 0, atol=1e-4
         )  # all cut out: the mean pixel
+
+
+def test_examples_on_a_device_are_rows_of_it():
+    x = np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3)
+    held = as_rows({"image": x, "label": np.arange(4)})
+    assert held["image"].values.shape == (4, 12) and np.shares_memory(held["image"].values, x)
+    taken = jax.jit(lambda rows, index: rows[index])(held["image"], jnp.array([2, 0]))
+    np.testing.assert_array_equal(taken, x[[2, 0]])
+    np.testing.assert_array_equal(held["image"][:3], x[:3])
+    assert held["label"].shape == (4,)
