@@ -1,20 +1,19 @@
-"""Results on test sets as records: of an experiment, trained from scratch with all its seeds, and of a committee."""
+"""Results on test sets as records: of an experiment, trained from scratch with all its seeds, and of runs that are there."""
 
 import dataclasses
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from cnnjax import config
 from cnnjax.benchmarks.records import make_record
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.dataset import join
-from cnnjax.runs.committee import RunCommittee, restore_all
+from cnnjax.runs.committee import RunCommittee
 from cnnjax.runs.compare import training_seconds
-from cnnjax.runs.run import Run
+from cnnjax.runs.run import Run, restore
 from cnnjax.runs.train import train_run
 from cnnjax.runs.workdir import Workdir
-from cnnjax.sweeps.sweep import runs_in
 
 
 def benchmark_accuracy(
@@ -38,28 +37,57 @@ def benchmark_accuracy(
     )
 
 
-def benchmark_committee(sweep: Path, data_dir: str | None, command: str, note: str) -> dict[str, Any]:
-    """The record of the runs of a sweep that are done, and of their average, on the test set.
+def benchmark_runs(paths: Sequence[str], data_dir: str | None, command: str, note: str) -> dict[str, Any]:
+    """The record of trained runs on the test set, and of classifiers also that of their average.
 
-    Raises ConfigError if they are of a task that has no accuracy, or of other classes than each other.
+    Raises ConfigError for runs of other tasks or classes than each other, and if runs that are no classifiers differ in
+    more than their seeds.
     """
-    trained = restore_all(runs_in(sweep))
+    runs = [restore(Workdir(path)) for path in paths]
     tested = [
         dataclasses.replace(run, experiment=config.replace(run.experiment, {"data.validation": 0.0}))
-        for run in trained.runs
+        for run in runs
     ]
-    found = RunCommittee.of(tested, trained.names, trained.weights).evaluate(data_dir=data_dir)
-    if found.committee.right is None or found.p_value is None:
-        raise ConfigError(f"workdir {sweep}: its runs have no accuracy that a committee could have")
+    if runs[0].recipe.task.headline == "accuracy":
+        return _together(tested, paths, data_dir, command, note)
+    return _apart(tested, data_dir, command, note)
+
+
+def _apart(runs: Sequence[Run], data_dir: str | None, command: str, note: str) -> dict[str, Any]:
+    first = runs[0].experiment
+    for run in runs[1:]:
+        seed = {"train.seed": run.experiment.train.seed}
+        if run.experiment != config.replace(first, seed):
+            raise ConfigError(
+                "the runs differ in more than their seeds, and only classifiers make a committee"
+            )
+    found = [run.evaluate(data_dir=data_dir) for run in runs]
+    each = [metrics for evaluation in found for metrics in evaluation.per_seed]
+    return make_record(
+        "accuracy",
+        first.name,
+        {name: [metrics[name] for metrics in each] for name in found[0].mean}
+        | {"seconds, all seeds": [sum(map(_seconds, runs))]},
+        command,
+        seeds=[run.experiment.train.seed for run in runs],
+        note=join(note, *found[0].notes),
+    )
+
+
+def _together(
+    runs: Sequence[Run], paths: Sequence[str], data_dir: str | None, command: str, note: str
+) -> dict[str, Any]:
+    found = RunCommittee.of(runs, [path.rstrip("/") for path in paths]).evaluate(data_dir=data_dir)
+    assert found.committee.right is not None and found.p_value is not None
     names = sorted(found.committee.metrics)
     return make_record(
         "committee",
-        tested[0].experiment.name,
+        runs[0].experiment.name,
         {name: [row.metrics[name] for row in found.members] for name in names}
         | {"committee": [found.committee.metrics["accuracy"]]}
         | {"committee, wrong": [found.committee.count - int(found.committee.right.sum())]}
         | {"p of McNemar's test against the best member": [found.p_value]}
-        | {"seconds, all members": [sum(map(_seconds, tested))]},
+        | {"seconds, all members": [sum(map(_seconds, runs))]},
         command,
         note=join(f"{found.committee.count:,} test images.", note, *found.notes),
     )

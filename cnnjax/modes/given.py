@@ -103,17 +103,24 @@ def existing_workdir() -> Any:
     return Workdir(local_run(FLAGS.workdir))
 
 
-def committee(changes: Mapping[str, Any] | None = None) -> Any:
-    """That of several runs in --workdir, of which a sweep has as many as are done; None for one run."""
+def several_runs() -> list[str]:
+    """The folders of the runs in --workdir where it names several, or a sweep, of which those that are done; else none."""
     from cnnjax.sweeps import sweep
 
     given = FLAGS.workdir or ""
     paths = [given] if Path(given).exists() else given.split(",")
-    if not (len(paths) > 1 or (given and sweep.is_sweep(Path(given)))):
+    if len(paths) == 1 and not (given and sweep.is_sweep(Path(given))):
+        return []
+    return [run for path in paths for run in sweep.runs_in(Path(local_run(path)))]
+
+
+def committee(changes: Mapping[str, Any] | None = None) -> Any:
+    """That of several runs in --workdir; None for one run."""
+    paths = several_runs()
+    if not paths:
         if FLAGS.votes:
             raise ConfigError("--votes are for several runs: --workdir=A,B,C")
         return None
-    paths = [run for path in paths for run in sweep.runs_in(Path(local_run(path)))]
     from cnnjax.runs.committee import restore_all
 
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from cnnjax.modes.given import chosen_experiment, command_line, only_changes, without
+from cnnjax.modes.given import chosen_experiment, command_line, only_changes, several_runs, without
 from cnnjax.runtime import processes
 
 FLAGS = flags.FLAGS
@@ -28,7 +28,6 @@ SPEED = (
 def mode_benchmark() -> None:
     from cnnjax.benchmarks import accuracy, records
     from cnnjax.runs.workdir import Workdir
-    from cnnjax.sweeps.sweep import is_sweep
 
     output = Path(FLAGS["benchmark.output"].value or records.RECORDS)
     if FLAGS["benchmark.name"].value:
@@ -40,10 +39,10 @@ def mode_benchmark() -> None:
     for name in SPEED:
         without(name, "mode=benchmark without --benchmark.name")
     note = FLAGS["benchmark.note"].value or ""
-    if FLAGS.workdir and is_sweep(Path(FLAGS.workdir)):
+    if runs := several_runs():
         only_changes()
-        without("experiment", "a sweep in --workdir, which has its own")
-        record = accuracy.benchmark_committee(Path(FLAGS.workdir), FLAGS.data_dir, command_line(), note)
+        without("experiment", "runs in --workdir, which have their own")
+        record = accuracy.benchmark_runs(runs, FLAGS.data_dir, command_line(), note)
         records.append(record, output)
         print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
         return
