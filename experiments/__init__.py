@@ -56,6 +56,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
         detection.coco128_overfit,
         darknet.coco_yolov3,
         darknet.coco_yolov3_tiny,
+        darknet.coco128_yolov3_tiny,
         darknet.bccd_yolo,
         darknet.detect,
         points.faces_landmarks,

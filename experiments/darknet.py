@@ -55,6 +55,25 @@ def coco_yolov3_tiny() -> Experiment:
     return replace(coco_yolov3(), {"name": "coco_yolov3_tiny", "model.name": "yolov3_tiny"})
 
 
+def coco128_yolov3_tiny() -> Experiment:
+    """A check of detection at several scales: YOLOv3-tiny learns the 128 images of coco128 by heart, at several sizes.
+
+    python launch.py --experiment=coco128_yolov3_tiny --data.name=yolo:PATH_TO_COCO128
+    Not measured yet. It is judged on those same images.
+    """
+    return Experiment(
+        name="coco128_yolov3_tiny",
+        task="multiscale_detection",
+        data=Data(name="yolo:coco128", split="train", image_size=256, batch_size=8, resize="letterbox"),
+        augment=Augment(sizes=(192, 224, 256)),
+        model=Model(name="yolov3_tiny"),
+        detection=Detection(loss="ciou", kmeans=True, score_threshold=0.01, iou_threshold=0.45),
+        optimizer=Optimizer(name="adamw", learning_rate=1e-3, warmup=0.05, clip_norm=10.0),
+        train=Train(epochs=120, evaluate_every=40, checkpoint_every=20),
+        evaluate=Evaluate(batch_size=8),
+    )
+
+
 def bccd_yolo() -> Experiment:
     """Blood cells of three kinds (BCCD, Pascal VOC layout), found at three scales by a YOLOv3 of a quarter of its width.
 
