@@ -1,13 +1,9 @@
 """What compiled training steps start, move and hold on one GPU: counted by compiling for it, not measured."""
 
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 
+from cnnjax.benchmarks.compiled import counted
 from cnnjax.benchmarks.options import Measured, Options
-from cnnjax.benchmarks.records import ROOT
 
 DEVICE = "h200"
 # Name, experiment, changes to it, and whether the last steps of a run are meant, which have a program of their own.
@@ -23,13 +19,6 @@ PROGRAMS: tuple[tuple[str, str, dict[str, Any], bool], ...] = (
         False,
     ),
 )
-_IN_A_PROCESS = """
-import json, sys
-from cnnjax.runtime import compile_for
-compile_for.start()
-from cnnjax.benchmarks import programs
-print(json.dumps(programs.count(sys.argv[1], json.loads(sys.argv[2]), sys.argv[3] == "True")))
-"""
 
 
 def compiled_programs(options: Options) -> list[Measured]:
@@ -38,21 +27,7 @@ def compiled_programs(options: Options) -> list[Measured]:
     Needs the compilers for devices that are not here (pip install -e '.[devices]'); a minute for each of them.
     Detection reads its boxes: start in the folder where bccd/ lies.
     """
-    return [counted(*row) for row in PROGRAMS]
-
-
-def counted(subject: str, experiment: str, changes: dict[str, Any], late: bool) -> Measured:
-    """One row."""
-    command = [sys.executable, "-c", _IN_A_PROCESS, experiment, json.dumps(changes), str(late)]
-    found_there = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=found_there, capture_output=True, text=True)
-    subject = f"{subject}, {DEVICE}"
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
-        return Measured("programs", subject, skipped=last[-300:])
-    found = json.loads(done.stdout.splitlines()[-1])
-    values = {quantity: [float(value)] for quantity, value in found.items()}
-    return Measured("programs", subject, values, note="Counted by the compiler; time by the roofline.")
+    return [counted("programs", f"{subject}, {DEVICE}", *step) for subject, *step in PROGRAMS]
 
 
 def count(experiment: str, changes: dict[str, Any], late: bool) -> dict[str, float]:

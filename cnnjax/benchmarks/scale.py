@@ -1,28 +1,19 @@
 """What a training step needs and exchanges as its devices become more: counted by compiling for them, not measured."""
 
+import dataclasses
 import functools
 import io
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from cnnjax.benchmarks.compiled import counted
 from cnnjax.benchmarks.options import Measured, Options
-from cnnjax.benchmarks.records import ROOT
 
 DEVICES = ("v5e", "v5e:2x4", "v5e:8x8", "v5e:16x16", "h200", "h200x8")
 # Of an experiment: the images of a step on each chip, however many there are.
 FLAGSHIPS = {"cifar10_resnet20": 128, "imagenet_resnet50": 128}
 _CHIPS_OF_HOST = {"v5e": 4, "h200": 8}
-_IN_A_PROCESS = """
-import json, sys
-from cnnjax.runtime import compile_for
-compile_for.start()
-from cnnjax.benchmarks import scale
-print(json.dumps(scale.count(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
-"""
 
 
 def scaling(options: Options) -> Iterator[Measured]:
@@ -37,19 +28,16 @@ def scaling(options: Options) -> Iterator[Measured]:
 
 def scaled(name: str, device: str, batch: int) -> Measured:
     """One row: an experiment in bfloat16 with so many images on each chip of a device."""
-    subject = f"{name}, {device}"
-    command = [sys.executable, "-c", _IN_A_PROCESS, name, device, str(batch)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
-        return Measured("scale", subject, skipped=last[-300:])
-    found = json.loads(done.stdout.splitlines()[-1])
-    values = {quantity: [float(value)] for quantity, value in found.items()}
-    if needed := found["images a second, each host"]:
-        a_worker = decoded_a_second()
-        values["images a second, a worker that decodes"] = [a_worker]
-        values["such workers, each host"] = [needed / a_worker]
-    return Measured("scale", subject, values, note="Counted by the compiler; times by the roofline.")
+    found = counted("scale", f"{name}, {device}", name, device, batch)
+    (needed,) = found.values.get("images a second, each host", [0.0])
+    if not needed:
+        return found
+    a_worker = decoded_a_second()
+    workers = {
+        "images a second, a worker that decodes": [a_worker],
+        "such workers, each host": [needed / a_worker],
+    }
+    return dataclasses.replace(found, values={**found.values, **workers})
 
 
 def count(name: str, device: str, batch: int) -> dict[str, float]:

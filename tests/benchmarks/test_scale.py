@@ -15,7 +15,7 @@ from cnnjax.runtime import compile_for
 def test_a_row_says_how_many_workers_a_host_needs(monkeypatch):
     out = '{"chips": 64, "images a second, each host": 3000.0}'
     done = subprocess.CompletedProcess((), 0, stdout=f"said before\n{out}\n", stderr="")
-    monkeypatch.setattr(scale.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     monkeypatch.setattr(scale, "decoded_a_second", lambda: 150.0)
     row = scale.scaled("imagenet_resnet50", "v5e:8x8", 128)
     assert row.subject == "imagenet_resnet50, v5e:8x8" and row.values["such workers, each host"] == [20.0]
@@ -23,7 +23,7 @@ def test_a_row_says_how_many_workers_a_host_needs(monkeypatch):
 
 def test_what_cannot_be_compiled_is_left_out_with_the_reason(monkeypatch):
     done = subprocess.CompletedProcess((), 1, stdout="", stderr="Traceback\nConfigError: no compiler\n")
-    monkeypatch.setattr(scale.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     row = scale.scaled("imagenet_resnet50", "v5e:8x8", 128)
     assert row.skipped == "ConfigError: no compiler" and not row.values
 
