@@ -37,9 +37,8 @@ def commands() -> Iterator[tuple[str, str]]:
     texts["--help"] = launcher.__doc__ or ""
     for where, text in texts.items():
         for found in _COMMAND.finditer(text):
-            arguments = re.split(r" {3,}| \.\.\.", found[1].replace("\\\n", " "))[
-                0
-            ]  # what follows is explained
+            # what follows is explained
+            arguments = re.split(r" {3,}| \.\.\.", found[1].replace("\\\n", " "))[0]
             if not {"--helpshort", "--experiment=NAME"} & set(arguments.split()):
                 yield where, arguments.strip()
 

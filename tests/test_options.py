@@ -19,9 +19,8 @@ from cnnjax.runs.refusals import refuse_without_effect
 from cnnjax.training.step import augmented, init_state, make_recipe, train_step
 
 QUICK = Train(epochs=0.0, steps=8)
-SCENES = Data(
-    name="shapes", objects=1, limit=8, batch_size=4
-)  # the same for all, as drawing is slow to compile
+# the same for all, as drawing is slow to compile
+SCENES = Data(name="shapes", objects=1, limit=8, batch_size=4)
 TASKS = {
     "classification": Experiment(
         data=Data(name="digits", image_size=28, limit=40, batch_size=8),

@@ -43,9 +43,8 @@ class Sample:
 
     seconds: float  # since the first look
     memory: int  # bytes of physical memory
-    own_memory: (
-        int  # bytes of it that come from no file, so that neighbours with the same libraries do not matter
-    )
+    # bytes of it that come from no file, so that neighbours with the same libraries do not matter
+    own_memory: int
     cpu_seconds: float  # of computation so far, by the process itself
 
 

@@ -17,9 +17,8 @@ from cnnjax.runs.workdir import write_atomically
 from cnnjax.runtime import platform, sharding
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORDS = (
-    ROOT if (ROOT / "launch.py").exists() else Path()
-) / "results.jsonl"  # of a checkout, or right here
+# of a checkout, or right here
+RECORDS = (ROOT if (ROOT / "launch.py").exists() else Path()) / "results.jsonl"
 _FOLDERS = re.compile(r"(?<=[ =:,'])/(?:[^/ ,:']+/)+(?=[^/ ,:'])")  # of paths that begin at the root
 
 

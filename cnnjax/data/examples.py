@@ -52,9 +52,8 @@ class Entry(NamedTuple):
 
 # An entry with another name is as its task wants it, and passes through.
 ENTRIES = {
-    "image": Entry(
-        np.uint8, "H W C", "images"
-    ),  # channels in the order R, G, B; float32 where FRACTIONS has them
+    # channels in the order R, G, B; float32 where FRACTIONS has them
+    "image": Entry(np.uint8, "H W C", "images"),
     "label": Entry(np.int32, "", "labels"),
     # Objects: M is room for the most that an image has, and valid tells which are there.
     "boxes": Entry(np.float32, "M 4"),  # xyxy, pixels of the image

@@ -34,9 +34,8 @@ class Source:
     evaluated: Callable[[Data, Path, int, bool], tuple[Mapping[str, Any], tuple[str, ...]] | None] | None = (
         None
     )
-    takes: str = (
-        ""  # what follows the colon of its names: nothing, "folder", or "path", of which `read` tells itself
-    )
+    # what follows the colon of its names: nothing, "folder", or "path", of which `read` tells itself
+    takes: str = ""
     holds_out: bool = False  # whether `read` holds data.validation out itself
     streams: bool = False  # whether data.stream may leave the images on disk
 

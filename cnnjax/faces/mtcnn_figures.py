@@ -11,7 +11,6 @@ from cnnjax.drawing.figures import (
     draw_boxes,
     image_grid,
     names_as_they_are,
-    precision_recall_curves,
     subplots,
 )
 from cnnjax.faces.mtcnn_samples import KINDS, LANDMARK, Samples
@@ -30,11 +29,6 @@ def found_faces(
         texts.append(f"{int((~truth.ignored).sum())} faces, {len(labels)} found")
     caption = "White: real faces, also those too small to be looked for. Green: found, with their scores in percent."
     return image_grid("found", "Faces found", caption, drawn, texts, columns=3)
-
-
-def precision_over_recall(precision: np.ndarray) -> Picture:
-    """precision: [recalls, 1] at IoU 0.5."""
-    return precision_recall_curves(precision, ("face",))
 
 
 @names_as_they_are()
@@ -78,7 +72,4 @@ def windows(name: str, samples: Samples) -> Picture:
     caption = (
         "Windows as the network sees them: without a face, with one, with a part of one, and with points."
     )
-    return image_grid(f"windows_{name}", f"Windows of {name}", caption, shown, texts, columns=_IN_A_ROW)
-
-
-_IN_A_ROW = 16
+    return image_grid(f"windows_{name}", f"Windows of {name}", caption, shown, texts, columns=16)

@@ -97,6 +97,7 @@ class FaceNetworks(Fitted):
     def judge(self, split: Split) -> "tuple[dict[str, float], list[Picture]]":
         """Average precision of faces at least `min_face` wide, smaller ones being neither found nor missed, "ap50_all" of
         all; precision and recall of what the thresholds let pass. In pixels of the frames."""
+        from cnnjax.drawing.figures import precision_recall_curves
         from cnnjax.faces import mtcnn_figures as figures
 
         low = (*self.settings.thresholds[:2], min(_LEAST_SCORE, self.settings.thresholds[2]))
@@ -135,7 +136,7 @@ class FaceNetworks(Fitted):
         metrics = {name: value for name, value in metrics.items() if not np.isnan(value)}
         return metrics, [
             figures.found_faces(shown, truths, passed),
-            figures.precision_over_recall(judged.precision[0]),
+            precision_recall_curves(judged.precision[0], ("face",)),
             *([figures.stages(self.stages)] if self.stages else []),
             *(figures.windows(name, some) for name, some in self.windows.items()),
         ]

@@ -133,9 +133,8 @@ def _barycentric(triangles: Array, places: Array) -> Array:
     first, second, third = triangles[:, 0], triangles[:, 1], triangles[:, 2]
     a, b = second - first, third - first
     area = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
-    inverse = jnp.where(
-        jnp.abs(area) > 1e-6, 1 / area, jnp.nan
-    )  # of a triangle without area nothing is inside
+    # of a triangle without area nothing is inside
+    inverse = jnp.where(jnp.abs(area) > 1e-6, 1 / area, jnp.nan)
     offset = places[:, None] - first[None]
     beta = (offset[..., 0] * b[None, :, 1] - offset[..., 1] * b[None, :, 0]) * inverse[None]
     gamma = (a[None, :, 0] * offset[..., 1] - a[None, :, 1] * offset[..., 0]) * inverse[None]

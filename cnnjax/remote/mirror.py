@@ -158,9 +158,8 @@ class Mirror:
                     log.warning("%s; tried again in %d seconds", self._problem, delay)
                 self._ending.wait(delay) if not ending else time.sleep(min(delay, self._left()))
                 self._wanted.set()
-            except (
-                Exception
-            ) as error:  # another machine pushes, or what nobody thought of: nothing that time heals
+            except Exception as error:
+                # another machine pushes, or what nobody thought of: nothing that time heals
                 known = isinstance(error, ConfigError)
                 self._problem = ConfigError(str(error) if known else f"mirror {self.store.url}: {error!r}")
                 log.warning("%s", self._problem)

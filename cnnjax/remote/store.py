@@ -57,9 +57,8 @@ class Store:
         except FileNotFoundError as error:
             raise StoreError(f"{self.url}: {_reason(error)}") from error
         except StoreError as error:
-            if (
-                isinstance(error, NoAnswer) or self.read(name) is None
-            ):  # refused for another reason than that it is there
+            # refused for another reason than that it is there
+            if isinstance(error, NoAnswer) or self.read(name) is None:
                 raise
             return False
         return True

@@ -107,9 +107,8 @@ def read(path: str) -> Compared:
     if not any(line["split"] == "test" for line in lines):
         lines = [*lines, _measured(workdir)]
         evaluated = lines[-1].pop("images")
-    headline = headline or next(
-        name for name in lines[-1] if name not in _BESIDE
-    )  # of what is fitted in one go
+    # of what is fitted in one go
+    headline = headline or next(name for name in lines[-1] if name not in _BESIDE)
     return Compared(path.rstrip("/"), experiment, classes, shape, evaluated, lines, headline)
 
 

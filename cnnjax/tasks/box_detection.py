@@ -37,9 +37,8 @@ class BoxDetection(Task):
     headline: ClassVar[str] = "ap50"
     classes: tuple[str, ...]
     settings: config.Detection
-    frame: tuple[
-        int, int
-    ]  # height and width of the images that the network sees; by the short side, their limits
+    # height and width of the images that the network sees; by the short side, their limits
+    frame: tuple[int, int]
     resize: str  # how images get into the frame: one of images.FRAMING
 
     @classmethod
@@ -85,9 +84,8 @@ class BoxDetection(Task):
         truths, found = self._in_originals(predictions, split)
         count = len(self.classes)
         result = coco_evaluate(truths, found, count)
-        objects = np.bincount(
-            np.concatenate([t.classes[~t.ignored] for t in truths]), minlength=count
-        )  # of an image without objects none
+        # of an image without objects none
+        objects = np.bincount(np.concatenate([t.classes[~t.ignored] for t in truths]), minlength=count)
         shown = np.bincount(
             np.concatenate([f.classes[f.scores >= self.shown_score] for f in found]).astype(np.int64),
             minlength=count,

@@ -63,9 +63,8 @@ class Task:
     """
 
     targets: ClassVar[tuple[str, ...]]  # entries of a batch, beside "image", that it learns from
-    options: ClassVar[
-        tuple[str, ...]
-    ] = ()  # sections of an experiment, such as "detection", that only some tasks read
+    # sections of an experiment, such as "detection", that only some tasks read
+    options: ClassVar[tuple[str, ...]] = ()
     headline: ClassVar[str] = "score"  # the metric that decides which checkpoint is best; higher is better
 
     @classmethod

@@ -44,15 +44,13 @@ class Diverged(RuntimeError):
 class Callbacks:
     """What the loop tells the outside; it does no output of its own."""
 
-    on_metrics: Callable[
-        [int, dict[str, float]], None
-    ]  # steps done, means over the steps since the last call and all seeds
+    # steps done, means over the steps since the last call and all seeds
+    on_metrics: Callable[[int, dict[str, float]], None]
     on_evaluate: Callable[[int, TrainState], float]  # evaluates, returns the headline metric
     on_checkpoint: Callable[[int, TrainState, float | None], None]  # None: not evaluated at this step
     should_stop: Callable[[], bool] = lambda: False
-    has_enough: Callable[[], bool] = lambda: (
-        False
-    )  # asked after an evaluation: whether there is no use in more
+    # asked after an evaluation: whether there is no use in more
+    has_enough: Callable[[], bool] = lambda: False
     # As on_metrics, of each seed by its place.
     on_seed: Callable[[int, int, dict[str, float]], None] | None = None
 

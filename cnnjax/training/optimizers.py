@@ -18,9 +18,8 @@ from cnnjax.ops.sums import sum_of_squares
 
 Params = Any
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-_PADDED_TO = (
-    2**20
-)  # numbers in a matrix: its products take no longer than starting the kernels of smaller ones
+# numbers in a matrix: its products take no longer than starting the kernels of smaller ones
+_PADDED_TO = 2**20
 
 
 def scaled_rates(optimizer: config.Optimizer, batch_size: int) -> config.Optimizer:

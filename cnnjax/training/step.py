@@ -71,9 +71,8 @@ class Recipe:
     ema: float = 0.0
     lookahead: int = 0
     num_updates: int = 0
-    frame: tuple[int, int] | None = (
-        None  # height and width that a training batch is resized to; None: its own
-    )
+    # height and width that a training batch is resized to; None: its own
+    frame: tuple[int, int] | None = None
     # Height and width of the corner of the images that a batch shows (data/buckets.py); None: all of them.
     bucket: tuple[int, int] | None = None
     # Of augment.sizes, or of all buckets: what a step follows instead of this.
@@ -84,9 +83,8 @@ class Recipe:
     frozen: frozenset[str] = frozenset()  # paths of variables that stay as they are, as in training.parts
     skip_nonfinite: bool = False  # leave everything as it was where the loss or the gradient is not finite
     varied: "Varied | None" = None  # settings of which each seed has its own
-    late: "Recipe | None" = (
-        None  # what is followed from the step `late_from` on, to the same effect at less cost
-    )
+    # what is followed from the step `late_from` on, to the same effect at less cost
+    late: "Recipe | None" = None
     late_from: int = 0
 
     __hash__ = object.__hash__
@@ -203,9 +201,8 @@ def _with_late(
     Only where many steps are left: it is another program to compile.
     """
     first = math.ceil(rule.whitening * max(1, num_steps // rule.accumulate)) * rule.accumulate
-    if num_steps - first < _WORTH_A_PROGRAM or is_on(
-        rule.clip_norm
-    ):  # the whole gradient's norm counts there
+    # the whole gradient's norm counts there
+    if num_steps - first < _WORTH_A_PROGRAM or is_on(rule.clip_norm):
         return recipe
     still = {path for path in variables_of(recipe.model, image_shape) if "whitening" in path.split("/")}
     late = dataclasses.replace(recipe, frozen=recipe.frozen | still)

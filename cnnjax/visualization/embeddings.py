@@ -70,9 +70,8 @@ def tsne(vectors: np.ndarray) -> np.ndarray:
     if len(vectors) < 4:
         raise ConfigError(f"t-SNE needs at least 4 images, not {len(vectors)}")
     perplexity = min(30.0, (len(vectors) - 1) / 3)
-    with threadpool_limits(
-        1
-    ):  # on a busy machine its threads wait for each other ten times as long as they work
+    # on a busy machine its threads wait for each other ten times as long as they work
+    with threadpool_limits(1):
         return TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(vectors)
 
 

@@ -147,9 +147,8 @@ def _read_keras(path: Path) -> Tensors:
     try:
         with h5py.File(path, "r") as file:
             file.get("model_weights", file).visititems(visit)
-    except (
-        Exception
-    ) as error:  # damage makes h5py raise almost anything, sizes that cannot be meant MemoryError
+    except Exception as error:
+        # damage makes h5py raise almost anything, sizes that cannot be meant MemoryError
         raise ConfigError(f"{path}: not an HDF5 file of weights ({_first_line(error)})") from error
     return tensors
 

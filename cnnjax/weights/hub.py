@@ -250,9 +250,8 @@ def _fetched(place: str, repository: str, revision: str | None) -> Path:
             raise ConfigError(
                 f"{place}: the repository has no {name}; of the hub, safetensors with timm's {CONFIG} are read"
             ) from error
-        except (
-            Exception
-        ) as error:  # of the connection, the disk, a name that cannot be one, ...: no common base
+        except Exception as error:
+            # of the connection, the disk, a name that cannot be one, ...: no common base
             raise ConfigError(
                 f"{place}: {name} cannot be fetched from {where}: {_first_line(error)}"
             ) from error

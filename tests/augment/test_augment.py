@@ -125,9 +125,8 @@ def test_affine_by_hand():
     doubled = transformed(x, scale=2.0)[0][0]
     np.testing.assert_allclose(doubled[::2, ::2], x[0, 2:7, 2:7], atol=ROUNDING)
     slanted = transformed(x, shear=np.pi / 4)[0][0]
-    np.testing.assert_allclose(
-        slanted[6, 2:], x[0, 6, :-2], atol=ROUNDING
-    )  # two rows below the centre: 2 right
+    # two rows below the centre: 2 right
+    np.testing.assert_allclose(slanted[6, 2:], x[0, 6, :-2], atol=ROUNDING)
 
 
 @pytest.mark.parametrize(

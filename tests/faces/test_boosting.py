@@ -19,9 +19,8 @@ def test_rounds_by_hand():
     assert (first.feature, first.threshold) in {(0, 1.5), (0, 3.5)}
     assert first.weight == pytest.approx(np.log(3))  # beta = .25 / .75
     second = boosted.add()
-    assert second.threshold == 5.0 - first.threshold and second.weight == pytest.approx(
-        np.log(5)
-    )  # beta = 1/5
+    # beta = 1/5
+    assert second.threshold == 5.0 - first.threshold and second.weight == pytest.approx(np.log(5))
     assert boosted.sums.tolist() == pytest.approx(
         [np.log(3), 0, 0, np.log(5)] if first.threshold == 1.5 else [np.log(5), 0, 0, np.log(3)]
     )

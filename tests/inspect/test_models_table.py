@@ -46,9 +46,8 @@ def test_what_was_counted_is_what_others_count():
         "maskrcnn_resnet50_fpn": 44_401_393,
     }
     assert {name: COSTS[name][0] for name in parameters} == parameters
-    lstm = (
-        28 * 4 * (28 + 128) * 128 + 128 * 10
-    )  # of each row four gates, from 28 pixels and 128 states; 10 classes
+    # of each row four gates, from 28 pixels and 128 states; 10 classes
+    lstm = 28 * 4 * (28 + 128) * 128 + 128 * 10
     assert COSTS["lstm_rows"][1] == lstm
 
 

@@ -51,9 +51,8 @@ def test_the_window_is_the_central_square():
     window = create_model("tiny_dropconnect", options=("inference=masks", "window=8"))
     x = jax.random.normal(jax.random.key(0), (2, 13, 12, 3))
     variables = whole.init(jax.random.key(1), x[:, :8, :8])
-    np.testing.assert_array_equal(
-        window.apply(variables, x), whole.apply(variables, x[:, 2:10, 2:10])
-    )  # of 13 rows as of 12
+    # of 13 rows as of 12
+    np.testing.assert_array_equal(window.apply(variables, x), whole.apply(variables, x[:, 2:10, 2:10]))
 
 
 def test_what_cannot_be_meant_is_one_line():

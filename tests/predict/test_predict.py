@@ -114,9 +114,8 @@ def test_images_in_memory_are_few_however_many_there_are(trained, tmp_path, monk
 
     found = predict.predictions(trained, endless())
     first = next(found)
-    assert (
-        isinstance(first[1][1], Result) and asked <= 2 * 64
-    )  # the answer to the first does not wait for the last
+    # the answer to the first does not wait for the last
+    assert isinstance(first[1][1], Result) and asked <= 2 * 64
     sheet = [small is not None for _, (small, _) in itertools.islice(found, 500)]
     assert sheet == [number < predict.SHOWN for number in range(1, 501)]
     assert whole.most <= 3 + 1 and frames.most <= 2 * 64

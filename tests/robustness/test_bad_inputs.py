@@ -90,9 +90,8 @@ def test_bad_input(subject, case, place, launch, tmp_path, monkeypatch, caplog, 
     monkeypatch.chdir(folder)
     before = contents(tmp_path)
     result = launch(*shlex.split(case.flags))
-    result.err += "".join(
-        f"{record.getMessage()}\n" for record in caplog.records
-    )  # on stderr outside of pytest
+    # on stderr outside of pytest
+    result.err += "".join(f"{record.getMessage()}\n" for record in caplog.records)
     after = contents(tmp_path)
     if isinstance(case.expect, str):
         check_one_line(case, result.code, result.err)

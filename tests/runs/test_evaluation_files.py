@@ -221,9 +221,8 @@ def test_detections_that_are_written_are_judged_the_same_by_pycocotools(tmp_path
         96
     }
     truth = {"images": written["images"], "categories": written["categories"], "annotations": []}
-    for i, j in np.argwhere(
-        valid
-    ).tolist():  # a frame of 64 rows for 128: half, and 8 columns of padding at the left
+    # a frame of 64 rows for 128: half, and 8 columns of padding at the left
+    for i, j in np.argwhere(valid).tolist():
         x0, y0, x1, y1 = ((boxes[i, j] - [8, 0, 8, 0]) * 2).tolist()
         truth["annotations"].append(
             {"id": len(truth["annotations"]) + 1, "image_id": i + 1, "category_id": int(classes[i, j]) + 1,
@@ -310,9 +309,8 @@ def squeezenet(images, weights):
         x = np.concatenate(
             [convolved(x, weights, f"fire{fire}.expand1x1"), convolved(x, weights, f"fire{fire}.expand3x3", padding=1)], -1
         )  # fmt: skip
-    return convolved(x, weights, "conv10", padding=1).mean(
-        (1, 2)
-    )  # of padding too; the softmax changes no order
+    # of padding too; the softmax changes no order
+    return convolved(x, weights, "conv10", padding=1).mean((1, 2))
 
 
 def framed(photo, protocol):

@@ -184,9 +184,8 @@ def test_groups_of_rates_and_frozen_parameters_match_torch(rule):
     for name, tensor in tensors.items():
         np.testing.assert_allclose(found[name]["kernel"], tensor.detach().numpy(), rtol=2e-5, atol=1e-6)
     held = [leaf for leaf in jax.tree.leaves(state) if getattr(leaf, "shape", ()) == (4, 5)]
-    assert len(held) == 2 * (
-        3 if rule == "adamw" else 2
-    )  # accumulated gradients and moments, of two of three
+    # accumulated gradients and moments, of two of three
+    assert len(held) == 2 * (3 if rule == "adamw" else 2)
 
 
 @pytest.mark.slow

@@ -408,9 +408,8 @@ def test_one_order_of_channels_decides_statistics_normalization_and_fills(monkey
         batch = {name: jnp.asarray(v[:4]) for name, v in split.items()}
         batch |= {"index": jnp.arange(4), "epoch": jnp.zeros(4, jnp.int32)}
         filled = augmented(recipe, batch, stream(jnp.int32(0), 1))["image"]
-        np.testing.assert_allclose(
-            Preprocessing.of(experiment.data)(filled), 0, atol=1e-4
-        )  # all cut out: the mean pixel
+        # all cut out: the mean pixel
+        np.testing.assert_allclose(Preprocessing.of(experiment.data)(filled), 0, atol=1e-4)
 
 
 def test_examples_on_a_device_are_rows_of_it():

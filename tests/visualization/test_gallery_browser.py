@@ -107,6 +107,5 @@ def test_search_and_zoom_in_a_browser(tmp_path, browse):
     }
     browse(page, f"--screenshot={tmp_path / 'shot.png'}")
     with Image.open(tmp_path / "shot.png") as shot:
-        assert (
-            len(np.unique(np.asarray(shot.convert("RGB")).reshape(-1, 3), axis=0)) > 1000
-        )  # pictures are drawn
+        # pictures are drawn
+        assert len(np.unique(np.asarray(shot.convert("RGB")).reshape(-1, 3), axis=0)) > 1000
