@@ -16,7 +16,8 @@ from cnnjax.data.synthetic import figures, scenes
 from cnnjax.faces.fitted import FITTED
 from cnnjax.runs.plan import with_statistics
 from cnnjax.runs.refusals import refuse_without_effect
-from cnnjax.training.step import augmented, init_state, make_recipe, train_step
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import augmented, init_state, train_step
 
 QUICK = Train(epochs=0.0, steps=8)
 # the same for all, as drawing is slow to compile

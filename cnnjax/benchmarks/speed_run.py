@@ -24,8 +24,9 @@ from cnnjax.data.statistics import channel_stats
 from cnnjax.runtime import sharding
 from cnnjax.training.evaluate import Evaluator
 from cnnjax.training.loop import train_rows
+from cnnjax.training.recipe import make_recipe
 from cnnjax.training.resident import as_rows
-from cnnjax.training.step import compile_init, compile_steps, make_recipe
+from cnnjax.training.step import compile_init, compile_steps
 
 # Where the experiments differ from what they follow; their docstrings and comments have the details.
 DEPARTURES = {

@@ -19,7 +19,8 @@ from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch
 from cnnjax.tasks.classification import Classification
 from cnnjax.training.optimizers import make_optimizer
-from cnnjax.training.step import Recipe, TrainState, compile_init, compile_steps
+from cnnjax.training.recipe import Recipe
+from cnnjax.training.step import TrainState, compile_init, compile_steps
 
 
 class Squared(Classification):

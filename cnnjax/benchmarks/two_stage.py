@@ -17,7 +17,8 @@ from cnnjax.benchmarks.options import Measured, Options
 from cnnjax.benchmarks.timing import comparison, compiled, interleave
 from cnnjax.config import ConfigError, Data, Detection, Experiment, Model
 from cnnjax.runtime import sharding
-from cnnjax.training.step import compile_init, compile_steps, make_recipe
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import compile_init, compile_steps
 
 OBJECTS = 4
 NETWORKS = {"maskrcnn_small": (128, 8, 4, 20), "maskrcnn_resnet50_fpn": (256, 2, 90, 100)}

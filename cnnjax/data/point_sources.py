@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import images
+from cnnjax.data import images, listing
 from cnnjax.data.dataset import Dataset, join, mixed
 from cnnjax.data.examples import Columns
 from cnnjax.data.formats import landmarks, poses
@@ -92,7 +92,7 @@ def load(points: PointSet, size: int) -> Columns:
 
 def _with_backgrounds(train: Columns, test: Columns, folder: Path) -> tuple[Columns, Columns]:
     """Both splits with squares of the photographs of a folder, of which a fixed fifth is for the test."""
-    files = images.list_files(folder)
+    files = listing.list_files(folder)
     if len(files) < 2:
         raise ConfigError(f"data.backgrounds={folder}: {len(files)} images; there must be one for each split")
     kept, apart = parted(len(files))
@@ -154,7 +154,7 @@ def _readers(folder: Path) -> Readers:
         return {"": _bind(poses.read_lsp, folder / "joints.mat", folder / "images")}
     for path in sorted(folder.glob("mpii*.mat")):
         return {"": _bind(poses.read_mpii, path, folder / "images")}
-    if images.list_files(folder, {".pts"}):
+    if listing.list_files(folder, {".pts"}):
         return {"": _bind(landmarks.read_pts, folder)}
     raise ConfigError(f"{folder}: no points: expected {_FORMS}")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
-from cnnjax.data import images, point_sources
+from cnnjax.data import images, listing, point_sources
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.splits import stratified_split
 from cnnjax.detection.judge import points as judge
@@ -215,7 +215,7 @@ FITTED: dict[str, type[Fitted]] = {"cascade": FaceCascade, "shape_model": FaceSh
 
 def photographs(folder: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The grey images below a folder: those to train with, and a fixed fifth to judge by."""
-    files = images.list_files(Path(folder).expanduser())
+    files = listing.list_files(Path(folder).expanduser())
     if len(files) < 2:
         raise ConfigError(f"data.backgrounds={folder}: {len(files)} images; there must be one for each split")
     kept, apart = point_sources.parted(len(files))

@@ -20,7 +20,8 @@ from cnnjax.network import Preprocessing
 from cnnjax.runs import refusals
 from cnnjax.runs.plan import with_statistics
 from cnnjax.training.loop import train_rows
-from cnnjax.training.step import AUGMENT, augmented, make_recipe, stream
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import AUGMENT, augmented, stream
 
 _PREVIEWED = 24
 _CELL = 2.2  # inches of 100 pixels, the least that an image has

@@ -14,8 +14,9 @@ from cnnjax.inspect.program import Kernel, collectives, kernels
 from cnnjax.runs.plan import Given, with_statistics
 from cnnjax.runs.refusals import check_names
 from cnnjax.runtime import compile_for, sharding
+from cnnjax.training.recipe import make_recipe
 from cnnjax.training.resident import as_rows
-from cnnjax.training.step import compile_steps, init_states, make_recipe
+from cnnjax.training.step import compile_steps, init_states
 
 _SHOWN = 12
 _LAYER_WIDTH = 44

@@ -18,7 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from cnnjax.config import ConfigError
-from cnnjax.data.images import list_files, read_reduced
+from cnnjax.data.images import read_reduced
+from cnnjax.data.listing import list_files
 from cnnjax.drawing import figures
 from cnnjax.drawing.results import draw
 from cnnjax.network import Batches

@@ -33,7 +33,8 @@ from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import sharding
 from cnnjax.tasks import task_class
-from cnnjax.training.step import Recipe, TrainState
+from cnnjax.training.recipe import Recipe
+from cnnjax.training.step import TrainState
 from cnnjax.weights import hub
 from cnnjax.weights.convert import fitting, preprocessing, read_weights
 from cnnjax.weights.darknet import SUFFIX as DARKNET

@@ -28,7 +28,8 @@ from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import platform, sharding
 from cnnjax.tasks import TASKS, Task
-from cnnjax.training.step import Recipe, TrainState, compile_init, init_states, make_recipe
+from cnnjax.training.recipe import Recipe, make_recipe
+from cnnjax.training.step import TrainState, compile_init, init_states
 
 _LOOKED_AT = 5000  # training images that may determine initial weights
 _AT_ONCE = 500  # images that are evened out together

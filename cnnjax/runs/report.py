@@ -15,7 +15,7 @@ from cnnjax.network import Network
 from cnnjax.runs.workdir import Workdir, write_atomically
 from cnnjax.runtime import platform
 from cnnjax.training.evaluate import Evaluation
-from cnnjax.training.step import Recipe
+from cnnjax.training.recipe import Recipe
 from cnnjax.visualization import filters as filter_pictures
 
 

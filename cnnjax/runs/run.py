@@ -26,7 +26,8 @@ from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Result
 from cnnjax.training.evaluate import Evaluation, Evaluator
-from cnnjax.training.step import Recipe, TrainState, make_recipe
+from cnnjax.training.recipe import Recipe, make_recipe
+from cnnjax.training.step import TrainState
 
 _FRAMING = ("image_size", "resize", "resize_short", "image_width", "interpolation")  # fields of data
 

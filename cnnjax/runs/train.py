@@ -19,7 +19,8 @@ from cnnjax.runtime.signals import stop_on_signal
 from cnnjax.training import loop, nonfinite
 from cnnjax.training.evaluate import Evaluation
 from cnnjax.training.loop import Diverged
-from cnnjax.training.step import TrainState, make_recipe
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import TrainState
 
 _ANOTHER_ORDER = 1_000_003  # added to the seed when a run is rolled back; far from those of other runs
 log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.run import Run
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import platform
-from cnnjax.training.step import init_state, make_recipe
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import init_state
 from cnnjax.weights.convert import load_weights, save_torchvision
 from cnnjax.weights.darknet import is_darknet, load_darknet, save_darknet
 from cnnjax.weights.hub import Published

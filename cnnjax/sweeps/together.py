@@ -27,7 +27,8 @@ from cnnjax.sweeps.sweep import Member, Sweep, train_here
 from cnnjax.training import loop
 from cnnjax.training.evaluate import Evaluator
 from cnnjax.training.loop import Callbacks, Diverged
-from cnnjax.training.step import Recipe, TrainState, Varied, compile_init, make_recipe
+from cnnjax.training.recipe import Recipe, Varied, make_recipe
+from cnnjax.training.step import TrainState, compile_init
 
 # Settings that a program may be given as values of its runs. Where one is off in some runs these have another program.
 SETTINGS = frozenset(

@@ -20,7 +20,8 @@ from cnnjax.data.examples import Columns, read_ahead
 from cnnjax.network import Network
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch, Outputs, Task, metrics
-from cnnjax.training.step import Recipe, for_each_seed
+from cnnjax.training.recipe import Recipe
+from cnnjax.training.step import for_each_seed
 
 
 @dataclasses.dataclass(frozen=True)

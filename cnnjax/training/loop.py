@@ -20,8 +20,9 @@ from cnnjax.data.stream import TrainRows
 from cnnjax.data.windows import smallest_window
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch
+from cnnjax.training.recipe import Recipe
 from cnnjax.training.resident import as_rows
-from cnnjax.training.step import Arrays, Metrics, Recipe, TrainState, batch_of, compile_steps
+from cnnjax.training.step import Arrays, Metrics, TrainState, batch_of, compile_steps
 
 
 class Diverged(RuntimeError):

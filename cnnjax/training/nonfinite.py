@@ -10,15 +10,8 @@ from jax import Array
 from cnnjax.network import Apply
 from cnnjax.tasks import Batch
 from cnnjax.tasks.task import total_loss
-from cnnjax.training.step import (
-    AUGMENT,
-    DROPOUT,
-    TASK,
-    Recipe,
-    TrainState,
-    augmented,
-    stream,
-)  # fmt: skip
+from cnnjax.training.recipe import Recipe
+from cnnjax.training.step import AUGMENT, DROPOUT, TASK, TrainState, augmented, stream  # fmt: skip
 
 
 def first_appearance(recipe: Recipe, state: TrainState, batch: Batch) -> str:

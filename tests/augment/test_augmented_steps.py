@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from cnnjax.config import Augment, Data, Experiment, Model, Optimizer, Train
-from cnnjax.training.step import AUGMENT, augmented, init_state, make_recipe, stream, train_step
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import AUGMENT, augmented, init_state, stream, train_step
 
 
 @pytest.mark.full

@@ -18,7 +18,7 @@ from cnnjax.models import create_model
 from cnnjax.models.darknet import darknet_norm
 from cnnjax.runs.plan import with_statistics
 from cnnjax.tasks import make_task
-from cnnjax.training.step import make_recipe
+from cnnjax.training.recipe import make_recipe
 from cnnjax.weights.darknet import load_darknet
 
 

@@ -20,6 +20,7 @@ from cnnjax.runtime import sharding
 from cnnjax.training import step as steps
 from cnnjax.training.evaluate import Evaluator
 from cnnjax.training.loop import Callbacks, train
+from cnnjax.training.recipe import make_recipe
 from experiments import EXPERIMENTS
 
 LIMITS = (800, 1333)
@@ -162,7 +163,7 @@ def test_training_and_evaluation_are_the_same_in_memory_and_streamed_and_resumed
             data = of(coco, name=f"records:{coco / 'records'}", masks=False, split="", stream=True)
         dataset = load(data)
         shape = dataset.train["image"].shape[1:]
-        recipe = steps.make_recipe(settings, dataset.classes, shape, 4)
+        recipe = make_recipe(settings, dataset.classes, shape, 4)
         assert [one.bucket for one in recipe.sized] == list(buckets.frames(SMALL))
         told = Callbacks(lambda *_: None, lambda *_: 0.0, lambda *_: None)
         state = steps.compile_init(recipe, shape, mesh)(np.zeros(1, np.int32), None)
@@ -195,13 +196,13 @@ def test_other_tasks_and_data_refuse_them(coco):
     with pytest.raises(
         ConfigError, match="data.resize=short_side: GridDetection takes letterboxed images only"
     ):
-        steps.make_recipe(grid, ("square",), (96, 96, 3), 1)
+        make_recipe(grid, ("square",), (96, 96, 3), 1)
     unsized = experiment(coco)
     unsized = replace(unsized, {"data.image_size": 0})
     with pytest.raises(ConfigError, match="data.resize=short_side needs --data.image_size"):
-        steps.make_recipe(unsized, ("square",), (96, 96, 3), 1)
+        make_recipe(unsized, ("square",), (96, 96, 3), 1)
     with pytest.raises(ConfigError, match="augment.sizes has no effect with data.resize=short_side"):
-        steps.make_recipe(experiment(coco, **{"augment.sizes": (64,)}), ("square",), (96, 96, 3), 1)
+        make_recipe(experiment(coco, **{"augment.sizes": (64,)}), ("square",), (96, 96, 3), 1)
 
 
 def test_more_objects_than_there_is_room_for_are_counted_and_said(coco, tmp_path):

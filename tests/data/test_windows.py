@@ -157,7 +157,7 @@ def test_joined_sets_show_the_windows_too():
 
 
 def test_what_the_host_cuts_out_is_not_cut_again_on_the_device():
-    from cnnjax.training.step import make_recipe
+    from cnnjax.training.recipe import make_recipe
 
     experiment = Experiment(
         data=Data(name="records:there", stream=True, stream_crop=True, mean=(0.5,) * 3, std=(0.5,) * 3),

@@ -10,7 +10,8 @@ import pytest
 from cnnjax.config import Data, Experiment, Model, Optimizer, Train
 from cnnjax.data.batches import train_indices
 from cnnjax.data.sources import load
-from cnnjax.training.step import init_state, make_recipe, train_step
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import init_state, train_step
 
 # Side of the image, epochs, peak learning rate of Adam. Batches of 64, a cosine to zero, no augmentation.
 RECIPES = {

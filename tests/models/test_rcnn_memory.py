@@ -10,7 +10,8 @@ import pytest
 
 from cnnjax.config import replace
 from cnnjax.runtime import sharding
-from cnnjax.training.step import compile_steps, init_states, make_recipe
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import compile_steps, init_states
 from experiments import EXPERIMENTS
 
 OBJECTS = 20

@@ -18,7 +18,8 @@ from cnnjax.models.grid import spatial_softmax
 from cnnjax.runs.export import export_run
 from cnnjax.runs.run import Run
 from cnnjax.runtime import compile_for, sharding
-from cnnjax.training.step import init_state, init_states, make_recipe, train_step
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import init_state, init_states, train_step
 
 SHAPE, CLASSES = (28, 28, 1), tuple("abc")
 AS_LAUNCHED = functools.partial(jax.default_matmul_precision, "default")  # unlike all of these tests

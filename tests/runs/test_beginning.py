@@ -17,7 +17,8 @@ from cnnjax.runs.run import restore
 from cnnjax.runs.train import train_run
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import sharding
-from cnnjax.training.step import compile_init, make_recipe
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import compile_init
 from cnnjax.weights.convert import save_torchvision
 
 SMALL = ("--model.name=tiny_resnet18", "--data.name=synthetic", "--data.batch_size=4")

@@ -14,7 +14,7 @@ from cnnjax.config import ConfigError
 from cnnjax.data.sources import load
 from cnnjax.runs.committee import RunCommittee, restore_all
 from cnnjax.tasks.significance import exact_interval, mcnemar
-from cnnjax.training.step import make_recipe
+from cnnjax.training.recipe import make_recipe
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from cnnjax.models import create_model
 from cnnjax.predict.predict import predict_files
 from cnnjax.runs.export import export_run
 from cnnjax.runs.run import Run
-from cnnjax.training.step import init_states, make_recipe
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import init_states
 
 ROOT = Path(__file__).parents[2]
 CLASSES = tuple("abcd")

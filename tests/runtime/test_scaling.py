@@ -22,7 +22,8 @@ import flax.linen as nn, jax, numpy as np
 from cnnjax.models.layers import batch_norm
 from cnnjax.runtime import sharding
 from cnnjax.config import Data, Experiment, Model, Optimizer, Train
-from cnnjax.training.step import compile_init, compile_steps, make_recipe
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import compile_init, compile_steps
 
 rng = np.random.default_rng(0)
 labels = rng.integers(0, 10, 96).astype(np.int32)

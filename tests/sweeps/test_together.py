@@ -13,7 +13,8 @@ from cnnjax import config
 from cnnjax.runtime import sharding
 from cnnjax.sweeps import space, together
 from cnnjax.sweeps.sweep import Sweep, open_sweep, run_sweep
-from cnnjax.training.step import Varied, compile_steps, init_states, make_recipe
+from cnnjax.training.recipe import Varied, make_recipe
+from cnnjax.training.step import compile_steps, init_states
 
 BASE = cj.replace(
     cj.experiments.digits_lenet(),

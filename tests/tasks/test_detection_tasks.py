@@ -29,7 +29,7 @@ from cnnjax.runs.workdir import Workdir
 from cnnjax.tasks import Judgement, make_task
 from cnnjax.tasks.grid_detection import GridDetection
 from cnnjax.tasks.localization import Localization
-from cnnjax.training.step import make_recipe
+from cnnjax.training.recipe import make_recipe
 from experiments import EXPERIMENTS
 
 CLASSES = ("disk", "square", "triangle", "cross")

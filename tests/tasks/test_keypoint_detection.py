@@ -19,6 +19,7 @@ from cnnjax.models import create_model
 from cnnjax.tasks import make_task
 from cnnjax.tasks.result import to_coco
 from cnnjax.training import step as steps
+from cnnjax.training.recipe import make_recipe
 from experiments import EXPERIMENTS
 
 HEIGHT, WIDTH = 60, 80
@@ -150,7 +151,7 @@ def test_the_head_learns_them(folder):
     model = create_model("maskrcnn_small", 2).clone(
         mask_convs=(), keypoint_convs=(8,), features=16, hidden=16
     )
-    recipe = steps.make_recipe(EXPERIMENT, dataset.classes, (128, 128, 3), 1, model=model)
+    recipe = make_recipe(EXPERIMENT, dataset.classes, (128, 128, 3), 1, model=model)
     state = steps.init_state(recipe, (128, 128, 3), jnp.int32(0))
     batch = {name: jnp.asarray(values) for name, values in dataset.train.items()}
     batch |= {"index": jnp.arange(2), "epoch": jnp.zeros(2, jnp.int32)}

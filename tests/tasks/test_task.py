@@ -14,7 +14,8 @@ from cnnjax.tasks import Result, Task
 from cnnjax.tasks.classification import Classification
 from cnnjax.tasks.losses import softmax_cross_entropy
 from cnnjax.tasks.result import to_coco
-from cnnjax.training.step import init_state, make_recipe, train_step
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import init_state, train_step
 
 SHAPE = (16, 16, 3)
 

@@ -20,7 +20,8 @@ from cnnjax.drawing.results import draw
 from cnnjax.runtime import sharding
 from cnnjax.tasks import make_task
 from cnnjax.tasks.result import to_coco
-from cnnjax.training.step import compile_steps, init_states, make_recipe
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import compile_steps, init_states
 from experiments import EXPERIMENTS
 
 CLASSES = ("disk", "square", "triangle", "cross")

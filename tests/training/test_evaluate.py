@@ -11,7 +11,8 @@ from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 from cnnjax.config import Data, Experiment, Model, Optimizer, Train, replace
 from cnnjax.runtime import sharding
 from cnnjax.training.evaluate import Evaluator
-from cnnjax.training.step import init_state, make_recipe
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import init_state
 
 CLASSES = tuple("0123456789")
 COUNT = 203

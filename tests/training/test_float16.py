@@ -11,7 +11,8 @@ import pytest
 
 from cnnjax import config
 from cnnjax.config import Experiment, Model, Optimizer
-from cnnjax.training.step import init_state, make_recipe, train_step
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import init_state, train_step
 
 SHAPE, COUNT = (8, 8, 3), 64
 

@@ -14,7 +14,8 @@ from cnnjax.runs.run import restore
 from cnnjax.runs.workdir import Workdir
 from cnnjax.tasks.classification import Classification
 from cnnjax.training.nonfinite import first_appearance
-from cnnjax.training.step import init_state, make_recipe
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import init_state
 
 SHAPE = (8, 8, 1)
 FLAGS = (

@@ -15,7 +15,8 @@ from cnnjax.models import create_model
 from cnnjax.models.layers import batch_norm, stage
 from cnnjax.training import optimizers
 from cnnjax.training.parts import frozen_variables, in_trunk
-from cnnjax.training.step import init_state, make_recipe, train_step
+from cnnjax.training.recipe import make_recipe
+from cnnjax.training.step import init_state, train_step
 
 SHAPE = (8, 8, 3)
 RESNET = (32, 32, 3)

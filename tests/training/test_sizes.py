@@ -19,6 +19,7 @@ from cnnjax.runtime import sharding
 from cnnjax.training import sizes
 from cnnjax.training import step as steps
 from cnnjax.training.loop import Callbacks, train
+from cnnjax.training.recipe import make_recipe
 
 STEPS, HEIGHTS = 6, (16, 24)
 
@@ -94,7 +95,7 @@ def drawn(count):
 
 
 def test_grids_follow_the_size_and_anchors_stay_in_pixels(experiment):
-    recipe = steps.make_recipe(experiment, ("a", "b"), (16, 24, 3), STEPS)
+    recipe = make_recipe(experiment, ("a", "b"), (16, 24, 3), STEPS)
     assert recipe.frame is None and [one.frame for one in recipe.sized] == [(16, 24), (24, 36)]
     grids = [one.task.grid for one in recipe.sized]
     assert [(grid.rows, grid.columns, grid.height, grid.width) for grid in grids] == [
@@ -108,7 +109,7 @@ def test_grids_follow_the_size_and_anchors_stay_in_pixels(experiment):
 
 def test_each_size_compiles_once_and_a_resumed_run_is_the_same(experiment, monkeypatch):
     dataset = Dataset("drawn", drawn(12), drawn(2), ("a", "b"))
-    recipe = steps.make_recipe(experiment, dataset.classes, (16, 24, 3), STEPS)
+    recipe = make_recipe(experiment, dataset.classes, (16, 24, 3), STEPS)
     mesh = sharding.make_mesh(4, data_parallel=False)
     traced, losses = [], {}
     step = steps.train_step

@@ -17,8 +17,9 @@ from cnnjax.data.dataset import Dataset
 from cnnjax.runtime import sharding
 from cnnjax.training import step as steps
 from cnnjax.training.loop import Callbacks, Diverged, train
+from cnnjax.training.recipe import make_recipe
 from cnnjax.training.resident import as_rows
-from cnnjax.training.step import for_each_seed, init_state, is_finite, make_recipe, train_step
+from cnnjax.training.step import for_each_seed, init_state, is_finite, train_step
 
 CLASSES = tuple("0123456789")
 

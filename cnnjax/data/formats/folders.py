@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import images
+from cnnjax.data import images, listing
 from cnnjax.data.dataset import Dataset, some
 from cnnjax.data.examples import Columns
 from cnnjax.data.splits import EVALUATED, NAMES, TEST_SHARE, order, stratified_split
@@ -170,7 +170,7 @@ def _look_into(folder: Path) -> dict[str, Inside]:
 def _inside(folder: Path) -> Inside:
     entries = _visible(folder)
     inside = frozenset(entry.name for entry in entries if entry.is_dir())
-    return Inside(inside, any(entry.name not in inside and images.is_image(entry.name) for entry in entries))
+    return Inside(inside, any(entry.name not in inside and listing.is_image(entry.name) for entry in entries))
 
 
 def _children(folder: Path) -> list[Path]:
@@ -181,12 +181,12 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
     """What is in a folder and not hidden, sorted by name."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted((e for e in entries if not images.is_hidden(e.name)), key=lambda e: e.name)
+            found = sorted((e for e in entries if not listing.is_hidden(e.name)), key=lambda e: e.name)
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror}") from error
     for entry in found:
         if entry.is_symlink():
-            images.refuse_dangling(Path(entry.path))
+            listing.refuse_dangling(Path(entry.path))
     return found
 
 
@@ -202,9 +202,9 @@ def _list(folder: Path, classes: tuple[str, ...]) -> Files:
             raise ConfigError(
                 f"{child}: no class of that name in the training split, which has {', '.join(classes)}"
             )
-        files = images.list_files(child)
+        files = listing.list_files(child)
         if not files:
-            raise ConfigError(f"{child} has no images ({', '.join(sorted(images.SUFFIXES))})")
+            raise ConfigError(f"{child} has no images ({', '.join(sorted(listing.SUFFIXES))})")
         paths += files
         labels += [classes.index(child.name)] * len(files)
     return Files(paths, np.array(labels, np.int32))

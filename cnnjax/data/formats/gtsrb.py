@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import images
+from cnnjax.data import images, listing
 from cnnjax.data.dataset import Dataset, some
 from cnnjax.data.examples import Columns
 from cnnjax.data.formats.annotations import inside_folder, read_text
@@ -104,7 +104,7 @@ def _splits(folder: Path, name: str) -> tuple[list[Sign], list[Sign]]:
 
 def read_tables(folder: Path) -> list[Sign]:
     """The photographs of all GT-*.csv below a folder. Raises ConfigError."""
-    tables = images.list_files(folder, {".csv"})
+    tables = listing.list_files(folder, {".csv"})
     if not tables:
         raise ConfigError(f"{folder} has no GT-*.csv that says where the signs are")
     return [sign for table in tables for sign in _table(table)]

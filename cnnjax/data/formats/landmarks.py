@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax.config import ConfigError
-from cnnjax.data import images
+from cnnjax.data import listing
 from cnnjax.data.formats.annotations import inside_folder, read_text
 from cnnjax.data.formats.points import PointSet, mirror_of
 
@@ -49,8 +49,8 @@ def read_pts(folder: str | Path) -> PointSet:
     These files count pixels from 1; the points here from 0. Raises ConfigError.
     """
     root = Path(folder)
-    found = images.list_files(root, {".pts"})
-    photographs = {path.with_suffix(""): path for path in images.list_files(root)}
+    found = listing.list_files(root, {".pts"})
+    photographs = {path.with_suffix(""): path for path in listing.list_files(root)}
     points, files = [], []
     for path in found:
         if path.with_suffix("") not in photographs:

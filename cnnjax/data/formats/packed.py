@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax.config import ConfigError, Data
-from cnnjax.data import images
+from cnnjax.data import listing
 from cnnjax.data.formats import folders
 from cnnjax.data.formats.annotations import inside_folder
 from cnnjax.data.formats.folders import Files, Inside
@@ -91,7 +91,7 @@ def _split_names(names: list[PurePosixPath], title: str) -> tuple[Files, Files, 
 
     One folder around everything is no class; what does not end like an image, or is hidden, is passed over.
     """
-    paths = sorted(path for path in names if images.is_image(path))
+    paths = sorted(path for path in names if listing.is_image(path))
     parts = [path.parts for path in paths]
     depth = 0
     while parts and len({one[depth] for one in parts}) == 1 and all(len(one) > depth + 2 for one in parts):

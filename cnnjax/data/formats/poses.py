@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax.config import ConfigError
-from cnnjax.data import images
+from cnnjax.data import listing
 from cnnjax.data.formats.annotations import inside_folder, read_text
 from cnnjax.data.formats.points import PointSet, check_mirror, mirror_of_names
 
@@ -81,7 +81,7 @@ def read_lsp(path: str | Path, folder: str | Path) -> PointSet:
         raise ConfigError(f"{source}: joints are to be an array [3, 14, N] or [14, 3, N], not {found}")
     extended = joints.shape[0] == 14
     values = joints.transpose(2, 0, 1) if extended else joints.transpose(2, 1, 0)
-    photographs = images.list_files(Path(folder))
+    photographs = listing.list_files(Path(folder))
     if len(photographs) != len(values):
         raise ConfigError(f"{source}: joints of {len(values)} images, but {folder} has {len(photographs)}")
     files = tuple(file.relative_to(folder).as_posix() for file in photographs)

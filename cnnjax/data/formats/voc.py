@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from cnnjax.config import ConfigError
-from cnnjax.data import images
+from cnnjax.data import images, listing
 from cnnjax.data.formats.annotations import (
     Annotations,
     ImageBuilder,
@@ -49,7 +49,7 @@ def read_voc(folder: str | Path, split: str = "", classes: Sequence[str] = ()) -
 
 def _read(annotations: Path, pictures: Path, names: Iterable[str], classes: Sequence[str]) -> Annotations:
     """The images of these names below `pictures`, each with the xml of its name below `annotations`."""
-    found = {_name(path, pictures): path for path in images.list_files(pictures)}
+    found = {_name(path, pictures): path for path in listing.list_files(pictures)}
     problems: list[Problem] = []
     builders = []
     for name in names:
@@ -95,7 +95,7 @@ def _pair(folder: Path) -> tuple[Path, Path] | None:
     pairs = (("Annotations", "JPEGImages"), ("Annotations", "images"), ("annotations", "images"), (".", "."))
     for one, other in pairs:
         xml = folder / one
-        if (folder / other).is_dir() and xml.is_dir() and images.list_files(xml, {".xml"}):
+        if (folder / other).is_dir() and xml.is_dir() and listing.list_files(xml, {".xml"}):
             return xml, folder / other
     return None
 
@@ -116,7 +116,7 @@ def _readers(pairs: dict[str, tuple[Path, Path]]) -> Readers:
 
 def _xml_files(annotations: Path) -> dict[str, Path]:
     """By their names below the folder."""
-    files = {_name(path, annotations): path for path in images.list_files(annotations, {".xml"})}
+    files = {_name(path, annotations): path for path in listing.list_files(annotations, {".xml"})}
     if not files:
         raise ConfigError(f"{annotations}: no xml files there")
     return files

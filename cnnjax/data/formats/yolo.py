@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from cnnjax.config import ConfigError
-from cnnjax.data import images
+from cnnjax.data import images, listing
 from cnnjax.data.formats.annotations import (
     Annotations,
     ImageBuilder,
@@ -42,7 +42,7 @@ def read_yolo(
     root, labels = Path(image_folder), Path(label_folder)
     if isinstance(classes, str | Path):
         classes = read_names(Path(classes))
-    pictures = images.list_files(root)
+    pictures = listing.list_files(root)
     if not pictures:
         raise ConfigError(f"{root}: no images there")
     if not labels.is_dir():
@@ -60,7 +60,7 @@ def find_strays(labels: Path, expected: set[Path]) -> list[Problem]:
     """Files of labels beside those of the images."""
     return [
         Problem(str(path), "", "belongs to no image: left out", "image", "labels without an image")
-        for path in sorted(set(images.list_files(labels, {".txt"})) - expected)
+        for path in sorted(set(listing.list_files(labels, {".txt"})) - expected)
         if _holds_labels(path)
     ]
 
@@ -213,7 +213,7 @@ def _read_places(folder: Path, places: Sequence[Path]) -> Annotations:
 
 
 def _pictures(place: Path) -> list[Path]:
-    return images.list_files(place)
+    return listing.list_files(place)
 
 
 def _listed(file: Path, folder: Path, problems: list[Problem]) -> list[Path]:
