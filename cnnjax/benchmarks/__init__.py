@@ -26,6 +26,7 @@ from cnnjax.benchmarks.speed_run import airbench94_muon, cifar10_94, cifar10_96,
 from cnnjax.benchmarks.startup import compilation, first_step
 from cnnjax.benchmarks.streaming import stream_records
 from cnnjax.benchmarks.two_stage import two_stages
+from cnnjax.benchmarks.yolo import yolo_detection
 from cnnjax.config import ConfigError, did_you_mean
 
 __all__ = ["BENCHMARKS", "GROUPS", "Measured", "Options", "chosen"]
@@ -59,6 +60,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "processes": several_processes,
     "prediction": predict_photographs,
     "two_stage": two_stages,
+    "yolo": yolo_detection,
     "faces": faces_in_photographs,
 }
 GROUPS = {
@@ -74,6 +76,7 @@ GROUPS = {
         "cifar10_96",
         "steps_per_call",
         "hiverge",
+        "yolo",
     ),  # fmt: skip
     "throughput": ("resnet50", "wrn28_10", "resnet18"),
 }

@@ -8,19 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import config
+from cnnjax.benchmarks.detector import Detector, workload
 from cnnjax.benchmarks.options import Measured, Options
-from cnnjax.benchmarks.timing import comparison, compiled, interleave
+from cnnjax.benchmarks.timing import comparison, interleave
 from cnnjax.config import ConfigError, Data, Detection, Experiment, Model
-from cnnjax.runtime import sharding
-from cnnjax.training.recipe import make_recipe
-from cnnjax.training.step import compile_init, compile_steps
 
-OBJECTS = 4
 NETWORKS = {"maskrcnn_small": (128, 8, 4, 20), "maskrcnn_resnet50_fpn": (256, 2, 90, 100)}
 _PEER = Path(__file__).with_name("torch_two_stage.py")
 
@@ -39,62 +34,12 @@ def two_stages(options: Options) -> list[Measured]:
     ]
 
 
-def workload(side: int, batch: int, classes: int) -> dict[str, np.ndarray]:
-    """Random images with rectangles as objects."""
-    rng = np.random.default_rng(0)
-    low = rng.uniform(0, side / 2, (batch, OBJECTS, 2))
-    high = low + rng.uniform(side / 8, side / 2, low.shape)
-    boxes = np.concatenate([low, high], axis=-1).astype(np.float32)
-    at = np.arange(side) + 0.5
+def with_masks(arrays: dict[str, np.ndarray], side: int) -> dict[str, np.ndarray]:
+    """Rectangles as objects."""
+    boxes, at = arrays["boxes"], np.arange(side) + 0.5
     across = (at > boxes[..., [0]]) & (at < boxes[..., [2]])
     down = (at > boxes[..., [1]]) & (at < boxes[..., [3]])
-    return {
-        "image": rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8),
-        "boxes": boxes,
-        "classes": rng.integers(0, classes, (batch, OBJECTS)).astype(np.int32),
-        "valid": np.ones((batch, OBJECTS), bool),
-        "masks": down[..., :, None] & across[..., None, :],
-    }
-
-
-class Ours:
-    """A compiled network with such images; `train` and `infer` return when their work is finished."""
-
-    def __init__(self, name: str, arrays: dict[str, np.ndarray], classes: int, most: int):
-        experiment = Experiment(
-            task="two_stage",
-            data=Data(resize="letterbox", batch_size=len(arrays["image"]), mean=(0.5,) * 3, std=(0.25,) * 3),
-            model=Model(name=name),
-            detection=Detection(score_threshold=0.0, max_detections=most),
-            optimizer=config.Optimizer(name="sgd", learning_rate=1e-4, momentum=0.9, schedule="constant"),
-        )
-        shape = arrays["image"].shape[1:]
-        recipe = make_recipe(experiment, tuple(map(str, range(classes))), shape, 1000)
-        mesh = sharding.make_mesh(len(arrays["image"]), data_parallel=False)
-        self._arrays = jax.device_put(arrays, sharding.replicated(mesh))
-        rows = np.arange(len(arrays["image"]), dtype=np.int32)[None, None]
-        self._rows = jax.device_put((rows, np.zeros_like(rows)), sharding.sharded(mesh, 2))
-        self._state = compile_init(recipe, shape, mesh)(jnp.zeros(1, jnp.int32), None)
-        self._train, self.train_compilation = compiled(
-            compile_steps(recipe, mesh), self._state, self._arrays, *self._rows
-        )
-
-        def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-            network = recipe.network(jax.tree.map(lambda a: a[0], variables), shape)
-            return recipe.task.predict(network.outputs(images))
-
-        self._predict, self.infer_compilation = compiled(
-            jax.jit(predict), self._state.variables, self._arrays["image"]
-        )
-        self.parameters = sum(a[0].size for a in jax.tree.leaves(self._state.params))
-
-    def train(self) -> None:
-        self._state, _ = self._train(self._state, self._arrays, *self._rows)
-        jax.block_until_ready(self._state)
-
-    def infer(self) -> int:
-        found = self._predict(self._state.variables, self._arrays["image"])
-        return int(jax.device_get(jax.block_until_ready(found)["counts"]).sum())
+    return arrays | {"masks": down[..., :, None] & across[..., None, :]}
 
 
 class Theirs:
@@ -146,8 +91,15 @@ def compare(
     name: str, side: int, batch: int, classes: int, most: int, options: Options
 ) -> Iterator[Measured]:
     """Both sides in turns: training, then inference."""
-    arrays = workload(side, batch, classes)
-    ours = Ours(name, arrays, classes, most)
+    arrays = with_masks(workload(side, batch, classes), side)
+    experiment = Experiment(
+        task="two_stage",
+        data=Data(resize="letterbox", batch_size=batch, mean=(0.5,) * 3, std=(0.25,) * 3),
+        model=Model(name=name),
+        detection=Detection(score_threshold=0.0, max_detections=most),
+        optimizer=config.Optimizer(name="sgd", learning_rate=1e-4, momentum=0.9, schedule="constant"),
+    )
+    ours = Detector(experiment, arrays, classes)
     with peer(options.torchvision, name, arrays) as theirs:
         for what, act, seconds in (
             ("training step", ours.train, ours.train_compilation),

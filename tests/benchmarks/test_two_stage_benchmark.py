@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from cnnjax.benchmarks import two_stage
+from cnnjax.benchmarks.detector import OBJECTS
 from cnnjax.benchmarks.options import Options
 from cnnjax.config import ConfigError
 
@@ -12,9 +13,10 @@ from cnnjax.config import ConfigError
 class Ours:
     train_compilation, infer_compilation = 1.5, 2.5
 
-    def __init__(self, name, arrays, classes, most):
-        assert arrays["masks"].shape == (2, two_stage.OBJECTS, 16, 16) and arrays["masks"].any((2, 3)).all()
-        assert (name, classes, most) == ("maskrcnn_small", 4, 20)
+    def __init__(self, experiment, arrays, classes):
+        assert arrays["masks"].shape == (2, OBJECTS, 16, 16) and arrays["masks"].any((2, 3)).all()
+        assert (experiment.model.name, classes) == ("maskrcnn_small", 4)
+        assert experiment.detection.max_detections == 20
 
     def train(self):
         pass
@@ -25,7 +27,7 @@ class Ours:
 
 @pytest.fixture(autouse=True)
 def made_up(monkeypatch):
-    monkeypatch.setattr(two_stage, "Ours", Ours)
+    monkeypatch.setattr(two_stage, "Detector", Ours)
 
 
 def compared(**options):
