@@ -1,6 +1,5 @@
 """Results on test sets as records: of an experiment, trained from scratch with all its seeds, and of runs that are there."""
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,8 @@ from cnnjax.runs.compare import training_seconds
 from cnnjax.runs.run import Run, restore
 from cnnjax.runs.train import train_run
 from cnnjax.runs.workdir import Workdir
+
+_TESTED = {"data.validation": 0.0}  # not what was held out
 
 
 def benchmark_accuracy(
@@ -44,13 +45,9 @@ def benchmark_runs(paths: Sequence[str], data_dir: str | None, command: str, not
     more than their seeds.
     """
     runs = [restore(Workdir(path)) for path in paths]
-    tested = [
-        dataclasses.replace(run, experiment=config.replace(run.experiment, {"data.validation": 0.0}))
-        for run in runs
-    ]
     if runs[0].recipe.task.headline == "accuracy":
-        return _together(tested, paths, data_dir, command, note)
-    return _apart(tested, data_dir, command, note)
+        return _together(runs, paths, data_dir, command, note)
+    return _apart(runs, data_dir, command, note)
 
 
 def _apart(runs: Sequence[Run], data_dir: str | None, command: str, note: str) -> dict[str, Any]:
@@ -61,7 +58,7 @@ def _apart(runs: Sequence[Run], data_dir: str | None, command: str, note: str) -
             raise ConfigError(
                 "the runs differ in more than their seeds, and only classifiers make a committee"
             )
-    found = [run.evaluate(data_dir=data_dir) for run in runs]
+    found = [run.evaluate(_TESTED, data_dir) for run in runs]
     each = [metrics for evaluation in found for metrics in evaluation.per_seed]
     return make_record(
         "accuracy",
@@ -77,7 +74,7 @@ def _apart(runs: Sequence[Run], data_dir: str | None, command: str, note: str) -
 def _together(
     runs: Sequence[Run], paths: Sequence[str], data_dir: str | None, command: str, note: str
 ) -> dict[str, Any]:
-    found = RunCommittee.of(runs, [path.rstrip("/") for path in paths]).evaluate(data_dir=data_dir)
+    found = RunCommittee.of(runs, [path.rstrip("/") for path in paths]).evaluate(_TESTED, data_dir)
     assert found.committee.right is not None and found.p_value is not None
     names = sorted(found.committee.metrics)
     return make_record(

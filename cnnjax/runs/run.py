@@ -100,11 +100,19 @@ class Run:
 
     def under(self, changes: Mapping[str, Any]) -> "Run":
         """The same weights, used and looked at in another way: with other fields evaluate.*, data.name, model.precision and how
-        images are brought to the network. What is read in another size is given to the network in that size.
+        images are brought to the network. What is read in another size is given to the network in that size. With
+        data.validation=0 the test split is looked at, in place of what was held out.
 
-        Raises ConfigError for what changes nothing, and a size that the network cannot take.
+        Raises ConfigError for what changes nothing, a size that the network cannot take, and another share held out than
+        in training, whose examples were then learned.
         """
         check_folder(changes.get("data.name", ""))
+        held_out = self.experiment.data.validation
+        if changes.get("data.validation", 0.0) not in (0.0, held_out):
+            raise ConfigError(
+                f"data.validation={changes['data.validation']:g}: the run held out {held_out:g} of its training examples; "
+                "0 stands for the test split"
+            )
         experiment = config.check(config.replace(self.experiment, changes))
         data = experiment.data
         Given(self.data).check(experiment, ("data",))

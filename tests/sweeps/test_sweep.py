@@ -118,6 +118,13 @@ def test_a_sweep_answers_as_the_committee_of_its_runs(swept, launch):
     alone = cj.load_run(path / "runs" / members[0]).evaluate({"data.validation": 0.0}).mean["accuracy"]
     assert len(values["accuracy"]) == 4 and values["accuracy"][0] == pytest.approx(alone, abs=1e-6)
     assert values["committee, wrong"][0] == round(200 * (1 - values["committee"][0]))
+    tested = path.parent / "tested"
+    seen = launch("--mode=evaluate", f"--workdir={path}", "--data.validation=0", f"--output={tested}")
+    assert seen.code == 0, seen.err
+    together = json.loads((tested / "metrics.json").read_text())["metrics"]["committee"]
+    assert together["accuracy"] == pytest.approx(values["committee"][0], abs=1e-6)
+    learned = launch("--mode=evaluate", f"--workdir={path}", "--data.validation=0.3")
+    assert learned.code == 1 and "held out 0.2 of its training examples" in learned.err
     lasted = [
         json.loads((path / "runs" / m / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
         for m in members
