@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,6 +55,10 @@ class Detector:
         """What the task makes its answers of."""
         network = self.recipe.network(self.variables, self._shape)
         return jax.jit(network.outputs)(self._arrays["image"])
+
+    def change(self, changed: Callable[[Any], Any]) -> None:
+        """Takes other parameters than the random ones: what becomes of these."""
+        self._state = dataclasses.replace(self._state, params=changed(self._state.params))
 
     def limit(self, score: float) -> None:
         """Only what has a higher score is a detection."""

@@ -17,6 +17,9 @@ def pair(name, options, **sizes):
     setting = yolo.experiment(name, 1, 0, "float32")
     setting = yolo.config.replace(setting, {"model.options": options})
     ours = Detector(setting, arrays, 80)
+    spreads = [np.std(one) for one in ours.outputs()]
+    ours.change(lambda params: yolo.tempered(params, spreads))
+    np.testing.assert_allclose([np.std(one) for one in ours.outputs()], 2, rtol=1e-4)
     score = yolo.usual_score(ours)
     ours.limit(score)
     network = torch_yolo.NETWORKS[name](255, **sizes)
