@@ -69,7 +69,6 @@ def test_a_mesh_of_devices_elsewhere():
         sharding.make_mesh(12, devices=[Elsewhere()] * 8)
 
 
-@pytest.mark.slow
 def test_the_launcher_says_what_a_step_needs(launch):
     target("h200")
     flags = ("--mode=summarize", "--experiment=digits_lenet", "--compiler")
@@ -84,7 +83,6 @@ def test_the_launcher_says_what_a_step_needs(launch):
     assert wrong.code == 1 and "does not divide over 8 devices" in wrong.err
 
 
-@pytest.mark.slow
 def test_one_exchange_of_gradients_without_batch_statistics():
     costs = costs_of("h200x8", "mnist_lenet")
     count, size = costs.exchanges["all-reduce"]
@@ -101,7 +99,6 @@ def test_what_the_compiler_says_of_a_program_that_is_too_large():
         compile_for.compile_step(jax.jit(lambda x: x @ x.T), target("v5e"), x)
 
 
-@pytest.mark.slow
 def test_a_step_that_does_not_fit_says_what_would():
     device = target("a100")
     small = dataclasses.replace(device, chip=dataclasses.replace(device.chip, memory=16_000_000))
@@ -148,7 +145,6 @@ def test_budget_of_a_step_on_an_h200(name, num_kernels, gigabytes, temporary):
     assert 0.99 * state < costs.donated <= state  # all but the order of the examples
 
 
-@pytest.mark.slow
 def test_budget_of_a_small_detector_on_an_h200(shared):
     costs = costs_of("h200", "bccd_grid", data__name=f"voc:{shared('data/bccd')}")
     assert costs.num_kernels <= 300 and costs.bytes <= 0.85e9
@@ -197,7 +193,6 @@ def test_parts_with_statistics_of_their_own_are_exchanged_once_on_eight_h200(nam
     assert count == 1 and size >= 4 * {"cifar10_resnet20": 270_000, "imagenet_resnet50": 25_557_032}[name]
 
 
-@pytest.mark.slow
 def test_a_module_and_data_of_ones_own():
     target("h200")
     x, y = np.zeros((64, 8, 8, 3), np.uint8), np.arange(64, dtype=np.int32) % 3
