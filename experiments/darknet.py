@@ -64,12 +64,12 @@ def coco128_yolov3_tiny() -> Experiment:
     return Experiment(
         name="coco128_yolov3_tiny",
         task="multiscale_detection",
-        data=Data(name="yolo:coco128", split="train", image_size=256, batch_size=8, resize="letterbox"),
-        augment=Augment(sizes=(192, 224, 256)),
+        data=Data(name="yolo:coco128", split="train", image_size=288, batch_size=8, resize="letterbox"),
+        augment=Augment(sizes=(224, 256, 288)),
         model=Model(name="yolov3_tiny"),
         detection=Detection(loss="ciou", kmeans=True, score_threshold=0.01, iou_threshold=0.45),
         optimizer=Optimizer(name="adamw", learning_rate=1e-3, warmup=0.05, clip_norm=10.0),
-        train=Train(epochs=120, evaluate_every=40, checkpoint_every=20),
+        train=Train(epochs=180, evaluate_every=60, checkpoint_every=20),
         evaluate=Evaluate(batch_size=8),
     )
 
