@@ -20,18 +20,15 @@ NETWORKS = {"maskrcnn_small": (128, 8, 4, 20), "maskrcnn_resnet50_fpn": (256, 2,
 _PEER = Path(__file__).with_name("torch_two_stage.py")
 
 
-def two_stages(options: Options) -> list[Measured]:
+def two_stages(options: Options) -> Iterator[Measured]:
     """Milliseconds of a training step and of an inference of Mask R-CNN: small, and ResNet-50 at 256 pixels.
 
     The peer is torchvision's network of the same layers and settings, in a Python that --benchmark.torchvision names.
     Weights are random, so every box that may be a detection is one on both sides, and has its mask computed. Images are of
     one size; pasting of masks into images, which torchvision's network does itself, is outside of ours.
     """
-    return [
-        one
-        for name, (side, batch, classes, most) in NETWORKS.items()
-        for one in compare(name, side, batch, classes, most, options)
-    ]
+    for name, (side, batch, classes, most) in NETWORKS.items():
+        yield from compare(name, side, batch, classes, most, options)
 
 
 def with_masks(arrays: dict[str, np.ndarray], side: int) -> dict[str, np.ndarray]:
