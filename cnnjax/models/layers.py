@@ -12,7 +12,7 @@ from jax import Array, lax
 
 from cnnjax.config import ConfigError
 from cnnjax.ops import normalization, pooling
-from cnnjax.ops.convolution import conv_general_dilated
+from cnnjax.ops.convolution import conv_general_dilated, doubled
 from cnnjax.ops.materialize import materialize
 
 Activation = Callable[[Array], Array]
@@ -214,6 +214,33 @@ def conv(
     size = (kernel, kernel) if isinstance(kernel, int) else kernel
     kwargs = {"kernel_init": he_init, "conv_general_dilated": conv_general_dilated, **kwargs}
     return nn.Conv(features, size, strides=(stride, stride), padding=_pairs(padding), **kwargs)
+
+
+class Doubling(nn.Module):
+    """A transposed convolution of stride 2 with an even kernel, that doubles height and width.
+
+    The variables are those of linen's ConvTranspose: a kernel [h, w, out, in], as torch has it, or without `as_torch`
+    [h, w, in, out], turned around.
+    """
+
+    features: int
+    kernel: int
+    as_torch: bool = True
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = he_init
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        ends = (self.features, x.shape[-1]) if self.as_torch else (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, (self.kernel, self.kernel, *ends))
+        if not self.as_torch:
+            kernel = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+        y = doubled(x.astype(self.dtype), kernel.astype(self.dtype))
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return y + bias.astype(self.dtype)[None, None, None]
 
 
 class BatchNorm(nn.Module):

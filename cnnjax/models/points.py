@@ -7,7 +7,17 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cnnjax.models.layers import Activation, Trunk, batch_norm, class_scores, conv, flatten, max_pool, stage
+from cnnjax.models.layers import (
+    Activation,
+    Doubling,
+    Trunk,
+    batch_norm,
+    class_scores,
+    conv,
+    flatten,
+    max_pool,
+    stage,
+)
 
 
 class PointNet(nn.Module):
@@ -55,8 +65,8 @@ class HeatmapNet(nn.Module):
         below = Trunk(self.trunk(num_outputs=None, dtype=self.dtype, parent=None), name="trunk")
         x = below(x, train)[self.trunk_stage]
         for i, width in enumerate(self.widths, start=1):
-            layer = nn.ConvTranspose(
-                width, (4, 4), (2, 2), padding="SAME", use_bias=False, dtype=self.dtype, name=f"deconv{i}",
+            layer = Doubling(
+                width, 4, as_torch=False, use_bias=False, dtype=self.dtype, name=f"deconv{i}",
                 kernel_init=nn.initializers.normal(0.001),
             )  # fmt: skip
             y = batch_norm(train, dtype=self.dtype, name=f"deconv{i}_norm")(layer(x))

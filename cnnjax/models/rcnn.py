@@ -20,7 +20,7 @@ from cnnjax.detection.level_anchors import LevelAnchors
 from cnnjax.detection.two_stage import Detections, Proposals, Training, Truths, TwoStage
 from cnnjax.models.fpn import FPN
 from cnnjax.models.grid import GridNet
-from cnnjax.models.layers import Trunk, conv, flatten, frozen_batch_norm, he_init, stage
+from cnnjax.models.layers import Doubling, Trunk, conv, flatten, frozen_batch_norm, stage
 from cnnjax.models.resnet import RESNET50, ResNet
 from cnnjax.ops.roi import roi_align_levels, roi_levels
 
@@ -79,7 +79,7 @@ class MaskHead(nn.Module):
     def __call__(self, x: Array) -> Array:
         for i, features in enumerate(self.convs, start=1):
             x = nn.relu(conv(features, 3, padding=1, dtype=self.dtype, name=f"conv{i}")(x))
-        x = nn.relu(_doubling(self.convs[-1], 2, "VALID", self.dtype)(x))
+        x = nn.relu(Doubling(self.convs[-1], 2, dtype=self.dtype, name="deconv")(x))
         return conv(self.outputs, 1, padding=0, dtype=self.dtype, name="logits")(x).astype(jnp.float32)
 
 
@@ -94,21 +94,7 @@ class KeypointHead(nn.Module):
     def __call__(self, x: Array) -> Array:
         for i, features in enumerate(self.convs, start=1):
             x = nn.relu(conv(features, 3, padding=1, dtype=self.dtype, name=f"conv{i}")(x))
-        return upsample(_doubling(self.points, 4, "SAME", self.dtype)(x).astype(jnp.float32))
-
-
-def _doubling(features: int, kernel: int, padding: str, dtype: jnp.dtype) -> nn.ConvTranspose:
-    """A transposed convolution of stride 2, with a kernel [H, W, out, in] as torch has it."""
-    return nn.ConvTranspose(
-        features,
-        (kernel, kernel),
-        (2, 2),
-        padding,
-        transpose_kernel=True,
-        kernel_init=he_init,
-        dtype=dtype,
-        name="deconv",
-    )
+        return upsample(Doubling(self.points, 4, dtype=self.dtype, name="deconv")(x).astype(jnp.float32))
 
 
 class RCNN(nn.Module):

@@ -1,13 +1,14 @@
 """Convolutions as matrix products over patches, against XLA's own."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from cnnjax.models.layers import conv
-from cnnjax.ops.convolution import conv_general_dilated
+from cnnjax.models.layers import Doubling, conv
+from cnnjax.ops.convolution import conv_general_dilated, doubled
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -63,3 +64,33 @@ def test_everything_else_stays_a_convolution(shape, options):
     layer = conv(4, **options)
     x = jnp.ones(shape)
     assert "stablehlo.convolution" in program("cpu", layer.apply, layer.init(jax.random.key(0), x), x)
+
+
+@pytest.mark.parametrize("size", [2, 4, 6])
+def test_doubling_is_torchs_transposed_convolution(size, platform_form):
+    torch = pytest.importorskip("torch", reason="compares with torch")
+    rng = np.random.default_rng(size)
+    x = rng.normal(size=(2, 5, 3, 4)).astype(np.float32)
+    kernel = rng.normal(size=(size, size, 6, 4)).astype(np.float32)
+    out, back = jax.jit(lambda x, k: jax.vjp(doubled, x, k))(x, kernel)
+    inputs = [
+        torch.from_numpy(a.transpose(p).copy()).requires_grad_()
+        for a, p in ((x, (0, 3, 1, 2)), (kernel, (3, 2, 0, 1)))
+    ]
+    wanted = torch.nn.functional.conv_transpose2d(*inputs, stride=2, padding=size // 2 - 1)
+    np.testing.assert_allclose(out, wanted.detach().numpy().transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
+    assert out.shape == (2, 10, 6, 6)
+    (wanted**2).sum().backward()
+    dx, dk = back(2 * out)
+    np.testing.assert_allclose(dx, inputs[0].grad.numpy().transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dk, inputs[1].grad.numpy().transpose(2, 3, 1, 0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("as_torch", [True, False])
+def test_doubling_has_the_variables_and_values_of_linens_transposed_convolution(as_torch):
+    x = np.random.default_rng(0).normal(size=(1, 3, 4, 5)).astype(np.float32)
+    linen = nn.ConvTranspose(2, (4, 4), (2, 2), "SAME", transpose_kernel=as_torch)
+    ours = Doubling(2, 4, as_torch=as_torch, kernel_init=nn.initializers.lecun_normal())
+    variables = linen.init(jax.random.key(0), x)
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, ours.init(jax.random.key(0), x))
+    np.testing.assert_allclose(ours.apply(variables, x), linen.apply(variables, x), rtol=1e-5, atol=1e-5)
