@@ -57,8 +57,11 @@ class Detector:
         return jax.jit(network.outputs)(self._arrays["image"])
 
     def change(self, changed: Callable[[Any], Any]) -> None:
-        """Takes other parameters than the random ones: what becomes of these."""
-        self._state = dataclasses.replace(self._state, params=changed(self._state.params))
+        """Takes other variables than the random ones: what becomes of these, parameters and collections beside them."""
+        state = self._state
+        params = {"params": state.params}
+        found = dict(changed({**params, **state.model_state}))
+        self._state = dataclasses.replace(state, params=found.pop("params"), model_state=found)
 
     def limit(self, score: float) -> None:
         """Only what has a higher score is a detection."""

@@ -75,6 +75,9 @@ def resnet50(side: int) -> MaskRCNN:
     backbone = resnet_fpn_backbone(
         backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
     )
+    for module in backbone.modules():  # as in two_stage.py
+        if isinstance(module, FrozenBatchNorm2d):
+            module.weight.fill_(0.3)
     return MaskRCNN(backbone, 91, min_size=side, max_size=side, box_score_thresh=0.0)
 
 

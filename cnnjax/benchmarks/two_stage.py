@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from cnnjax import config
@@ -17,6 +18,9 @@ from cnnjax.benchmarks.timing import comparison, interleave
 from cnnjax.config import ConfigError, Data, Detection, Experiment, Model
 
 NETWORKS = {"maskrcnn_small": (128, 8, 4, 20), "maskrcnn_resnet50_fpn": (256, 2, 90, 100)}
+# As torchvision's network has it.
+_FROZEN = {"maskrcnn_resnet50_fpn": ("trunk/model/conv1", "trunk/model/block1_*")}
+_NORM_SCALE = 0.3  # as in torch_two_stage.py
 _PEER = Path(__file__).with_name("torch_two_stage.py")
 
 
@@ -29,6 +33,15 @@ def two_stages(options: Options) -> Iterator[Measured]:
     """
     for name, (side, batch, classes, most) in NETWORKS.items():
         yield from compare(name, side, batch, classes, most, options)
+
+
+def calmed(variables: Any) -> Any:
+    """With constant norms, such as a pretrained trunk has, that make values smaller: a random ResNet-50 makes them a
+    million times as large, and of all proposals one is left."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, a: a * _NORM_SCALE if path[0].key == "batch_stats" and path[-1].key == "scale" else a,
+        dict(variables),
+    )
 
 
 def with_masks(arrays: dict[str, np.ndarray], side: int) -> dict[str, np.ndarray]:
@@ -94,9 +107,12 @@ def compare(
         data=Data(resize="letterbox", batch_size=batch, mean=(0.5,) * 3, std=(0.25,) * 3),
         model=Model(name=name),
         detection=Detection(score_threshold=0.0, max_detections=most),
-        optimizer=config.Optimizer(name="sgd", learning_rate=1e-4, momentum=0.9, schedule="constant"),
+        optimizer=config.Optimizer(
+            name="sgd", learning_rate=1e-4, momentum=0.9, schedule="constant", frozen=_FROZEN.get(name, ())
+        ),
     )
     ours = Detector(experiment, arrays, classes)
+    ours.change(calmed)
     with peer(options.torchvision, name, arrays) as theirs:
         for what, act, seconds in (
             ("training step", ours.train, ours.train_compilation),

@@ -48,7 +48,7 @@ def compare(
     arrays = workload(side, batch, CLASSES)
     ours = Detector(experiment(name, batch, width, dtype), arrays, CLASSES)
     spreads = [float(np.std(one)) for one in ours.outputs()]
-    ours.change(lambda params: tempered(params, spreads))
+    ours.change(lambda variables: tempered(variables, spreads))
     score = usual_score(ours)
     ours.limit(score)
     task: Any = ours.recipe.task
@@ -74,7 +74,7 @@ def compare(
         yield Measured("speed", subject, values | (found if part == "infer" else {}), note=note, peers=peers)
 
 
-def tempered(params: Any, spreads: Sequence[float]) -> Any:
+def tempered(variables: Any, spreads: Sequence[float]) -> Any:
     """With other last layers, so that maps, whose standard deviations are `spreads`, have one of 2. The residuals of a
     random Darknet-53 add up to maps in which every score is 0 or 1."""
     scales = {f"output{i}": 2 / spread for i, spread in enumerate(spreads, start=1)}
@@ -82,7 +82,8 @@ def tempered(params: Any, spreads: Sequence[float]) -> Any:
     def scaled(layer: Any, factor: float) -> Any:
         return jax.tree.map(lambda a: a * factor, layer)
 
-    return {name: scaled(layer, scales.get(name, 1.0)) for name, layer in params.items()}
+    layers = variables["params"].items()
+    return {**variables, "params": {name: scaled(layer, scales.get(name, 1.0)) for name, layer in layers}}
 
 
 def usual_score(ours: Detector) -> float:

@@ -18,6 +18,9 @@ class Ours:
         assert (experiment.model.name, classes) == ("maskrcnn_small", 4)
         assert experiment.detection.max_detections == 20
 
+    def change(self, changed):
+        pass
+
     def train(self):
         pass
 

@@ -18,7 +18,7 @@ def pair(name, options, **sizes):
     setting = yolo.config.replace(setting, {"model.options": options})
     ours = Detector(setting, arrays, 80)
     spreads = [np.std(one) for one in ours.outputs()]
-    ours.change(lambda params: yolo.tempered(params, spreads))
+    ours.change(lambda variables: yolo.tempered(variables, spreads))
     np.testing.assert_allclose([np.std(one) for one in ours.outputs()], 2, rtol=1e-4)
     score = yolo.usual_score(ours)
     ours.limit(score)
