@@ -28,7 +28,7 @@
   python launch.py --experiment=NAME --launcher=slurm --launcher.nodes=2 --dry_run   the same as a job of a cluster
   python launch.py --mode=search --data.validation=0.1 --sweep=optimizer.learning_rate=1e-4..1e-1:log --search.trials=30
   python launch.py --mode=benchmark --experiment=NAME records its result in RESULTS.md
-  python launch.py --mode=benchmark --workdir=A,B,C   records runs that are there, or a sweep's, and their committee
+  python launch.py --mode=benchmark --workdir=A,B,C   records runs that are there, or a sweep's
   python launch.py --mode=benchmark --benchmark.name=cpu   speed against peers, recorded too; --list shows the names
 
 Every field of an experiment is a flag: see --helpshort. Where cnnjax is installed, `cnnjax` does what launch.py does.

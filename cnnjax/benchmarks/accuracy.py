@@ -39,13 +39,13 @@ def benchmark_accuracy(
 
 
 def benchmark_runs(paths: Sequence[str], data_dir: str | None, command: str, note: str) -> dict[str, Any]:
-    """The record of trained runs on the test set, and of classifiers also that of their average.
+    """The record of trained runs on the test set, and of several classifiers also that of their average.
 
     Raises ConfigError for runs of other tasks or classes than each other, and if runs that are no classifiers differ in
     more than their seeds.
     """
     runs = [restore(Workdir(path)) for path in paths]
-    if runs[0].recipe.task.headline == "accuracy":
+    if len(runs) > 1 and runs[0].recipe.task.headline == "accuracy":
         return _together(runs, paths, data_dir, command, note)
     return _apart(runs, data_dir, command, note)
 

@@ -39,7 +39,10 @@ def mode_benchmark() -> None:
     for name in SPEED:
         without(name, "mode=benchmark without --benchmark.name")
     note = FLAGS["benchmark.note"].value or ""
-    if runs := several_runs():
+    runs = several_runs()
+    if FLAGS.workdir and not runs and not FLAGS["experiment"].present and Workdir(FLAGS.workdir).has_run():
+        runs = [FLAGS.workdir]
+    if runs:
         only_changes()
         without("experiment", "runs in --workdir, which have their own")
         record = accuracy.benchmark_runs(runs, FLAGS.data_dir, command_line(), note)

@@ -34,5 +34,8 @@ def test_runs_that_are_no_classifiers_are_recorded_beside_each_other(launch, tmp
         [cj.load_run(p).metrics["iou"] for p in runs[:2]], abs=1e-6
     )
     assert "| digits_localization | **" in (tmp_path / "RESULTS.md").read_text()
+    alone = launch(*record, f"--workdir={runs[2]}")
+    assert alone.code == 0, alone.err
+    assert json.loads(output.read_text().splitlines()[-1])["seeds"] == [4]
     refused = launch(*record, f"--workdir={runs[1]},{runs[2]}")
     assert refused.code == 1 and "differ in more than their seeds" in refused.err
