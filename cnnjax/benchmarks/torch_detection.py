@@ -63,7 +63,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: f
     low = torch.maximum(apart[:, None, :2], apart[None, :, :2])
     high = torch.minimum(apart[:, None, 2:], apart[None, :, 2:])
     both = (high - low).clamp(min=0).prod(2)
-    over = (both / (area[:, None] + area[None] - both) > iou_threshold).numpy()
+    over = (both / (area[:, None] + area[None] - both) > iou_threshold).cpu().numpy()
     # The greedy loop on a matrix of bits: numpy's rows are cheaper here than torch's.
     removed = np.zeros(len(boxes), bool)
     for i in range(len(boxes)):
