@@ -8,11 +8,12 @@ from cnnjax import config
 from cnnjax.benchmarks.records import make_record
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.dataset import join
-from cnnjax.runs.committee import RunCommittee
+from cnnjax.runs.committee import restore_all
 from cnnjax.runs.compare import training_seconds
 from cnnjax.runs.run import Run, restore
 from cnnjax.runs.train import train_run
 from cnnjax.runs.workdir import Workdir
+from cnnjax.tasks import task_class
 
 _TESTED = {"data.validation": 0.0}  # not what was held out
 
@@ -44,13 +45,13 @@ def benchmark_runs(paths: Sequence[str], data_dir: str | None, command: str, not
     Raises ConfigError for runs of other tasks or classes than each other, and if runs that are no classifiers differ in
     more than their seeds.
     """
+    classifies = task_class(Workdir(paths[0]).read_config().task).headline == "accuracy"
+    record = _together if classifies and len(paths) > 1 else _apart
+    return record(paths, data_dir, command, note)
+
+
+def _apart(paths: Sequence[str], data_dir: str | None, command: str, note: str) -> dict[str, Any]:
     runs = [restore(Workdir(path)) for path in paths]
-    if len(runs) > 1 and runs[0].recipe.task.headline == "accuracy":
-        return _together(runs, paths, data_dir, command, note)
-    return _apart(runs, data_dir, command, note)
-
-
-def _apart(runs: Sequence[Run], data_dir: str | None, command: str, note: str) -> dict[str, Any]:
     first = runs[0].experiment
     for run in runs[1:]:
         seed = {"train.seed": run.experiment.train.seed}
@@ -71,20 +72,19 @@ def _apart(runs: Sequence[Run], data_dir: str | None, command: str, note: str) -
     )
 
 
-def _together(
-    runs: Sequence[Run], paths: Sequence[str], data_dir: str | None, command: str, note: str
-) -> dict[str, Any]:
-    found = RunCommittee.of(runs, [path.rstrip("/") for path in paths]).evaluate(_TESTED, data_dir)
+def _together(paths: Sequence[str], data_dir: str | None, command: str, note: str) -> dict[str, Any]:
+    committee = restore_all(paths)
+    found = committee.evaluate(_TESTED, data_dir)
     assert found.committee.right is not None and found.p_value is not None
     names = sorted(found.committee.metrics)
     return make_record(
         "committee",
-        runs[0].experiment.name,
+        committee.runs[0].experiment.name,
         {name: [row.metrics[name] for row in found.members] for name in names}
         | {"committee": [found.committee.metrics["accuracy"]]}
         | {"committee, wrong": [found.committee.count - int(found.committee.right.sum())]}
         | {"p of McNemar's test against the best member": [found.p_value]}
-        | {"seconds, all members": [sum(map(_seconds, runs))]},
+        | {"seconds, all members": [sum(map(_seconds, committee.runs))]},
         command,
         note=join(f"{found.committee.count:,} test images.", note, *found.notes),
     )

@@ -47,10 +47,6 @@ class Detector:
     def variables(self) -> Any:
         return jax.tree.map(lambda a: np.asarray(a[0]), self._state.variables)
 
-    @property
-    def parameters(self) -> int:
-        return sum(a[0].size for a in jax.tree.leaves(self._state.params))
-
     def outputs(self) -> Any:
         """What the task makes its answers of."""
         network = self.recipe.network(self.variables, self._shape)
@@ -58,10 +54,8 @@ class Detector:
 
     def change(self, changed: Callable[[Any], Any]) -> None:
         """Takes other variables than the random ones: what becomes of these, parameters and collections beside them."""
-        state = self._state
-        params = {"params": state.params}
-        found = dict(changed({**params, **state.model_state}))
-        self._state = dataclasses.replace(state, params=found.pop("params"), model_state=found)
+        found = dict(changed(self._state.variables))
+        self._state = dataclasses.replace(self._state, params=found.pop("params"), model_state=found)
 
     def limit(self, score: float) -> None:
         """Only what has a higher score is a detection."""

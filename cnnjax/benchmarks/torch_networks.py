@@ -12,6 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def fast_device() -> torch.device:
+    """A GPU where there is one, which then chooses among algorithms and multiplies in TF32."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    return torch.device("cuda")
+
+
 def conv(channels: int, features: int, kernel: int = 3, stride: int = 1, bias: bool = False) -> nn.Conv2d:
     return nn.Conv2d(channels, features, kernel, stride, kernel // 2, bias=bias)
 

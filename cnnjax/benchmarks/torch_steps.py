@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from cnnjax.benchmarks.torch_networks import NETWORKS, with_variables
+from cnnjax.benchmarks.torch_networks import NETWORKS, fast_device, with_variables
 from cnnjax.benchmarks.workload import LEARNING_RATE, MOMENTUM, Workload
 
 
@@ -21,10 +21,7 @@ class Steps:
     def __init__(
         self, work: Workload, variables: Mapping[str, Any], bfloat16: bool = False, compiler: str = ""
     ):
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        self.device = fast_device()
         network = with_variables(NETWORKS[work.model](work.num_outputs), variables)
         self.network = network.to(self.device)
         self.images = torch.from_numpy(work.images).to(self.device)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnjax.benchmarks.torch_detection import batched_nms
-from cnnjax.benchmarks.torch_networks import with_variables
+from cnnjax.benchmarks.torch_networks import fast_device, with_variables
 from cnnjax.benchmarks.workload import LEARNING_RATE, MOMENTUM
 from cnnjax.detection.anchors import MAX_LOG_SIZE
 from cnnjax.detection.multiscale import Scales
@@ -114,10 +114,7 @@ class Detector:
         self, network: nn.Module, variables: Mapping[str, Any], scales: Scales, arrays: Mapping[str, np.ndarray],
         score: float, iou: float, most: int, bfloat16: bool = False, compiler: str = "",
     ):  # fmt: skip
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        self.device = fast_device()
         self.network = with_variables(network, variables).to(self.device)
         self.apply: Any = torch.compile(self.network, mode=compiler) if compiler else self.network
         self.scales, self.score, self.iou, self.most, self.bfloat16 = scales, score, iou, most, bfloat16

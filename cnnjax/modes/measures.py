@@ -46,12 +46,10 @@ def mode_benchmark() -> None:
         only_changes()
         without("experiment", "runs in --workdir, which have their own")
         record = accuracy.benchmark_runs(runs, FLAGS.data_dir, command_line(), note)
-        records.append(record, output)
-        print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")
-        return
-    experiment = chosen_experiment(None)
-    workdir = Workdir(FLAGS.workdir or Path("runs") / f"benchmark_{experiment.name}")
-    record = accuracy.benchmark_accuracy(experiment, workdir, FLAGS.data_dir, command_line(), note)
+    else:
+        experiment = chosen_experiment(None)
+        workdir = Workdir(FLAGS.workdir or Path("runs") / f"benchmark_{experiment.name}")
+        record = accuracy.benchmark_accuracy(experiment, workdir, FLAGS.data_dir, command_line(), note)
     if processes.is_first():
         records.append(record, output)
     print(f"recorded in {output} and {output.parent / 'RESULTS.md'}")

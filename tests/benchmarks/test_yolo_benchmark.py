@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from cnnjax import config
 from cnnjax.benchmarks import yolo
 from cnnjax.benchmarks.detector import Detector, workload
 from cnnjax.benchmarks.options import Options
@@ -15,13 +16,10 @@ def pair(name, options, **sizes):
 
     arrays = workload(128, 1, 80)
     setting = yolo.experiment(name, 1, 0, "float32")
-    setting = yolo.config.replace(setting, {"model.options": options})
+    setting = config.replace(setting, {"model.options": options})
     ours = Detector(setting, arrays, 80)
-    spreads = [np.std(one) for one in ours.outputs()]
-    ours.change(lambda variables: yolo.tempered(variables, spreads))
+    score = yolo.temper(ours)
     np.testing.assert_allclose([np.std(one) for one in ours.outputs()], 2, rtol=1e-4)
-    score = yolo.usual_score(ours)
-    ours.limit(score)
     network = torch_yolo.NETWORKS[name](255, **sizes)
     peer = torch_yolo.Detector(network, ours.variables, ours.recipe.task.scales, arrays, score, yolo.IOU, 100)
     return ours, peer
