@@ -18,8 +18,8 @@ from cnnjax.data.batches import evaluation_indices
 from cnnjax.data.images import resize
 from cnnjax.models import Model
 from cnnjax.models.parts import still_norms
+from cnnjax.ops.arithmetic import AS_IT_IS, Arithmetic
 from cnnjax.ops.contrast import CONTRASTS, fit_width
-from cnnjax.ops.precision import products_of
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Outputs, Result, Task
 
@@ -110,13 +110,13 @@ class Apply:
         train: bool = False,
         key: Array | None = None,
         frozen: Collection[str] = (),
-        precision: str = "default",
+        arithmetic: Arithmetic = AS_IT_IS,
     ):
         self.model = model
         self.changed = {name: value for name, value in variables.items() if name != "params"}
         self._mutable = list(self.changed) if train else []
         self._params, self._preprocessing = variables["params"], preprocessing
-        self._train, self._key, self._frozen, self._precision = train, key, frozen, precision
+        self._train, self._key, self._frozen, self._arithmetic = train, key, frozen, arithmetic
 
     def __call__(self, images: Array, **more: Any) -> Any:
         return self._run(images, more, [])[0]
@@ -127,7 +127,7 @@ class Apply:
 
     def _run(self, images: Array, more: Mapping[str, Any], extra: list[str]) -> tuple[Any, Mapping[str, Any]]:
         still = still_norms(self._frozen) if self._frozen else contextlib.nullcontext()
-        with still, products_of(self._precision):
+        with still, self._arithmetic.used():
             outputs, changed = self.model.apply(
                 {"params": self._params, **self.changed},
                 self._preprocessing(images),
@@ -143,7 +143,7 @@ class Apply:
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["variables"],
-    meta_fields=["model", "image_shape", "preprocessing", "classes", "task", "precision"],
+    meta_fields=["model", "image_shape", "preprocessing", "classes", "task", "arithmetic"],
 )
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -154,7 +154,7 @@ class Network:
     image_shape: height, width, channels of the pictures that it is run on.
     classes: names of the outputs, where known.
     task: what the outputs are; needed to predict.
-    precision: of its products, as in ops.precision.
+    arithmetic: how its products and convolutions are computed.
     """
 
     model: Any
@@ -163,7 +163,7 @@ class Network:
     preprocessing: Preprocessing = Preprocessing()
     classes: tuple[str, ...] = ()
     task: Task | None = None
-    precision: str = "default"
+    arithmetic: Arithmetic = AS_IT_IS
 
     def __post_init__(self) -> None:
         self.preprocessing.check(self.image_shape[2])
@@ -177,7 +177,7 @@ class Network:
         # One large batch: the compiler sees the network once. Examples stay on the devices that hold them.
         stacked = jnp.stack(variants, axis=1)
         batch = {"image": stacked.reshape(-1, *stacked.shape[2:])}
-        apply = Apply(self.model, self.variables, self.preprocessing, precision=self.precision)
+        apply = Apply(self.model, self.variables, self.preprocessing, arithmetic=self.arithmetic)
         outputs = task.forward(apply, batch)
         if len(variants) == 1:
             return outputs
@@ -228,7 +228,7 @@ class Network:
 
     def exact(self) -> "Network":
         """The same network with products of float32 that are float32 on every device."""
-        return dataclasses.replace(self, precision="highest")
+        return dataclasses.replace(self, arithmetic=dataclasses.replace(self.arithmetic, precision="highest"))
 
     def check_size(self) -> None:
         """Raises ConfigError if the model cannot take images of `image_shape`. Nothing is computed."""
@@ -249,7 +249,7 @@ class Network:
         variables = dict(self.variables)
         if perturbations:
             variables["perturbations"] = unflatten_dict(dict(perturbations), sep="/")
-        with products_of(self.precision):
+        with self.arithmetic.used():
             output, state = self.model.apply(variables, x, train=False, mutable=["stages"])
         if not state.get("stages"):
             raise ConfigError(

@@ -65,8 +65,9 @@ TASKS = {
         train=QUICK,
     ),
 }
-# What decides how long a run is, where it runs, how much is written and shown: not what a step computes.
-ELSEWHERE = ("name", "train.", "evaluate.", "visualize.", "data.stream", "data.workers")
+# What decides how long a run is, where it runs and on whose kernels, how much is written and shown: not what a step
+# computes.
+ELSEWHERE = ("name", "train.", "evaluate.", "visualize.", "data.stream", "data.workers", "model.convolutions")
 # Names that stand for a whole choice; a test of their own walks each of these tables.
 TABLES = ("task", "data.name", "model.name")
 OTHERS = {

@@ -15,6 +15,7 @@ from cnnjax.benchmarks.workload import LEARNING_RATE, MOMENTUM, Workload
 from cnnjax.config import Augment
 from cnnjax.models import create_model
 from cnnjax.network import Preprocessing
+from cnnjax.runs import convolutions
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch
 from cnnjax.tasks.classification import Classification
@@ -48,7 +49,7 @@ class Steps:
             name="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM, schedule="constant"
         )
         task = (Squared if work.dense_targets else Classification)(tuple(map(str, range(work.num_outputs))))
-        self.recipe = Recipe(
+        recipe = Recipe(
             model=create_model(work.model, work.num_outputs, dtype),
             task=task,
             optimizer=make_optimizer(sgd, 1000),
@@ -56,6 +57,9 @@ class Steps:
             preprocessing=Preprocessing((0.5,) * channels, (0.25,) * channels),
         )
         mesh = sharding.make_mesh(work.batch_size)
+        # As in a run of minutes.
+        model = config.Model(dtype=dtype, convolutions="onednn")
+        self.recipe = convolutions.chosen(recipe, model, work.shape, 0, mesh)
         target = "target" if work.dense_targets else "label"
         self.arrays: dict[str, Array] = jax.device_put(
             {"image": work.images, target: work.targets}, sharding.replicated(mesh)

@@ -77,7 +77,7 @@ class Experiment:
 # in data.name, if it holds the same data (data/identity.py).
 RESUMABLE = frozenset(
     {"train.epochs", "train.steps", "train.examples", "train.evaluate_every", "train.checkpoint_every", "train.keep_last",
-     "train.keep_best", "train.patience", "train.log_every", "train.tensorboard", "train.trackers", "train.on_nan", "train.nan_limit", "train.debug_nans", "train.steps_per_call", "model.precision", "data.stream", "data.workers", "evaluate.batch_size",
+     "train.keep_best", "train.patience", "train.log_every", "train.tensorboard", "train.trackers", "train.on_nan", "train.nan_limit", "train.debug_nans", "train.steps_per_call", "model.precision", "model.convolutions", "data.stream", "data.workers", "evaluate.batch_size",
      "evaluate.augment", "detection.shown_score", "detection.similar"}
     | {f"visualize.{field.name}" for field in dataclasses.fields(Visualize)}
 )  # fmt: skip
@@ -85,4 +85,5 @@ RESUMABLE = frozenset(
 PREDICTABLE = (
     *(f"detection.{name}" for name in ("shown_score", "score_threshold", "iou_threshold", "max_detections")),
     "model.precision",
+    "model.convolutions",
 )

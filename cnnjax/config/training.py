@@ -24,6 +24,12 @@ class Model:
         ("default", "high", "highest"),
         needs={"model.dtype": ("float32",)},
     )
+    convolutions: str = option(
+        "auto",
+        "of float32 on a CPU that is one device: XLA's own; or oneDNN's, which are faster and are compiled anew at each start; auto: oneDNN's where there is work for minutes",
+        ("auto", "xla", "onednn"),
+        needs={"model.dtype": ("float32",)},
+    )
     options: tuple[str, ...] = option(
         (), "fields of the model's module, such as width=32 or widths=8/16/32, in place of those of the table"
     )

@@ -17,7 +17,7 @@ from jax import Array
 from cnnjax.config import ConfigError
 from cnnjax.detection.nms import nms
 from cnnjax.models import create_model
-from cnnjax.ops.precision import products_of
+from cnnjax.ops.arithmetic import products_of
 from cnnjax.weights.convert import load_weights
 
 SIDES = {"pnet": 12, "rnet": 24, "onet": 48}  # of the windows that each network sees, in pixels

@@ -21,7 +21,7 @@ from cnnjax.models.layers import (
     normalize_and_activate,
     stage,
 )
-from cnnjax.ops.convolution import sum_of_taps
+from cnnjax.ops.convolution import conv_general_dilated, sum_of_taps
 from cnnjax.ops.materialize import materialize
 from cnnjax.ops.recompute import computed_again
 
@@ -72,7 +72,7 @@ class Whitening(nn.Module):
             return act(y) if act else y
 
         general = partial(
-            jax.lax.conv_general_dilated,
+            conv_general_dilated,
             window_strides=(1, 1),
             padding="VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),

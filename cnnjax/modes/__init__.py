@@ -56,7 +56,7 @@ MODES: dict[str, Mode] = {
     "evaluate": Mode(
         mode_evaluate,
         (*RUN, "votes", "data_dir", "output"),
-        ("evaluate.", "data.name", "data.validation", "model.precision", *FRAMING),
+        ("evaluate.", "data.name", "data.validation", "model.precision", "model.convolutions", *FRAMING),
     ),
     "predict": Mode(mode_predict, (*RUN, "votes", "inputs", "output", "predict.warp"), config.PREDICTABLE),
     "prepare": Mode(mode_prepare, ("experiment", "data_dir", "output"), ("data.",)),

@@ -203,9 +203,8 @@ def mode_predict() -> None:
             only_changes()
             ask = functools.partial(fitted.predictions, fitted.restore(workdir))
         else:
-            ask = functools.partial(
-                predict.predictions, run.restore(workdir, FLAGS.checkpoint, flag_changes())
-            )
+            restored = run.restore(workdir, FLAGS.checkpoint, flag_changes()).for_images(len(paths))
+            ask = functools.partial(predict.predictions, restored)
     count, problems = predict_and_warp(ask, paths, output, warp)
     part = f", of the first {predict.SHOWN}" if count > predict.SHOWN else ""
     print(f"{count:,} images: {output / 'predictions.json'} and {output / 'contact_sheet.png'}{part}")
@@ -244,7 +243,8 @@ def predict_video(name: str) -> None:
         model = fitted.restore(workdir)
         answers, at_once = (lambda frames: [model.result(frame) for frame in frames]), 8
     else:
-        restored = together or run.restore(workdir, FLAGS.checkpoint, flag_changes())
+        many = 1000  # frames, of which it is not known how many there are
+        restored = together or run.restore(workdir, FLAGS.checkpoint, flag_changes()).for_images(many)
         answers, at_once = video.answers_of(restored)
     count = video.predict_video(name, answers, at_once, output)
     print(f"{count:,} frames: {output / 'predictions.jsonl'} and {output / 'annotated.mp4'}")

@@ -22,7 +22,7 @@ from cnnjax.data.statistics import channel_stats
 from cnnjax.detection.anchors import kmeans_anchors
 from cnnjax.models import Model, create_model
 from cnnjax.network import Preprocessing
-from cnnjax.runs import beginning, refusals
+from cnnjax.runs import beginning, convolutions, refusals
 from cnnjax.runs.beginning import Beginning
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.workdir import Workdir
@@ -162,13 +162,16 @@ def make_plan(
     image_shape = dataset.train["image"].shape[1:]
     check_images(experiment.augment, image_shape)
     num_steps = config.total_steps(experiment.train, len(dataset.train["image"]), experiment.data.batch_size)
+    recipe = make_recipe(
+        experiment, dataset.classes, image_shape, num_steps, model=given.model, task=given.task
+    )
+    mesh = sharding.make_mesh(experiment.data.batch_size, experiment.train.data_parallel)
+    seen = 3 * num_steps * experiment.data.batch_size * experiment.train.seeds
     return Plan(
         experiment=experiment,
         dataset=dataset,
-        recipe=make_recipe(
-            experiment, dataset.classes, image_shape, num_steps, model=given.model, task=given.task
-        ),
-        mesh=sharding.make_mesh(experiment.data.batch_size, experiment.train.data_parallel),
+        recipe=convolutions.chosen(recipe, experiment.model, image_shape, seen, mesh),
+        mesh=mesh,
         num_steps=num_steps,
         metadata={
             "experiment": dataclasses.asdict(experiment),

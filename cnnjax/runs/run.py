@@ -19,6 +19,8 @@ from cnnjax.data.examples import Columns
 from cnnjax.data.images import read_image
 from cnnjax.data.sources import check_folder, load_evaluated
 from cnnjax.network import Batches, Committee, Network, of_seeds
+from cnnjax.ops.arithmetic import Arithmetic
+from cnnjax.runs import convolutions
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.plan import Given, abstract_state, are_published, described, with_chosen
 from cnnjax.runs.refusals import refuse_without_effect
@@ -63,6 +65,12 @@ class Run:
         found = [line for line in lines if line["split"] == "test" and line["step"] <= self.step]
         other = ("step", "split", "seconds")
         return {name: value for name, value in found[-1].items() if name not in other} if found else {}
+
+    def for_images(self, count: int) -> "Run":
+        """The same, computed as is fastest for so many images."""
+        mesh = sharding.evaluation_mesh()
+        recipe = convolutions.chosen(self.recipe, self.experiment.model, self.image_shape, count, mesh)
+        return dataclasses.replace(self, recipe=recipe)
 
     def predictor(self) -> Batches:
         """Answers for pictures as mode=predict does, with the views of evaluate.augment."""
@@ -117,10 +125,11 @@ class Run:
         data = experiment.data
         Given(self.data).check(experiment, ("data",))
         framing = [name for name in changes if name.removeprefix("data.") in _FRAMING]
-        if framing or "model.precision" in changes:
+        if framing or {"model.precision", "model.convolutions"} & set(changes):
             refuse_without_effect(experiment, changes)
         if not framing:
-            recipe = dataclasses.replace(self.recipe, precision=experiment.model.precision)
+            arithmetic = Arithmetic(experiment.model.precision)
+            recipe = dataclasses.replace(self.recipe, arithmetic=arithmetic)
             return dataclasses.replace(self, experiment=experiment, recipe=recipe)
         seen = self.step > 0 and data.name == self.experiment.data.name
         if seen and (self.data is not None or not data.image_size):
@@ -177,7 +186,8 @@ class Evaluated:
 
     def evaluation(self) -> Evaluation:
         """What the network says of every example is told in full (Task.in_full)."""
-        run, settings, mesh = self.run, self.run.experiment.evaluate, sharding.evaluation_mesh()
+        run, settings = self.run.for_images(len(self.split)), self.run.experiment.evaluate
+        mesh = sharding.evaluation_mesh()
         recipe = dataclasses.replace(run.recipe, task=run.recipe.task.in_full())
         evaluator = Evaluator(recipe, self.split, settings.batch_size, mesh, settings.augment)
         evaluation = evaluator(jax.device_put(run.state.variables, sharding.replicated(mesh)))

@@ -25,7 +25,14 @@ from cnnjax.config import RESUMABLE, ConfigError, Experiment
 MANY = 1000  # runs that need --yes
 _MOST_VALUES = 1_000_000  # of one setting
 # What may change when a run goes on but decides its numbers all the same.
-_DECIDING = {*config.LENGTHS, "train.on_nan", "train.nan_limit", "evaluate.augment", "model.precision"}
+_DECIDING = {
+    *config.LENGTHS,
+    "train.on_nan",
+    "train.nan_limit",
+    "evaluate.augment",
+    "model.precision",
+    "model.convolutions",
+}
 _DIGITS = 4  # that a drawn number keeps
 
 

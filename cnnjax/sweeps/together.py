@@ -244,7 +244,8 @@ def together(plan: Plan, experiments: Sequence[Experiment]) -> Recipe:
     def recipe_of(values: Mapping[str, Any]) -> Recipe:
         plain = {name: float(v) if isinstance(v, np.floating) else v for name, v in values.items()}
         one = config.replace(experiments[0], plain)
-        return make_recipe(one, plan.dataset.classes, plan.image_shape, plan.num_steps)
+        recipe = make_recipe(one, plan.dataset.classes, plan.image_shape, plan.num_steps)
+        return recipe.computed_by(plan.recipe.arithmetic)
 
     return dataclasses.replace(plan.recipe, varied=Varied(values, recipe_of))
 
@@ -253,6 +254,7 @@ def _alike(plan: Plan, experiment: Experiment) -> Plan:
     """The plan of another experiment of the same kind, on the same data."""
     full = with_statistics(experiment, plan.dataset)
     recipe = make_recipe(full, plan.dataset.classes, plan.image_shape, plan.num_steps)
+    recipe = recipe.computed_by(plan.recipe.arithmetic)
     metadata = {**plan.metadata, "experiment": dataclasses.asdict(full)}
     return dataclasses.replace(plan, experiment=full, recipe=recipe, metadata=metadata)
 

@@ -15,6 +15,7 @@ from cnnjax.data.letterbox import PLACES
 from cnnjax.models import Model, create_model
 from cnnjax.models.parts import variables_of
 from cnnjax.network import Network, Preprocessing
+from cnnjax.ops.arithmetic import AS_IT_IS, Arithmetic
 from cnnjax.tasks import Task, make_task
 from cnnjax.training import gradient, parts, sizes
 from cnnjax.training.optimizers import make_optimizer, scaled_rates
@@ -41,7 +42,7 @@ class Recipe:
     bucket: tuple[int, int] | None = None
     # Of augment.sizes, or of all buckets: what a step follows instead of this.
     sized: tuple["Recipe", ...] = ()
-    precision: str = "default"  # of products, as in ops.precision
+    arithmetic: Arithmetic = AS_IT_IS
     loss_scale: float = 1.0  # by which losses are multiplied, and gradients divided
     norm_parts: int = 1  # of a batch, each with its own statistics
     frozen: frozenset[str] = frozenset()  # paths of variables that stay as they are, as in training.parts
@@ -58,7 +59,7 @@ class Recipe:
         """What these variables make of the model, without what is only for training."""
         height, width, channels = image_shape
         shape = (height, width, channels)
-        return Network(self.model, variables, shape, self.preprocessing, classes, self.task, self.precision)
+        return Network(self.model, variables, shape, self.preprocessing, classes, self.task, self.arithmetic)
 
     def buckets(self, examples: Mapping[str, Any]) -> Buckets | None:
         """Which of the examples are of which frame; None where all have one."""
@@ -72,6 +73,15 @@ class Recipe:
         if self.sized:
             return self.sized[batches.train_size(seed, step, len(self.sized))]
         return self.programs[-1] if step >= self.late_from else self
+
+    def computed_by(self, arithmetic: Arithmetic) -> "Recipe":
+        """This, and all that steps follow instead of it, computed in this way."""
+        return dataclasses.replace(
+            self,
+            arithmetic=arithmetic,
+            sized=tuple(one.computed_by(arithmetic) for one in self.sized),
+            late=self.late and self.late.computed_by(arithmetic),
+        )
 
     @property
     def programs(self) -> tuple["Recipe", ...]:
@@ -138,7 +148,7 @@ def make_recipe(
         ema=rule.ema,
         lookahead=rule.lookahead,
         num_updates=max(1, num_steps // rule.accumulate),
-        precision=named.precision,
+        arithmetic=Arithmetic(named.precision),
         loss_scale=experiment.data.batch_size if named.dtype == "float16" else 1.0,
         norm_parts=experiment.train.norm_parts,
         frozen=frozen,

@@ -18,7 +18,6 @@ from cnnjax.config import is_on
 from cnnjax.data import buckets
 from cnnjax.data.images import FRAMING, PADDING
 from cnnjax.network import Apply
-from cnnjax.ops.precision import products_of
 from cnnjax.ops.sums import sum_of_squares
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Batch
@@ -104,7 +103,7 @@ def train_step(
         loss = recipe.loss_scale * jnp.mean(total_loss(losses))
         return loss, ((apply.changed, means), sums)
 
-    with products_of(recipe.precision):
+    with recipe.arithmetic.used():
         if recipe.norm_parts == 1:
             found = gradient.whole(loss_fn, state, batch, keys)
         else:

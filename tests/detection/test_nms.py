@@ -145,3 +145,9 @@ def test_memory_for_all_boxes_of_yolov3_at_608_pixels_and_64_images():
     run = jax.jit(jax.vmap(lambda b, s: nms(b, s, 0.45, 300)))
     memory = run.lower(*shapes).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 1e9
+
+
+def test_a_cpu_need_not_sort_all_candidates():
+    boxes, scores = jnp.zeros((2000, 4)), jnp.zeros((2000, 80))
+    program = jax.jit(lambda boxes, scores: multi_label_nms(boxes, scores, 0.5, 100)).lower(boxes, scores)
+    assert " sort(" not in program.compile().as_text()

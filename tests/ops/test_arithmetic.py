@@ -89,7 +89,7 @@ def test_an_exported_file_has_the_precision_of_its_run_and_the_choices_of_each_p
 def test_precision_is_of_float32_and_may_be_chosen_for_an_evaluation():
     recipe = make_recipe(experiment(name="lenet5"), CLASSES, SHAPE, 1)
     run = Run(experiment(name="lenet5"), CLASSES, SHAPE, recipe, None, 1)
-    assert run.under({"model.precision": "highest"}).recipe.precision == "highest"
+    assert run.under({"model.precision": "highest"}).recipe.arithmetic.precision == "highest"
     half = config.replace(run.experiment, {"model.dtype": "bfloat16"})
     with pytest.raises(ConfigError, match=r"--model.precision has no effect with model.dtype=bfloat16"):
         Run(half, CLASSES, SHAPE, recipe, None, 1).under({"model.precision": "highest"})
