@@ -11,10 +11,11 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 _TARGET = "__onednn$convolution"
@@ -33,10 +34,10 @@ _used = False
 
 
 @contextlib.contextmanager
-def used(wanted: bool = True) -> Iterator[None]:
+def used() -> Iterator[None]:
     """What is traced within computes its float32 convolutions so; for programs of one device, and where `available`."""
     global _used
-    before, _used = _used, wanted
+    before, _used = _used, True
     try:
         yield
     finally:
@@ -80,17 +81,65 @@ def _forward(lhs: Array, rhs: Array, strides: Strides, pads: Pads) -> tuple[Arra
 
 
 def _backward(strides: Strides, pads: Pads, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    """The images' gradient is itself such a convolution if the stride is 1; the kernel's is XLA's, which is as fast."""
+    """The kernel's gradient is XLA's, beside which nothing that oneDNN's forward convolutions can do is faster."""
     lhs, rhs = saved
     xla = _xla(strides, pads)
+
+    def by_xla(g: Array, rhs: Array) -> Array:
+        return jax.vjp(lambda lhs: xla(lhs, rhs), lhs)[1](g)[0]
+
+    by_phases = functools.partial(_of_images, size=lhs.shape[1:3], strides=strides, pads=pads)
+    of_images = lax.platform_dependent(g, rhs, cpu=by_phases, default=by_xla)
     (of_kernel,) = jax.vjp(lambda rhs: xla(lhs, rhs), rhs)[1](g)
-    sizes = rhs.shape[:2]
-    if strides == (1, 1) and all(max(pad) < size for pad, size in zip(pads, sizes, strict=True)):
-        low, high = ([size - 1 - pad[end] for pad, size in zip(pads, sizes, strict=True)] for end in (0, 1))
-        back = ((low[0], high[0]), (low[1], high[1]))
-        return convolve(g, rhs[::-1, ::-1].swapaxes(2, 3), (1, 1), back), of_kernel
-    (of_images,) = jax.vjp(lambda lhs: xla(lhs, rhs), lhs)[1](g)
     return of_images, of_kernel
+
+
+def _of_images(g: Array, rhs: Array, size: tuple[int, int], strides: Strides, pads: Pads) -> Array:
+    """The images' gradient [N, *size, I] from that of the result, g.
+
+    Pixels whose places have the same remainder by the stride, in both axes, meet the same taps: each such phase is a
+    convolution of stride 1 with these, where XLA's own multiplies the zeros between the places of g, too.
+    """
+    phases = [
+        [_phase(phase, of, *axis) for phase in range(axis[2])]
+        for of, axis in zip(size, zip(g.shape[1:3], rhs.shape[:2], strides, pads, strict=True), strict=True)
+    ]
+    most = [-(-of // stride) for of, stride in zip(size, strides, strict=True)]
+
+    def computed(row: "_Phase", column: "_Phase") -> Array:
+        if not (row.taps and column.taps):
+            return jnp.zeros((len(g), *most, rhs.shape[2]), g.dtype)
+        kernel = rhs[np.array(row.taps)][:, np.array(column.taps)].swapaxes(2, 3)
+        around = lax.pad(
+            g, jnp.zeros((), g.dtype), [(0, 0, 0), *((*one.cut, 0) for one in (row, column)), (0, 0, 0)]
+        )
+        whole = _for_batches((1, 1), (row.pads, column.pads))(around, kernel)
+        return jnp.pad(
+            whole, ((0, 0), *((0, n - m) for n, m in zip(most, whole.shape[1:3], strict=True)), (0, 0))
+        )
+
+    columns = [jnp.stack([computed(row, column) for column in phases[1]], axis=3) for row in phases[0]]
+    pixels = jnp.stack(columns, axis=2).reshape(len(g), most[0] * strides[0], most[1] * strides[1], -1)
+    return pixels[:, : size[0], : size[1]]
+
+
+class _Phase(NamedTuple):
+    """One axis of pixels p = stride * i + phase: the taps that reach them, in the order of the places of g they come
+    from, how g is padded for that, and how it is cut before, both ends."""
+
+    taps: tuple[int, ...]
+    pads: tuple[int, int]
+    cut: tuple[int, int]
+
+
+def _phase(phase: int, size: int, places: int, window: int, stride: int, pad: tuple[int, int]) -> _Phase:
+    """Tap t = stride * j + phase + pad of the window meets pixel i of the phase from place i - j of g."""
+    offset = phase + pad[0]
+    least, most = -(offset // stride), (window - 1 - offset) // stride
+    taps = tuple(stride * j + offset for j in range(most, least - 1, -1))
+    count = -(-(size - phase) // stride)
+    ends = (most, count - least - places)
+    return _Phase(taps, (max(ends[0], 0), max(ends[1], 0)), (min(ends[0], 0), min(ends[1], 0)))
 
 
 convolve.defvjp(_forward, _backward)

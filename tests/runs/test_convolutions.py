@@ -3,14 +3,17 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cnnjax.config import Data, Experiment, Model, Optimizer, Train
 from cnnjax.ops import onednn
+from cnnjax.ops.arithmetic import Arithmetic
 from cnnjax.runs import convolutions, run, train
 from cnnjax.runs.plan import Given, make_plan
 from cnnjax.runs.workdir import Workdir
+from cnnjax.training.step import compile_init, compile_steps
 
 needs_it = pytest.mark.skipif(not onednn.available(), reason="this jaxlib does not hold oneDNN's convolution")
 
@@ -42,6 +45,21 @@ def test_work_decides_unless_the_user_does(tmp_path, monkeypatch):
     half = dataclasses.replace(experiment("auto"), model=Model(name="resnet20", dtype="bfloat16"))
     monkeypatch.setattr(convolutions, "_WORTH_COMPILING", 0)
     assert not make_plan(half, Workdir(tmp_path), None, Given()).recipe.arithmetic.onednn
+
+
+@needs_it
+def test_training_and_evaluation_have_its_calls(tmp_path):
+    plan = make_plan(experiment(), Workdir(tmp_path), None, Given())
+    recipe, mesh = plan.recipe, plan.mesh
+    state = compile_init(recipe, plan.image_shape, mesh)(jnp.zeros(1, jnp.int32))
+    arrays = {"image": jnp.zeros((16, 32, 32, 1), jnp.uint8), "label": jnp.zeros(16, jnp.int32)}
+    rows = jnp.zeros((1, 1, 16), jnp.int32)
+    training = compile_steps(recipe, mesh).lower(state, arrays, rows, rows).as_text()
+    assert training.count("__onednn$convolution") > 7  # layers, forward and back; equal ones count once
+    network = recipe.network(jax.tree.map(lambda a: a[0], state.variables), (32, 32, 1))
+    assert "__onednn$convolution" in jax.jit(network.outputs).lower(arrays["image"]).as_text()
+    as_ever = dataclasses.replace(network, arithmetic=Arithmetic())
+    assert "onednn" not in jax.jit(as_ever.outputs).lower(arrays["image"]).as_text()
 
 
 @needs_it
