@@ -65,7 +65,9 @@ def suits(lhs: Array, rhs: Array, strides: Sequence[int], pads: Sequence[tuple[i
     """Whether `convolve` is wanted for images [N, H, W, I] and a kernel [h, w, I, O], without groups or dilation."""
     if not (_used and lhs.dtype == rhs.dtype == jnp.float32):
         return False
-    if any(low < 0 or high < 0 for low, high in pads):
+    if any(
+        min(pad) < 0 or of < stride for pad, of, stride in zip(pads, lhs.shape[1:3], strides, strict=True)
+    ):
         return False
     return lhs.shape[0] * math.prod(_places(lhs, rhs, strides, pads)) >= _FEWEST_PLACES
 
@@ -94,38 +96,9 @@ def _backward(strides: Strides, pads: Pads, saved: tuple[Array, Array], g: Array
     return of_images, of_kernel
 
 
-def _of_images(g: Array, rhs: Array, size: tuple[int, int], strides: Strides, pads: Pads) -> Array:
-    """The images' gradient [N, *size, I] from that of the result, g.
-
-    Pixels whose places have the same remainder by the stride, in both axes, meet the same taps: each such phase is a
-    convolution of stride 1 with these, where XLA's own multiplies the zeros between the places of g, too.
-    """
-    phases = [
-        [_phase(phase, of, *axis) for phase in range(axis[2])]
-        for of, axis in zip(size, zip(g.shape[1:3], rhs.shape[:2], strides, pads, strict=True), strict=True)
-    ]
-    most = [-(-of // stride) for of, stride in zip(size, strides, strict=True)]
-
-    def computed(row: "_Phase", column: "_Phase") -> Array:
-        if not (row.taps and column.taps):
-            return jnp.zeros((len(g), *most, rhs.shape[2]), g.dtype)
-        kernel = rhs[np.array(row.taps)][:, np.array(column.taps)].swapaxes(2, 3)
-        around = lax.pad(
-            g, jnp.zeros((), g.dtype), [(0, 0, 0), *((*one.cut, 0) for one in (row, column)), (0, 0, 0)]
-        )
-        whole = _for_batches((1, 1), (row.pads, column.pads))(around, kernel)
-        return jnp.pad(
-            whole, ((0, 0), *((0, n - m) for n, m in zip(most, whole.shape[1:3], strict=True)), (0, 0))
-        )
-
-    columns = [jnp.stack([computed(row, column) for column in phases[1]], axis=3) for row in phases[0]]
-    pixels = jnp.stack(columns, axis=2).reshape(len(g), most[0] * strides[0], most[1] * strides[1], -1)
-    return pixels[:, : size[0], : size[1]]
-
-
 class _Phase(NamedTuple):
-    """One axis of pixels p = stride * i + phase: the taps that reach them, in the order of the places of g they come
-    from, how g is padded for that, and how it is cut before, both ends."""
+    """One axis of the pixels stride * i + phase: the taps that meet them, in the order of the places of g that these come
+    from; and how g is padded, and cut before, at both ends."""
 
     taps: tuple[int, ...]
     pads: tuple[int, int]
@@ -133,13 +106,41 @@ class _Phase(NamedTuple):
 
 
 def _phase(phase: int, size: int, places: int, window: int, stride: int, pad: tuple[int, int]) -> _Phase:
-    """Tap t = stride * j + phase + pad of the window meets pixel i of the phase from place i - j of g."""
+    """Of `size` pixels those of one phase: tap stride * j + phase + pad of the window meets i from place i - j of g."""
     offset = phase + pad[0]
-    least, most = -(offset // stride), (window - 1 - offset) // stride
+    least, most = -(offset // stride), (window - 1 - offset) // stride  # j
     taps = tuple(stride * j + offset for j in range(most, least - 1, -1))
-    count = -(-(size - phase) // stride)
-    ends = (most, count - least - places)
+    ends = (most, _rounded_up(size - phase, stride) - least - places)
     return _Phase(taps, (max(ends[0], 0), max(ends[1], 0)), (min(ends[0], 0), min(ends[1], 0)))
+
+
+def _of_images(g: Array, rhs: Array, size: tuple[int, ...], strides: Strides, pads: Pads) -> Array:
+    """The images' gradient [N, *size, I] from that of the result, g.
+
+    Pixels whose places have the same remainder by the stride, in both axes, meet the same taps: each such phase is a
+    convolution of stride 1 with these, where XLA's own multiplies the zeros between the places of g, too.
+    """
+    axes = zip(size, g.shape[1:3], rhs.shape[:2], strides, pads, strict=True)
+    rows, columns = ([_phase(phase, *axis) for phase in range(axis[3])] for axis in axes)
+    height, width = (_rounded_up(pixels, stride) for pixels, stride in zip(size, strides, strict=True))
+
+    def computed(row: _Phase, column: _Phase) -> Array:
+        if not (row.taps and column.taps):
+            return jnp.zeros((len(g), height, width, rhs.shape[2]), g.dtype)
+        kernel = rhs[np.array(row.taps)][:, np.array(column.taps)].swapaxes(2, 3)
+        cuts = ((0, 0, 0), (*row.cut, 0), (*column.cut, 0), (0, 0, 0))
+        cut = lax.pad(g, jnp.zeros((), g.dtype), cuts)
+        found = _for_batches((1, 1), (row.pads, column.pads))(cut, kernel)
+        missing = ((0, 0), (0, height - found.shape[1]), (0, width - found.shape[2]), (0, 0))
+        return jnp.pad(found, missing)
+
+    each = [jnp.stack([computed(row, column) for column in columns], axis=3) for row in rows]
+    pixels = jnp.stack(each, axis=2).reshape(len(g), height * strides[0], width * strides[1], -1)
+    return pixels[:, : size[0], : size[1]]
+
+
+def _rounded_up(number: int, by: int) -> int:
+    return -(-number // by)
 
 
 convolve.defvjp(_forward, _backward)
