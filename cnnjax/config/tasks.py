@@ -72,7 +72,7 @@ class Cascade:
         0.4, "a stage is done when it lets pass so small a share of its windows", above=0, below=1
     )
     enough: float = option(
-        5e-4, "no more stages once so small a share of all windows passes", above=0, below=1
+        1e-3, "no more stages once so small a share of all windows passes", above=0, below=1
     )
     neighbors: int = option(3, "a face that is found is made of more overlapping windows than so many")
 

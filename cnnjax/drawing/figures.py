@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from PIL import Image, ImageDraw, ImageFont
@@ -46,6 +47,14 @@ def subplots(rows: int = 1, columns: int = 1, squeeze: bool = True, **options: A
     return figure, figure.subplots(rows, columns, squeeze=squeeze)
 
 
+def logarithmic(axes: Axes, which: str) -> None:
+    """Makes an axis, "x" or "y", logarithmic, with numbers that are no formulas: `names_as_they_are` would show these."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    for formatter in (axis.set_major_formatter, axis.set_minor_formatter):
+        formatter(LogFormatter())
+
+
 @names_as_they_are()
 def save(figure: Figure, path: str | Path | IO[bytes], kind: str | None = None) -> None:
     """Writes a figure, cut to what is drawn in it, in the format that the name ends in, or `kind`."""
@@ -73,9 +82,7 @@ def learning_curves(lines: Sequence[Mapping[str, Any]], headline: str) -> Pictur
         axis.set(xlabel="training step", ylabel=f"{name} [nats]" if name == "loss" else name)
         axis.grid(alpha=0.3)
         axis.legend()
-    axes[0].set_yscale("log")
-    for plain in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
-        plain(LogFormatter())
+    logarithmic(axes[0], "y")
     caption = "Training values are means over the batches since the last point, with augmentation; test values are of the whole split."
     return Picture("curves", "Learning curves", caption, figure)
 
@@ -96,7 +103,7 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], headline: s
         )
         axis.grid(alpha=0.3)
     if any(line.get_ydata().size for line in axes[0].lines):
-        axes[0].set_yscale("log")
+        logarithmic(axes[0], "y")
     entries = {
         label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }

@@ -34,7 +34,7 @@ class Boosting:
     stumps: tuple[int, ...] = (5, 10, 20, 30, 40)
     detection: float = 0.995
     false_positives: float = 0.4
-    enough: float = 5e-4
+    enough: float = 1e-3
     factor: float = 1.25
     seed: int = 0
 

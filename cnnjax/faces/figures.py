@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from cnnjax.drawing.figures import Picture, image_grid, names_as_they_are, subplots
+from cnnjax.drawing.figures import Picture, image_grid, logarithmic, names_as_they_are, subplots
 from cnnjax.faces.boosting import Stage
 from cnnjax.faces.cascade import Cascade
 from cnnjax.faces.search import Step
@@ -83,14 +83,15 @@ def chosen_features(cascade: Cascade, face: np.ndarray, count: int = 5) -> Pictu
 @names_as_they_are()
 def stage_rates(stages: Sequence[Stage]) -> Picture:
     """What each stage keeps of faces and of the windows of photographs."""
-    figure, (faces, windows) = subplots(1, 2, figsize=(10, 3.6))
+    figure, (faces, windows) = subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     numbers = range(1, len(stages) + 1)
     faces.plot(numbers, [100 * stage.training_detection for stage in stages], "o-", label="training faces")
     faces.plot(numbers, [100 * stage.detection for stage in stages], "o-", label="held-out faces")
     faces.set(xlabel="stages", ylabel="faces kept [%]")
     faces.legend()
-    windows.semilogy(numbers, [stage.overall_false_positives for stage in stages], "o-", color="tab:red")
-    windows.set(xlabel="stages", ylabel="share of the photographs' windows kept")
+    windows.plot(numbers, [stage.overall_false_positives for stage in stages], "o-", color="tab:red")
+    logarithmic(windows, "y")
+    windows.set(xlabel="stages", ylabel="share of windows kept")
     for number, stage in zip(numbers, stages, strict=True):
         windows.annotate(
             f"{stage.stumps}", (number, stage.overall_false_positives), xytext=(3, 5), textcoords="offset points", fontsize=8

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnnjax import config
 from cnnjax.drawing import pages
-from cnnjax.drawing.figures import Picture, names_as_they_are, save, subplots
+from cnnjax.drawing.figures import Picture, logarithmic, names_as_they_are, save, subplots
 from cnnjax.runs.workdir import write_atomically
 from cnnjax.sweeps import space
 from cnnjax.sweeps.choice import SEED, Group, Winner, groups
@@ -124,7 +124,7 @@ def _effect(name: str, ranked: Sequence[Group]) -> Picture:
     if not numbers:
         axis.set_xticks(range(len(labels)), labels)
     elif places and min(places) > 0 and max(places) / min(places) >= 8:
-        axis.set_xscale("log")
+        logarithmic(axis, "x")
     judge = ranked[0].members[0].judge
     axis.set(xlabel=name, ylabel=f"{judge} on validation data")
     axis.grid(alpha=0.3)

@@ -1,10 +1,11 @@
+import io
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.drawing.figures import save
+from cnnjax.drawing.figures import compared_curves, save
 from cnnjax.faces import figures
 from cnnjax.faces.boosting import Stage
 from cnnjax.faces.cascade import of_stumps
@@ -51,3 +52,13 @@ def test_modes_are_drawn_at_three_deviations():
     first, last = (picture.figure.axes[i].lines[0].get_xydata()[:3] for i in (0, 6))
     np.testing.assert_allclose((first + last) / 2, SQUARE)
     assert np.linalg.norm(last - first) == pytest.approx(6 * 0.2)
+
+
+def test_numbers_of_logarithmic_axes_are_no_formulas():
+    stages = [Stage(3, 1.0, 1.0, 0.4, 0.4, 400), Stage(9, 0.98, 0.99, 0.1, 0.004, 40)]
+    lines = [{"step": n, "loss": 10.0**-n, "split": "train"} for n in range(4)]
+    drawn = (figures.stage_rates(stages), compared_curves({"one": lines}, "accuracy"))
+    for picture, axis in zip(drawn, (1, 0), strict=True):
+        save(picture.figure, io.BytesIO(), "png")
+        labels = [label.get_text() for label in picture.figure.axes[axis].get_yticklabels()]
+        assert any(labels) and not any("$" in label for label in labels)
