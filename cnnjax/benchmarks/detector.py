@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnjax.benchmarks.steps import as_in_long_runs
 from cnnjax.benchmarks.timing import compiled
 from cnnjax.config import Experiment
-from cnnjax.runs import convolutions
 from cnnjax.runtime import sharding
 from cnnjax.training.recipe import make_recipe
 from cnnjax.training.step import compile_init, compile_steps
@@ -39,9 +39,7 @@ class Detector:
         self._shape = arrays["image"].shape[1:]
         recipe = make_recipe(experiment, tuple(map(str, range(classes))), self._shape, 1000)
         self._mesh = sharding.make_mesh(len(arrays["image"]), data_parallel=False)
-        # As in a run of minutes.
-        model = dataclasses.replace(experiment.model, convolutions="onednn")
-        self.recipe = convolutions.chosen(recipe, model, self._shape, 0, self._mesh)
+        self.recipe = as_in_long_runs(recipe, experiment.model.dtype, self._shape, self._mesh)
         self._arrays = jax.device_put(arrays, sharding.replicated(self._mesh))
         rows = np.arange(len(arrays["image"]), dtype=np.int32)[None, None]
         self._rows = jax.device_put((rows, np.zeros_like(rows)), sharding.sharded(self._mesh, 2))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from cnnjax import config
 from cnnjax.benchmarks.timing import compiled
@@ -34,6 +35,12 @@ class Squared(Classification):
         return {}
 
 
+def as_in_long_runs(recipe: Recipe, dtype: str, image_shape: tuple[int, ...], mesh: Mesh) -> Recipe:
+    """The recipe with the convolutions that a run of minutes has by itself."""
+    model = config.Model(dtype=dtype, convolutions="onednn")
+    return convolutions.chosen(recipe, model, image_shape, 0, mesh)
+
+
 class Steps:
     """A network, compiled for one workload; `train` and `infer` return when their work is finished.
 
@@ -57,9 +64,7 @@ class Steps:
             preprocessing=Preprocessing((0.5,) * channels, (0.25,) * channels),
         )
         mesh = sharding.make_mesh(work.batch_size)
-        # As in a run of minutes.
-        model = config.Model(dtype=dtype, convolutions="onednn")
-        self.recipe = convolutions.chosen(recipe, model, work.shape, 0, mesh)
+        self.recipe = as_in_long_runs(recipe, dtype, work.shape, mesh)
         target = "target" if work.dense_targets else "label"
         self.arrays: dict[str, Array] = jax.device_put(
             {"image": work.images, target: work.targets}, sharding.replicated(mesh)

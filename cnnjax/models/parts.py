@@ -19,7 +19,7 @@ _BEFORE = "_pre_relu"  # ends the name of a stage that lies inside another: befo
 
 def variables_of(model: Any, image_shape: Sequence[int]) -> dict[str, str]:
     """The collection, such as "params", by the path of each variable in it: "block1_1/conv1/kernel"."""
-    shapes = _init(model, tuple(image_shape))
+    shapes = shapes_of(model, image_shape)
     return {"/".join(path): kind for kind, of in shapes.items() for path in flatten_dict(of)}
 
 
@@ -50,7 +50,7 @@ def stages_of_layers(model: Any, image_shape: Sequence[int]) -> dict[str, frozen
         return state
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    jax.eval_shape(forward, _init(model, tuple(image_shape)), images)
+    jax.eval_shape(forward, shapes_of(model, image_shape), images)
     found = {}
     for path, before in called.items():
         nexts = {scope: [name for name in own[scope] if name not in there] for scope, there in before.items()}
@@ -83,6 +83,7 @@ def still_norms(variables: Collection[str]) -> Iterator[None]:
         yield
 
 
-def _init(model: Any, image_shape: tuple[int, ...]) -> Any:
+def shapes_of(model: Any, image_shape: Sequence[int]) -> Any:
+    """Shapes and types of the variables of a model that sees such images [H, W, C], by collection; nothing is computed."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return jax.eval_shape(model.init, jax.eval_shape(functools.partial(jax.random.key, 0)), images)

@@ -6,7 +6,6 @@ it. A program that has one cannot be kept in the compilation cache: it pays wher
 
 import contextlib
 import functools
-import importlib.metadata
 import json
 import math
 import warnings
@@ -17,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+
+from cnnjax.runtime import platform
 
 _TARGET = "__onednn$convolution"
 _SINCE, _BEFORE = (
@@ -49,8 +50,7 @@ def available() -> bool:
     """Whether this jaxlib has the call, tried with a small convolution; not to be asked while something is traced."""
     # JAX would complain at each compilation.
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*bad_alloc")
-    version = tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2])
-    if not _SINCE <= version < _BEFORE:
+    if not _SINCE <= platform.jaxlib_version() < _BEFORE:
         return False
     images, kernel = jnp.ones((1, 4, 4, 8)), jnp.ones((3, 3, 8, 8))
     pads = ((1, 1), (1, 1))

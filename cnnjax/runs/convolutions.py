@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cnnjax import config
+from cnnjax.models.parts import shapes_of
 from cnnjax.network import Network
 from cnnjax.ops import onednn
 from cnnjax.runtime import sharding
@@ -25,21 +26,23 @@ def chosen(
     """
     asked = model.convolutions
     possible = asked != "xla" and sharding.on_cpu(mesh) and mesh.size == 1 and model.dtype == "float32"
-    if not possible or not onednn.available():
+    if not possible:
         return recipe
     if asked == "auto" and images * _flops(recipe, image_shape, images) <= _WORTH_COMPILING:
+        return recipe
+    if not onednn.available():  # last, for it compiles a program at each start
         return recipe
     return recipe.computed_by(dataclasses.replace(recipe.arithmetic, onednn=True))
 
 
 def _flops(recipe: Recipe, image_shape: tuple[int, ...], images: int) -> float:
     """Of one image forward; or a bound of them that says already that the work is small."""
-    fresh = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(lambda: recipe.model.init(jax.random.key(0), jnp.zeros(fresh.shape)))
+    variables = shapes_of(recipe.model, image_shape)
     numbers = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     most = 2.0 * numbers * image_shape[0] * image_shape[1]  # each weight once at each place
     if images * most <= _WORTH_COMPILING:
         return most
-    program = jax.jit(Network.outputs).lower(recipe.network(variables, image_shape), fresh)
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    program = jax.jit(Network.outputs).lower(recipe.network(variables, image_shape), image)
     costs = program.cost_analysis()
     return float(costs["flops"]) if costs else 0.0

@@ -50,7 +50,7 @@ def configure_late() -> None:
 
 
 def _lacks_cpu_flag() -> bool:
-    known = _CPU_FLAG_SINCE <= _jaxlib_version() < _CPU_FLAG_BEFORE
+    known = _CPU_FLAG_SINCE <= jaxlib_version() < _CPU_FLAG_BEFORE
     return known and "ynn_fusion_type" not in os.environ.get("XLA_FLAGS", "")
 
 
@@ -94,6 +94,6 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
 
 
-def _jaxlib_version() -> tuple[int, int]:
+def jaxlib_version() -> tuple[int, int]:
     major, minor, *_ = importlib.metadata.version("jaxlib").split(".")
     return int(major), int(minor)

@@ -244,17 +244,21 @@ def together(plan: Plan, experiments: Sequence[Experiment]) -> Recipe:
     def recipe_of(values: Mapping[str, Any]) -> Recipe:
         plain = {name: float(v) if isinstance(v, np.floating) else v for name, v in values.items()}
         one = config.replace(experiments[0], plain)
-        recipe = make_recipe(one, plan.dataset.classes, plan.image_shape, plan.num_steps)
-        return recipe.computed_by(plan.recipe.arithmetic)
+        return _recipe(plan, one)
 
     return dataclasses.replace(plan.recipe, varied=Varied(values, recipe_of))
+
+
+def _recipe(plan: Plan, experiment: Experiment) -> Recipe:
+    """That of an experiment of the kind of the plan's, computed in the same way."""
+    recipe = make_recipe(experiment, plan.dataset.classes, plan.image_shape, plan.num_steps)
+    return recipe.computed_by(plan.recipe.arithmetic)
 
 
 def _alike(plan: Plan, experiment: Experiment) -> Plan:
     """The plan of another experiment of the same kind, on the same data."""
     full = with_statistics(experiment, plan.dataset)
-    recipe = make_recipe(full, plan.dataset.classes, plan.image_shape, plan.num_steps)
-    recipe = recipe.computed_by(plan.recipe.arithmetic)
+    recipe = _recipe(plan, full)
     metadata = {**plan.metadata, "experiment": dataclasses.asdict(full)}
     return dataclasses.replace(plan, experiment=full, recipe=recipe, metadata=metadata)
 
