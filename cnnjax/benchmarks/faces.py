@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.benchmarks.options import Measured, Options, missing, version
@@ -175,12 +174,12 @@ def _traditional(model: Any, photograph: np.ndarray) -> Said:
 def _deep(folder: Path) -> Way:
     from cnnjax.faces.landmarks import place_points
     from cnnjax.models import create_model
+    from cnnjax.models.parts import shapes_of
     from cnnjax.weights.convert import FACE_API, load_weights
 
     networks, name = load_networks(folder / "mtcnn"), "face_landmarks68"
     model = create_model(name)
-    shape = jnp.zeros((1, FACE_API.image_size, FACE_API.image_size, 3))
-    template = jax.eval_shape(model.init, jax.random.key(0), shape)
+    template = shapes_of(model, (FACE_API.image_size, FACE_API.image_size, 3))
     path = folder / "face_api" / "face_landmark_68_model-weights_manifest.json"
     apply = jax.jit(functools.partial(model.apply, load_weights(path, name, template)))
 

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -16,6 +15,7 @@ from cnnjax.benchmarks import launched
 from cnnjax.benchmarks.options import Measured, Options
 from cnnjax.config import Experiment
 from cnnjax.models import create_model
+from cnnjax.models.parts import shapes_of
 from cnnjax.runs import transfer
 from cnnjax.runs.workdir import Workdir
 from cnnjax.weights.convert import save_torchvision
@@ -83,8 +83,9 @@ def _write_photographs(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 def _write_run(path: Path) -> None:
     model, rng = create_model(_MODEL), np.random.default_rng(0)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
-    variables = jax.tree.map(lambda a: rng.normal(0, 0.05, a.shape).astype(np.float32), shapes)
+    variables = jax.tree.map(
+        lambda a: rng.normal(0, 0.05, a.shape).astype(np.float32), shapes_of(model, (224, 224, 3))
+    )
     file = path.with_suffix(".safetensors")
     save_torchvision(file, _MODEL, variables)
     experiment = config.replace(Experiment(), {"model.name": _MODEL})

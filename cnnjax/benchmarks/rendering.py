@@ -12,6 +12,7 @@ import optax
 from cnnjax.benchmarks.options import Measured, Options, missing, version
 from cnnjax.benchmarks.timing import comparison, interleave, without_compilation_cache
 from cnnjax.models import create_model
+from cnnjax.models.parts import shapes_of
 from cnnjax.network import Network, Preprocessing
 from cnnjax.runtime import sharding
 from cnnjax.visualization.render import render_each
@@ -68,11 +69,10 @@ def squeezenet(size: int) -> Network:
     """SqueezeNet 1.0 in its Caffe form with random weights, for pictures of this size."""
     model = create_model("squeezenet1_0_caffe")
     shape = (size, size, 3)
-    abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *shape))))
     generator = np.random.default_rng(0)
 
     def draw(leaf: Any) -> jax.Array:
         deviation = np.sqrt(2 / np.prod(leaf.shape[:-1])) if len(leaf.shape) == 4 else 0.0  # He et al. 2015
         return jnp.asarray(deviation * generator.standard_normal(leaf.shape), jnp.float32)
 
-    return Network(model, jax.tree.map(draw, abstract), shape, Preprocessing((0.5,), (0.25,)))
+    return Network(model, jax.tree.map(draw, shapes_of(model, shape)), shape, Preprocessing((0.5,), (0.25,)))

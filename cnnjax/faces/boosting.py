@@ -6,37 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cnnjax.config import Cascade as Settings
 from cnnjax.config import ConfigError
 from cnnjax.faces.cascade import MARGIN, Cascade, of_stumps
 from cnnjax.faces.haar import Features, all_features, feature_values
 from cnnjax.faces.scan import LEAST_DEVIATION, Level, Scan, Windows, all_windows, cut_out, make_pyramid
 
 ROWS = 64  # features to a block of the search: what it makes of them stays in a core's cache
-
-
-@dataclasses.dataclass(frozen=True)
-class Boosting:
-    """How a cascade is trained.
-
-    features: how many of all features of the window are drawn at random to choose from.
-    negatives: windows of the photographs that a stage is trained with, those that all stages before it let pass.
-    stages: how many at most; fewer if no such windows are left.
-    stumps: of each stage at most; the last number counts for all later stages.
-    detection: share of held-out faces that each stage keeps.
-    enough: no more stages once so small a share of all windows of the photographs passes.
-    false_positives: a stage is done when it lets pass so small a share of its negatives.
-    factor: between scales of the photographs.
-    """
-
-    features: int = 4000
-    negatives: int = 4000
-    stages: int = 14
-    stumps: tuple[int, ...] = (5, 10, 20, 30, 40)
-    detection: float = 0.995
-    false_positives: float = 0.4
-    enough: float = 1e-3
-    factor: float = 1.25
-    seed: int = 0
+_FACTOR = 1.25  # between scales of the photographs
 
 
 class Stage(NamedTuple):
@@ -131,13 +108,15 @@ class Boosted:
 class Photographs:
     """The windows of photographs that a growing cascade has not rejected yet."""
 
-    def __init__(self, images: Sequence[np.ndarray], size: tuple[int, int], factor: float) -> None:
+    def __init__(self, images: Sequence[np.ndarray], size: tuple[int, int]) -> None:
         self._size = size
-        self._levels: list[Level] = [level for image in images for level in make_pyramid(image, size, factor)]
+        self._levels: list[Level] = [
+            level for image in images for level in make_pyramid(image, size, _FACTOR)
+        ]
         self._scan = Scan([level.image for level in self._levels], size)
         parts, first = [], 0
         for image in images:
-            levels = make_pyramid(image, size, factor)
+            levels = make_pyramid(image, size, _FACTOR)
             windows = all_windows(levels, size)
             parts.append(Windows(windows.level + first, windows.x, windows.y))
             first += len(levels)
@@ -166,41 +145,45 @@ def fit_cascade(
     faces: np.ndarray,
     held_out: np.ndarray,
     photographs: Sequence[np.ndarray],
-    options: Boosting | None = None,
+    settings: Settings,
+    seed: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> Fit:
     """Trains a cascade.
 
     Args:
       faces: windows with faces, uint8 [N, height, width], at most 24x24 pixels. Mirror them before.
-      held_out: other faces, uint8 [M, height, width], of which each stage's threshold keeps `options.detection`.
+      held_out: other faces, uint8 [M, height, width], of which each stage's threshold keeps `settings.detection`.
       photographs: grey images without faces, each uint8 [H, W] of its own size.
       say: is given a line about each stage.
 
     Raises ConfigError where there is no face, no window, or no stage can be trained.
     """
-    options = options or Boosting()
     if not len(faces) or not len(held_out):
         raise ConfigError("a cascade needs faces to train with, and others to set its thresholds by")
     size = (faces.shape[2], faces.shape[1])
-    rng = np.random.default_rng(options.seed)
+    rng = np.random.default_rng(seed)
     every = all_features(size)
-    features = every[np.sort(rng.permutation(len(every))[: options.features])]
-    pool = Photographs(photographs, size, options.factor)
+    features = every[np.sort(rng.permutation(len(every))[: settings.features])]
+    pool = Photographs(photographs, size)
     if not pool.total:
         raise ConfigError(f"no photograph is as large as a window of {size[0]}x{size[1]} pixels")
     trained = _Trained(features, [], [], [])
     kept, kept_held = np.ones(len(faces), bool), np.ones(len(held_out), bool)
     reports: list[Stage] = []
-    for number in range(options.stages):
-        negatives = pool.draw(options.negatives, rng)
+    for number in range(settings.stages):
+        negatives = pool.draw(settings.negatives, rng)
         if len(negatives) < 10:
             break
         before = len(pool.windows)
-        most = options.stumps[min(number, len(options.stumps) - 1)]
-        least_kept = int(np.ceil(options.detection ** (number + 1) * len(held_out)))
+        most = settings.stumps[min(number, len(settings.stumps) - 1)]
+        least_kept = int(np.ceil(settings.detection ** (number + 1) * len(held_out)))
         stumps, threshold = _fit_stage(
-            features, (faces[kept], negatives, held_out[kept_held]), least_kept, most, options.false_positives
+            features,
+            (faces[kept], negatives, held_out[kept_held]),
+            least_kept,
+            most,
+            settings.false_positives,
         )
         trained.add(stumps, threshold)
         cascade = trained.cascade()
@@ -213,7 +196,7 @@ def fit_cascade(
         )
         if say:
             say(describe(number, reports[-1]))
-        if reports[-1].overall_false_positives <= options.enough:
+        if reports[-1].overall_false_positives <= settings.enough:
             break
     if not reports:
         raise ConfigError("the photographs have no window with contrast to train with")

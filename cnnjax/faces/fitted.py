@@ -14,7 +14,7 @@ from cnnjax.data.dataset import Dataset
 from cnnjax.data.splits import stratified_split
 from cnnjax.detection.judge import points as judge
 from cnnjax.faces import crops, scan
-from cnnjax.faces.boosting import Boosting, Photographs, Stage, fit_cascade
+from cnnjax.faces.boosting import Photographs, Stage, fit_cascade
 from cnnjax.faces.cascade import MARGIN, Cascade, read_cascade, write_cascade
 from cnnjax.faces.fitted_model import Fitted, Say
 from cnnjax.faces.mtcnn_fitted import FaceNetworks
@@ -59,13 +59,12 @@ class FaceCascade(Fitted):
         seen = np.concatenate(
             [crops.cut_squares(faces[rest], places, _WINDOW) for places in (squares[rest], *moved)]
         )
-        named = {field.name for field in dataclasses.fields(Boosting)}
-        options = {name: value for name, value in dataclasses.asdict(asked).items() if name in named}
         found = fit_cascade(
             _mirrored(seen),
             _mirrored(crops.cut_squares(faces[held], squares[held], _WINDOW)),
             photographs(experiment.data.backgrounds)[0],
-            Boosting(**options, seed=seed),
+            asked,
+            seed,
             say,
         )
         return cls(found.cascade, found.stages, asked.neighbors, experiment.data.backgrounds)
@@ -90,7 +89,7 @@ class FaceCascade(Fitted):
         faces, squares = _faces(split)
         windows = crops.cut_squares(faces, squares, _WINDOW)
         kept = np.all(scan.stage_margins(self.cascade, windows) >= -MARGIN, axis=1)
-        pool = Photographs(photographs(self.backgrounds)[1], self.cascade.size, 1.25)
+        pool = Photographs(photographs(self.backgrounds)[1], self.cascade.size)
         for stage in range(len(self.cascade.trees)):
             pool.reject(self.cascade, stage)
         metrics = {

@@ -17,6 +17,7 @@ from jax import Array
 from cnnjax.config import ConfigError
 from cnnjax.detection.nms import nms
 from cnnjax.models import create_model
+from cnnjax.models.parts import shapes_of
 from cnnjax.ops.arithmetic import products_of
 from cnnjax.weights.convert import load_weights
 
@@ -69,7 +70,7 @@ def load_networks(folder: str | Path, names: Iterable[str] = tuple(SIDES)) -> di
     variables = {}
     for name in names:
         model, side = create_model(f"mtcnn_{name}"), SIDES[name]
-        template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+        template = shapes_of(model, (side, side, 3))
         files = [Path(folder) / f"{name}{suffix}" for suffix in (".safetensors", ".pt")]
         path = next((file for file in files if file.is_file()), files[-1])
         variables[name] = load_weights(path, f"mtcnn_{name}", template)

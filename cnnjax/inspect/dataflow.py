@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from cnnjax.models import Model
+from cnnjax.models.parts import shapes_of
 
 # An axis over positions of the image: position i sees pixels i * stride + first to i * stride + last.
 Field = tuple[int, int, int]  # first, last, stride
@@ -56,7 +57,7 @@ def trace_stages(model: Model, input_shape: tuple[int, int, int]) -> list[Stage]
     (..._pre_relu) are no stages of their own; a value of two names is one stage, under the shorter path.
     """
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    variables = shapes_of(model, input_shape)
 
     def named(variables: Any, image: Any) -> Any:
         return model.apply(variables, image, mutable=["stages"])[1]["stages"]

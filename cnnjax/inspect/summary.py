@@ -14,6 +14,7 @@ from cnnjax.data import sources
 from cnnjax.drawing import figures
 from cnnjax.inspect.dataflow import Stage, trace_stages
 from cnnjax.models import Model, create_model
+from cnnjax.models.parts import shapes_of
 from cnnjax.network import Network
 from cnnjax.runtime import sharding
 
@@ -125,8 +126,7 @@ def bar_figure(summary: Summary, title: str = "") -> Figure:
 def compiler_costs(model: Model, input_shape: tuple[int, int, int], batch_size: int = 1) -> dict[str, float]:
     """What XLA says of the compiled evaluation of a batch on the default device. Compiling takes seconds."""
     images = jax.ShapeDtypeStruct((batch_size, *input_shape), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    return compiled_costs(jax.jit(model.apply).lower(variables, images).compile())
+    return compiled_costs(jax.jit(model.apply).lower(shapes_of(model, input_shape), images).compile())
 
 
 def compiled_costs(compiled: jax.stages.Compiled) -> dict[str, float]:

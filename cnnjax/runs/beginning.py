@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
@@ -28,6 +27,7 @@ from cnnjax.data import darknet_resize
 from cnnjax.data.dataset import some
 from cnnjax.models import create_model
 from cnnjax.models.head import head_layers
+from cnnjax.models.parts import shapes_of
 from cnnjax.network import Preprocessing
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.workdir import Workdir
@@ -268,9 +268,7 @@ def _of_file(experiment: Experiment, path: Path) -> Source:
         more = 0
         if is_darknet(path):  # without names: it must hold all of the network as it was published
             model = create_model(name, options=experiment.model.options)
-            images = jnp.zeros((1, *input_size(model), 3))
-            shapes = jax.eval_shape(functools.partial(model.init, jax.random.key(0)), images)
-            found = flatten_dict(load_darknet(path, model, shapes))
+            found = flatten_dict(load_darknet(path, model, shapes_of(model, (*input_size(model), 3))))
         else:
             weights = read_weights(path, recipe.model, name, template)
             found, more = weights.values, len(weights.superfluous)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
@@ -17,6 +16,7 @@ from cnnjax.drawing import pages
 from cnnjax.drawing.figures import compared_curves, save
 from cnnjax.faces.fitted import FITTED
 from cnnjax.models import create_model
+from cnnjax.models.parts import shapes_of
 from cnnjax.remote.pull import local_folder
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.evaluated import as_csv, cells
@@ -72,9 +72,7 @@ class Compared:
             return None
         outputs = make_task(self.experiment, self.classes, self.image_shape).num_outputs
         model = create_model(named.name, outputs, options=named.options)
-        image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        variables = jax.eval_shape(model.init, jax.random.key(0), image)
-        return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes_of(model, self.image_shape)["params"]))
 
     @property
     def seconds(self) -> float:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.traverse_util
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.config import ConfigError
 from cnnjax.models import MODELS, Model, create_model
+from cnnjax.models.parts import shapes_of
 from cnnjax.network import Preprocessing
 from cnnjax.weights.files import CAFFE, KERAS, TENSORFLOW, TORCH, Tensors, convention, read_tensors
 from cnnjax.weights.names import (
@@ -208,9 +208,7 @@ def _fitting(tensors: Tensors, kind: str, model_name: str) -> str:
         if name == model_name or not name.startswith(family[0]):
             continue
         model = create_model(name)
-        image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-        shapes = jax.eval_shape(lambda x, model=model: model.init(jax.random.key(0), x), image)
-        template = flax.traverse_util.flatten_dict(dict(shapes))
+        template = flax.traverse_util.flatten_dict(dict(shapes_of(model, (224, 224, 3))))
         try:
             keys = _file_keys(kind, model, name, template)
         except ConfigError:

@@ -16,6 +16,7 @@ from cnnjax.config import CFG_FILE, ConfigError
 from cnnjax.models import MODELS, Model, create_model
 from cnnjax.models.darknet import Darknet53, YoloV3, YoloV3Tiny, layers_in_order
 from cnnjax.models.darknet_network import DarknetNetwork
+from cnnjax.models.parts import shapes_of
 
 SUFFIX = ".weights"
 _ORDER = (("norm", "bias"), ("norm", "scale"), ("norm", "mean"), ("norm", "var"), ("conv", "bias"), ("conv", "kernel"))  # fmt: skip
@@ -144,9 +145,7 @@ def leaves_in_order(model: Model, leaves: Mapping[Path_, Any]) -> list[Path_]:
 
 def count_numbers(model: Model) -> int:
     """How many a file of the model holds."""
-    image = jax.ShapeDtypeStruct((1, *_TRACED), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
-    return sum(leaf.size for leaf in jax.tree.leaves(variables))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes_of(model, _TRACED)))
 
 
 def _from_file(part: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

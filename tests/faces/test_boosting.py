@@ -3,13 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cnnjax.config import ConfigError
-from cnnjax.faces.boosting import Boosted, Boosting, Photographs, fit_cascade
+from cnnjax.config import Cascade, ConfigError
+from cnnjax.faces.boosting import Boosted, Photographs, fit_cascade
 from cnnjax.faces.cascade import read_cascade, write_cascade
 from cnnjax.faces.crops import cut_squares, face_squares, jitter_squares
 from cnnjax.faces.scan import detect, stage_margins
 
-SMALL = Boosting(features=400, negatives=300, stages=3, stumps=(3, 6), enough=0.0, seed=1)
+SMALL = Cascade(features=400, negatives=300, stages=3, stumps=(3, 6), enough=0.0)
 
 
 def test_rounds_by_hand():
@@ -83,7 +83,7 @@ def trained():
         for _ in range(6)
     ]
     lines = []
-    fit = fit_cascade(faces[:100], faces[100:], photographs, SMALL, lines.append)
+    fit = fit_cascade(faces[:100], faces[100:], photographs, SMALL, 1, lines.append)
     return faces, photographs, fit, lines
 
 
@@ -95,7 +95,7 @@ def test_a_cascade_s_stages_are_what_they_say(trained):
         kept = np.cumprod(stage_margins(fit.cascade, faces[flags]) >= 0, axis=1).mean(0)
         np.testing.assert_allclose([getattr(stage, name) for stage in fit.stages], kept)
     assert all(stage.detection >= 0.995 ** (i + 1) - 1e-9 for i, stage in enumerate(fit.stages))
-    pool = Photographs(photographs, (12, 12), SMALL.factor)
+    pool = Photographs(photographs, (12, 12))
     for number, stage in enumerate(fit.stages):
         pool.reject(fit.cascade, number)
         assert len(pool.windows) == stage.windows_left
@@ -116,14 +116,14 @@ def test_a_trained_cascade_finds_a_face_in_a_picture(trained, tmp_path):
 
 def test_training_again_gives_the_same(trained):
     faces, photographs, fit, _ = trained
-    again = fit_cascade(faces[:100], faces[100:], photographs, dataclasses.replace(SMALL, stages=1))
+    again = fit_cascade(faces[:100], faces[100:], photographs, dataclasses.replace(SMALL, stages=1), 1)
     np.testing.assert_array_equal(again.cascade.threshold, fit.cascade.first(1).threshold)
     assert again.stages[0] == fit.stages[0]
 
 
 def test_training_ends_when_few_windows_pass(trained):
     faces, photographs, _, _ = trained
-    fit = fit_cascade(faces[:100], faces[100:], photographs, dataclasses.replace(SMALL, enough=1.0))
+    fit = fit_cascade(faces[:100], faces[100:], photographs, dataclasses.replace(SMALL, enough=1.0), 1)
     assert len(fit.stages) == 1
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.faces.boosting import Boosting, Photographs, fit_cascade
+from cnnjax.config import Cascade
+from cnnjax.faces.boosting import Photographs, fit_cascade
 from cnnjax.faces.cascade import MARGIN
 from cnnjax.faces.crops import cut_squares, face_squares, jitter_squares
 from cnnjax.faces.scan import stage_margins
@@ -41,12 +42,12 @@ def test_a_cascade_keeps_94_percent_of_faces_and_less_than_2_windows_of_1000(sha
         mirrored(faces),
         mirrored(cut_squares(images[held], squares[held], 24)),
         [photographs[i] for i in chosen[:80]],
-        Boosting(features=2000),
+        Cascade(features=2000),
     )
     images, points = landmarks(shared, "test")
     windows = cut_squares(images, face_squares(points), 24)
     kept = np.all(stage_margins(fit.cascade, windows) >= -MARGIN, axis=1).mean()
-    pool = Photographs([photographs[i] for i in chosen[80:]], (24, 24), 1.25)
+    pool = Photographs([photographs[i] for i in chosen[80:]], (24, 24))
     for stage in range(len(fit.stages)):
         pool.reject(fit.cascade, stage)
     assert kept >= 0.94 and len(pool.windows) / pool.total <= 0.002
