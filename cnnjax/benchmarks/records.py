@@ -84,7 +84,8 @@ def device() -> str:
             if line.startswith("model name")
         ]
         name = names[0] if names else name
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+    cores = len(os.sched_getaffinity(0))
+    return f"{name}, {cores} core{'s' * (cores > 1)}"
 
 
 def _commit() -> str:
