@@ -85,7 +85,7 @@ def cifar10_laptop() -> Experiment:
     """The recipe of the speed run at a width and length for a laptop's CPU.
 
     python launch.py --experiment=cifar10_laptop
-    Expect 92.7 % of the test set (mean of 3 seeds); about eight minutes on two CPU cores.
+    Expect 92.7 % of the test set (mean of 3 seeds), 93.5 % of the three together; 22 minutes each on one CPU core.
     """
     return Experiment(
         name="cifar10_laptop",
