@@ -151,7 +151,7 @@ flags.DEFINE_bool(
 flags.DEFINE_string(
     "device",
     None,
-    "With --compiler: what a training step would need on such a device, which need not be here: h200, h200x8, v5e:2x2.",
+    "With --compiler: what a training step would need on such a device, which need not be here: h200, h200x8, v5e:2x2; cpu: which convolutions of it this CPU computes with oneDNN, and which with XLA.",
 )
 flags.DEFINE_multi_string(
     "sweep",

@@ -1,25 +1,30 @@
 """What a training step needs on a device that is not here: its memory, kernels, traffic, arithmetic and exchanges."""
 
+import collections
 import dataclasses
 import functools
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from cnnjax import config
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data import sources
-from cnnjax.inspect.program import Kernel, collectives, kernels
+from cnnjax.inspect.program import Kernel, collectives, kernels, layer_of, parse
+from cnnjax.ops import onednn
+from cnnjax.runs import convolutions
 from cnnjax.runs.plan import Given, with_statistics
 from cnnjax.runs.refusals import check_names
 from cnnjax.runtime import compile_for, sharding
-from cnnjax.training.recipe import make_recipe
+from cnnjax.training.recipe import Recipe, make_recipe
 from cnnjax.training.resident import as_rows
 from cnnjax.training.step import compile_steps, init_states
 
 _SHOWN = 12
 _LAYER_WIDTH = 44
+_UNNAMED = "of unknown layers"  # XLA:CPU forgets the names of gradients of kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,30 +131,14 @@ def compile_training(training: Training, target: compile_for.Target, late: bool 
     program does not fit a device, with what would.
     """
     experiment = training.experiment
-    data, seeds = experiment.data, experiment.train.seeds
+    data = experiment.data
     mesh = sharding.make_mesh(data.batch_size, experiment.train.data_parallel, target.devices)
     streamed = data.stream or training.bytes > target.chip.memory / 2
-    image_shape = training.split["image"].shape[1:]
-    recipe = make_recipe(
-        experiment, training.classes, image_shape, 1000, training.given.model, training.given.task
-    )
-    recipe = max(recipe.sized, key=lambda one: one.frame or one.bucket or (0, 0), default=recipe)
+    recipe = _recipe(training, num_steps=1000)
     recipe = recipe.programs[-1] if late else recipe
-    everywhere, by_rows = sharding.replicated(mesh), sharding.sharded(mesh, 2)
-    batch = sharding.sharded(mesh, 0) if streamed else everywhere
-    state = jax.eval_shape(
-        functools.partial(init_states, recipe, image_shape), jax.ShapeDtypeStruct((seeds,), np.int32)
-    )
-    if streamed:
-        arrays = {name: _placed(array, batch, data.batch_size) for name, array in training.split.items()}
-    else:
-        held = jax.eval_shape(as_rows, training.split)
-        arrays = jax.tree.map(lambda a: _placed(a, batch), held)
-    rows = jax.ShapeDtypeStruct((1, seeds, data.batch_size), np.int32, sharding=by_rows)
-    step = compile_steps(recipe, mesh, streamed)
-    state = jax.tree.map(lambda a: _placed(a, everywhere), state)
+    step, arguments = _step(training, recipe, mesh, streamed)
     try:
-        compiled = compile_for.compile_step(step, target, state, arrays, rows, rows)
+        compiled = compile_for.compile_step(step, target, *arguments)
     except compile_for.DoesNotFit as error:
         hint = _hint(data.batch_size, error.needed, error.room)
         raise compile_for.DoesNotFit(target, error.needed, error.room, hint) from error
@@ -172,6 +161,76 @@ def compile_training(training: Training, target: compile_for.Target, late: bool 
         hint = _hint(data.batch_size, costs.temporary, room - (costs.peak - costs.temporary))
         raise compile_for.DoesNotFit(target, costs.peak, room, hint)
     return costs
+
+
+def convolutions_here(training: Training) -> dict[str, collections.Counter[str]]:
+    """Whose convolutions the training step has on this CPU: by layer, as in `layer_of`, how many of "oneDNN" and "XLA".
+
+    Those with a kernel of one pixel, which XLA makes matrix products of, are not among them. Raises ConfigError where
+    this process computes on an accelerator.
+    """
+    experiment = training.experiment
+    if not sharding.process_on_cpu():
+        raise ConfigError(
+            "device=cpu: this process computes on an accelerator; with JAX_PLATFORMS=cpu it does not"
+        )
+    mesh = sharding.make_mesh(experiment.data.batch_size, experiment.train.data_parallel)
+    shape = training.split["image"].shape
+    num_steps = config.total_steps(experiment.train, shape[0], experiment.data.batch_size)
+    recipe = convolutions.for_training(_recipe(training, num_steps), experiment, shape[1:], num_steps, mesh)
+    step, arguments = _step(training, recipe, mesh, experiment.data.stream)
+    found: dict[str, collections.Counter[str]] = {}
+    for computation in parse(step.lower(*arguments).compile().as_text()).values():
+        for one in computation:
+            whose = (
+                "oneDNN" if onednn.TARGET in one.attributes else "XLA" if one.opcode == "convolution" else ""
+            )
+            if whose:
+                found.setdefault(layer_of(one.label), collections.Counter())[whose] += 1
+    return found
+
+
+def describe_convolutions(training: Training) -> str:
+    """`convolutions_here` as lines of text."""
+    found = convolutions_here(training)
+    total = sum(found.values(), collections.Counter())
+    rows = {layer or _UNNAMED: _counted(found[layer]) for layer in sorted(found, key=lambda layer: not layer)}
+    width = max(map(len, rows), default=0)
+    head = f"convolutions of a training step, batch {training.experiment.data.batch_size}, on this CPU: "
+    lines = [f"  {layer:<{width}}  {counts}" for layer, counts in rows.items()]
+    return "\n".join([head + (_counted(total) or "none"), *lines])
+
+
+def _counted(whose: collections.Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(whose.items()))
+
+
+def _recipe(training: Training, num_steps: int) -> Recipe:
+    """Of the largest images, where a run has several sizes."""
+    given, image_shape = training.given, training.split["image"].shape[1:]
+    recipe = make_recipe(
+        training.experiment, training.classes, image_shape, num_steps, given.model, given.task
+    )
+    return max(recipe.sized, key=lambda one: one.frame or one.bucket or (0, 0), default=recipe)
+
+
+def _step(training: Training, recipe: Recipe, mesh: Mesh, streamed: bool) -> tuple[Any, tuple[Any, ...]]:
+    """The step of one update, and abstract arguments for it."""
+    batch_size, seeds = training.experiment.data.batch_size, training.experiment.train.seeds
+    everywhere, by_rows = sharding.replicated(mesh), sharding.sharded(mesh, 2)
+    batch = sharding.sharded(mesh, 0) if streamed else everywhere
+    state = jax.eval_shape(
+        functools.partial(init_states, recipe, training.split["image"].shape[1:]),
+        jax.ShapeDtypeStruct((seeds,), np.int32),
+    )
+    if streamed:
+        arrays = {name: _placed(array, batch, batch_size) for name, array in training.split.items()}
+    else:
+        held = jax.eval_shape(as_rows, training.split)
+        arrays = jax.tree.map(lambda a: _placed(a, batch), held)
+    rows = jax.ShapeDtypeStruct((1, seeds, batch_size), np.int32, sharding=by_rows)
+    state = jax.tree.map(lambda a: _placed(a, everywhere), state)
+    return compile_steps(recipe, mesh, streamed), (state, arrays, rows, rows)
 
 
 def describe(costs: StepCosts) -> str:

@@ -38,12 +38,18 @@ def mode_summarize() -> None:
 
 
 def summarize_device() -> None:
-    """What a training step of the experiment needs on --device."""
+    """What a training step of the experiment needs on --device; on this CPU, whose convolutions it has."""
     from cnnjax.runtime import compile_for
 
-    compile_for.start()
+    here = FLAGS.device == "cpu"
+    if not here:
+        compile_for.start()
     from cnnjax.inspect import step_costs
 
+    if here:
+        experiment = chosen_experiment(optional_workdir())
+        print(step_costs.describe_convolutions(step_costs.describe_training(experiment, FLAGS.data_dir)))
+        return
     target = compile_for.find(FLAGS.device)
     training = step_costs.describe_training(chosen_experiment(optional_workdir()), FLAGS.data_dir)
     print(step_costs.compile_training(training, target))

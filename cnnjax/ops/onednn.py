@@ -19,7 +19,7 @@ from jax import Array, lax
 
 from cnnjax.runtime import platform
 
-_TARGET = "__onednn$convolution"
+TARGET = "__onednn$convolution"
 _SINCE, _BEFORE = (
     (0, 10),
     (0, 13),
@@ -202,7 +202,7 @@ def _call(lhs: Array, rhs: Array, strides: Strides, pads: Pads) -> Array:
     }
     shape = (lhs.shape[0], *_places(lhs, rhs, strides, pads), rhs.shape[3])
     call = jax.ffi.ffi_call(
-        _TARGET,
+        TARGET,
         jax.ShapeDtypeStruct(shape, lhs.dtype),
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"onednn_conv_config": config}),

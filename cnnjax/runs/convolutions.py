@@ -17,6 +17,14 @@ from cnnjax.training.recipe import Recipe
 _WORTH_COMPILING = 1e13
 
 
+def for_training(
+    recipe: Recipe, experiment: config.Experiment, image_shape: tuple[int, ...], num_steps: int, mesh: Mesh
+) -> Recipe:
+    """`chosen` for a run of so many steps."""
+    seen = 3 * num_steps * experiment.data.batch_size * experiment.train.seeds
+    return chosen(recipe, experiment.model, image_shape, seen, mesh)
+
+
 def chosen(
     recipe: Recipe, model: config.Model, image_shape: tuple[int, ...], images: int, mesh: Mesh
 ) -> Recipe:

@@ -166,11 +166,10 @@ def make_plan(
         experiment, dataset.classes, image_shape, num_steps, model=given.model, task=given.task
     )
     mesh = sharding.make_mesh(experiment.data.batch_size, experiment.train.data_parallel)
-    seen = 3 * num_steps * experiment.data.batch_size * experiment.train.seeds
     return Plan(
         experiment=experiment,
         dataset=dataset,
-        recipe=convolutions.chosen(recipe, experiment.model, image_shape, seen, mesh),
+        recipe=convolutions.for_training(recipe, experiment, image_shape, num_steps, mesh),
         mesh=mesh,
         num_steps=num_steps,
         metadata={

@@ -101,7 +101,7 @@ def test_gpus_tpus_and_what_it_does_not_suit_are_computed_as_ever():
 
 def test_without_the_call_xlas_are_used(monkeypatch):
     onednn.available.cache_clear()
-    monkeypatch.setattr(onednn, "_TARGET", "__nobody$convolution")
+    monkeypatch.setattr(onednn, "TARGET", "__nobody$convolution")
     assert not onednn.available()
     onednn.available.cache_clear()
     monkeypatch.setattr(onednn, "_BEFORE", (0, 10))

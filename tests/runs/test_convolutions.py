@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnnjax.config import Data, Experiment, Model, Optimizer, Train
+from cnnjax.inspect import step_costs
 from cnnjax.ops import onednn
 from cnnjax.ops.arithmetic import Arithmetic
 from cnnjax.runs import convolutions, run, train
@@ -71,3 +72,16 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
     one, other = (jax.tree.leaves(run.restore(at).state) for at in (whole, parted))
     for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@needs_it
+def test_it_is_said_which_convolutions_go_where():
+    for whose, wanted in (("onednn", {"oneDNN", "XLA"}), ("xla", {"XLA"})):
+        training = step_costs.describe_training(experiment(whose), None)
+        found = step_costs.convolutions_here(training)
+        assert set().union(*found.values()) == wanted
+        head, *rows = step_costs.describe_convolutions(training).splitlines()
+        assert head.startswith("convolutions of a training step, batch 16, on this CPU: ")
+        assert len(rows) == len(found)
+        forward = next(row for row in rows if "/conv1 " in row and "backward" not in row)
+        assert forward.endswith("1 oneDNN" if whose == "onednn" else "1 XLA")
