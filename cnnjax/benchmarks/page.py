@@ -36,7 +36,7 @@ LECTURE = (
         "0.23 % (35 networks; Ciresan, Meier, Schmidhuber, CVPR 2012)",
         ("mnist_committee", "mnist_lenet"),
         0.23,
-        "`--experiment=mnist_committee`, hours of two cores",
+        "`--experiment=mnist_committee`",
     ),
     Claim(
         "Arabic letters, AHCD",
@@ -131,13 +131,13 @@ def _claim(claim: Claim, of: Mapping[tuple[str, str], Record]) -> str:
         errors = 100 * (1 - np.array(values[claim.metric]))
         alone = f"{_with_spread(errors, '{:.2f}')} %, n={len(errors)}"
         together = [100 * (1 - value) for value in values.get("committee", ())]
-        below = min([errors.mean(), *together]) < claim.target
+        best = round(float(min([errors.mean(), *together])), 2)  # no more is shown: 0.23 is not below 0.23
         shown = "".join(f"{value:.2f} %" for value in together)
         took = "".join(f"{sum(v) / 60:.0f} min" for name, v in values.items() if name.startswith("seconds"))
         cells = [
             alone,
             shown,
-            "yes" if below else "no",
+            "yes" if best < claim.target else "equal" if best == claim.target else "no",
             took,
             f"`{found[0]['subject']}` on {found[0]['device']}",
         ]

@@ -33,6 +33,12 @@ def test_the_lectures_table_has_errors_in_percent_and_says_what_waits():
     assert "not measured" in row(text, "Arabic")[-1] and row(text, "Arabic")[3:7] == ["", "", "", ""]
 
 
+def test_what_is_shown_as_the_published_figure_is_not_below_it():
+    for wrong, said in ((22, "yes"), (23, "equal"), (24, "no")):
+        found = record("committee", "mnist_committee", accuracy=[0.99], committee=[1 - wrong / 10_000])
+        assert row(page.render([found]), "handwritten digits")[5] == said
+
+
 def test_a_committee_is_shown_before_single_runs_and_the_newest_before_older_ones():
     single = record("accuracy", "ahcd", accuracy=[0.9])
     old, new = (record("committee", "ahcd", accuracy=[0.9, 0.9], committee=[a]) for a in (0.95, 0.99))
