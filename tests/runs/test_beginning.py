@@ -41,6 +41,7 @@ def trunk(variables):
     return {name: value for name, value in variables["params"].items() if name != "output"}
 
 
+@pytest.mark.full
 def test_a_file_of_other_classes_gives_all_but_the_head_and_its_preprocessing(launch, tmp_path, weights):
     path, variables = weights
     result = launch(*STILL, f"--train.init_from={path}", f"--workdir={tmp_path}", "--data.image_size=48")
@@ -82,6 +83,7 @@ def source(tmp_path_factory):
     return path
 
 
+@pytest.mark.full
 def test_a_checkpoint_gives_each_seed_its_own_and_its_preprocessing(launch, tmp_path, source):
     still = ("--train.steps=1", "--optimizer.learning_rate=1e-30", "--train.seed=5")
     result = launch(
@@ -130,6 +132,7 @@ def begin(experiment, classes, source):
     return begin_from(found, recipe, state, classes, (28, 28, 1), mesh)
 
 
+@pytest.mark.full
 def test_it_goes_on_to_the_last_bit_without_the_weights(launch, tmp_path, source):
     there = shutil.copytree(source, tmp_path / "there")
     flags = (

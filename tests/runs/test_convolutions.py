@@ -63,6 +63,7 @@ def test_training_and_evaluation_have_its_calls(tmp_path):
     assert "onednn" not in jax.jit(as_ever.outputs).lower(arrays["image"]).as_text()
 
 
+@pytest.mark.full
 @needs_it
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
     whole, parted = Workdir(tmp_path / "whole"), Workdir(tmp_path / "parted")
@@ -74,6 +75,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.full
 @needs_it
 def test_it_is_said_which_convolutions_go_where():
     for whose, wanted in (("onednn", {"oneDNN", "XLA"}), ("xla", {"XLA"})):

@@ -47,6 +47,7 @@ def steps_of(workdir):
     return sorted(int(path.name) for path in workdir.checkpoints.iterdir() if path.name.isdecimal())
 
 
+@pytest.mark.full
 def test_it_stops_keeps_the_best_and_goes_on_as_if_it_had_never_been_interrupted(scripted, tmp_path, capsys):
     whole, parts = Workdir(tmp_path / "whole"), Workdir(tmp_path / "parts")
     evaluation = train_run(EXPERIMENT, whole)
