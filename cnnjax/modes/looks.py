@@ -46,13 +46,13 @@ def summarize_device() -> None:
         compile_for.start()
     from cnnjax.inspect import step_costs
 
-    if here:
-        experiment = chosen_experiment(optional_workdir())
-        print(step_costs.describe_convolutions(step_costs.describe_training(experiment, FLAGS.data_dir)))
-        return
-    target = compile_for.find(FLAGS.device)
+    target = None if here else compile_for.find(FLAGS.device)
     training = step_costs.describe_training(chosen_experiment(optional_workdir()), FLAGS.data_dir)
-    print(step_costs.compile_training(training, target))
+    print(
+        step_costs.compile_training(training, target)
+        if target
+        else step_costs.describe_convolutions(training)
+    )
 
 
 def mode_models() -> None:
