@@ -170,11 +170,11 @@ def convolutions_here(training: Training) -> dict[str, collections.Counter[str]]
     this process computes on an accelerator.
     """
     experiment = training.experiment
-    if not sharding.process_on_cpu():
+    mesh = sharding.make_mesh(experiment.data.batch_size, experiment.train.data_parallel)
+    if not sharding.on_cpu(mesh):
         raise ConfigError(
             "device=cpu: this process computes on an accelerator; with JAX_PLATFORMS=cpu it does not"
         )
-    mesh = sharding.make_mesh(experiment.data.batch_size, experiment.train.data_parallel)
     shape = training.split["image"].shape
     num_steps = config.total_steps(experiment.train, shape[0], experiment.data.batch_size)
     recipe = convolutions.for_training(_recipe(training, num_steps), experiment, shape[1:], num_steps, mesh)
