@@ -138,11 +138,20 @@ def refuse_another_experiment(workdir: Workdir, experiment: Experiment) -> None:
     there = workdir.read_config()  # of a run that never began, it has the same gaps
     changed = config.differences(_filled(there, experiment), _filled(experiment, there))
     moved = {"data.name"} if identity.is_moved(there.data.name, experiment.data.name) else set()
-    blocking = [line for line in changed if line.split(":")[0] not in RESUMABLE | moved]
+    allowed = RESUMABLE | moved | _of_other_tasks(experiment)
+    blocking = [line for line in changed if line.split(":")[0] not in allowed]
     if blocking:
         raise ConfigError(
             f"workdir {workdir.path} holds another experiment; use another --workdir. It differs in {'; '.join(blocking)}"
         )
+
+
+def _of_other_tasks(experiment: Experiment) -> set[str]:
+    """The fields that only other tasks read: their defaults may change between versions. Of one's own task, none."""
+    if experiment.task.startswith(OWN):
+        return set()
+    readers = {name: _needs(name, field).get("task") for name, field, _ in config.fields(experiment)}
+    return {name for name, tasks in readers.items() if tasks and experiment.task not in tasks}
 
 
 def _filled(experiment: Experiment, other: Experiment) -> Experiment:

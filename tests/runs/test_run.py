@@ -10,7 +10,7 @@ import pytest
 from cnnjax import config
 from cnnjax.config import ConfigError
 from cnnjax.data.dataset import Dataset
-from cnnjax.runs import plan, run, train
+from cnnjax.runs import plan, refusals, run, train
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.workdir import Workdir
 
@@ -110,3 +110,9 @@ def test_another_experiment_in_the_workdir_is_told_before_data_are_read(tmp_path
     monkeypatch.setattr(plan, "load", lambda *_: pytest.fail("the data were read"))
     with pytest.raises(ConfigError, match="optimizer.learning_rate: 0.01 -> 0.5"):
         train.train_run(config.replace(QUICK, {"optimizer.learning_rate": 0.5}), workdir, None, "")
+    read = config.replace(QUICK, {"classification.label_smoothing": 0.5})
+    with pytest.raises(ConfigError, match="classification.label_smoothing"):
+        refusals.refuse_another_experiment(workdir, read)
+    # What only other tasks read: its defaults may differ between versions.
+    unread = config.replace(QUICK, {"cascade.enough": 0.5, "mtcnn.steps": (1, 2, 3)})
+    refusals.refuse_another_experiment(workdir, unread)
