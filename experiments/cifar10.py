@@ -131,7 +131,8 @@ def cifar10_dropconnect_laptop() -> Experiment:
     """The same network with half the maps and units, and AdamW for 12 epochs.
 
     python launch.py --experiment=cifar10_dropconnect_laptop
-    Not measured yet but for one epoch: 51 % of held-out images. About ten minutes on one CPU core.
+    Expect 74.8 % of the test set (one seed), where training images, which are distorted, reach 70 %: it would gain from
+    more epochs. 16 minutes on one CPU core.
     """
     # After 600 steps the training loss was 1.51; with SGD, as above, it was 1.74.
     return dataclasses.replace(
