@@ -15,10 +15,12 @@ def faces_landmarks() -> Experiment:
     return Experiment(
         name="faces_landmarks",
         task="points",
-        data=Data(name="points:landmarks68", image_size=64, batch_size=32),
+        data=Data(name="points:landmarks68", image_size=48, batch_size=32),
         augment=_OF_FACES,
         model=Model(name="point_net"),
-        points=Points(weight=10.0, beta=0.02),
+        # Of 135 held-out faces the NME was 0.071; with a beta of 0.02 and 64 pixels 0.090, with 200 epochs 0.073, and
+        # with distortions half as strong 0.081.
+        points=Points(weight=10.0, beta=0.005),
         optimizer=Optimizer(name="adamw", learning_rate=2e-3, weight_decay=1e-2, warmup=0.05, ema=0.995),
         train=Train(epochs=100, evaluate_every=20, checkpoint_every=20),
     )
