@@ -60,7 +60,7 @@ def refuse_without_effect(experiment: Experiment, said: Collection[str]) -> None
             "classification.class_weights and classification.balanced both say what classes count: give one of them"
         )
     defaults = {name: value for name, _, value in config.fields(Experiment())}
-    tasks = {name: _needs(name, field).get("task") for name, field, _ in config.fields(experiment)}
+    tasks = _readers(experiment)
     for name, field, value in config.fields(experiment):
         if name not in said or value == defaults[name] or (name, value) in _FRAMED:
             continue
@@ -80,6 +80,11 @@ def refuse_without_effect(experiment: Experiment, said: Collection[str]) -> None
             if allowed and not {*allowed} & {*have}:
                 shown, only = (", ".join(map(str, values)) for values in (have, allowed))
                 raise ConfigError(f"--{name} has no effect with {what}={shown}: it is for {what}={only}")
+
+
+def _readers(experiment: Experiment) -> dict[str, Collection[str] | None]:
+    """Of each field the tasks that read it, None where all do."""
+    return {name: _needs(name, field).get("task") for name, field, _ in config.fields(experiment)}
 
 
 def _needs(name: str, field: dataclasses.Field) -> config.Needs:
@@ -150,8 +155,7 @@ def _of_other_tasks(experiment: Experiment) -> set[str]:
     """The fields that only other tasks read: their defaults may change between versions. Of one's own task, none."""
     if experiment.task.startswith(OWN):
         return set()
-    readers = {name: _needs(name, field).get("task") for name, field, _ in config.fields(experiment)}
-    return {name for name, tasks in readers.items() if tasks and experiment.task not in tasks}
+    return {name for name, tasks in _readers(experiment).items() if tasks and experiment.task not in tasks}
 
 
 def _filled(experiment: Experiment, other: Experiment) -> Experiment:
