@@ -1,4 +1,4 @@
-"""Convolutions as matrix products over patches, against XLA's own."""
+"""Convolutions as matrix products over patches and as sums of shifted images, against XLA's own."""
 
 import flax.linen as nn
 import jax
@@ -19,26 +19,31 @@ def program(platform, function, *arguments):
 
 
 @pytest.mark.parametrize(
-    "size, channels, kernel, strides, padding",
+    "size, channels, groups, kernel, strides, padding",
     [
-        ((1, 1), 3, (3, 3), (1, 1), "SAME"),
-        ((2, 2), 3, (3, 3), (1, 1), ((1, 1), (1, 1))),
-        ((2, 5), 2, (3, 3), (2, 2), ((1, 1), (1, 1))),
-        ((4, 2), 2, (3, 5), (1, 1), ((0, 2), (3, 1))),
-        ((9, 8), 1, (5, 3), (1, 2), "SAME"),
-        ((9, 8), 1, (4, 4), (3, 1), "VALID"),
+        ((1, 1), 3, 1, (3, 3), (1, 1), "SAME"),
+        ((2, 2), 3, 1, (3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((2, 5), 2, 1, (3, 3), (2, 2), ((1, 1), (1, 1))),
+        ((4, 2), 2, 1, (3, 5), (1, 1), ((0, 2), (3, 1))),
+        ((9, 8), 1, 1, (5, 3), (1, 2), "SAME"),
+        ((9, 8), 1, 1, (4, 4), (3, 1), "VALID"),
+        ((9, 8), 4, 4, (3, 3), (1, 1), "SAME"),
+        ((9, 8), 4, 4, (5, 5), (2, 2), ((2, 2), (2, 2))),
+        ((7, 8), 4, 4, (3, 2), (2, 3), "VALID"),
+        ((2, 2), 4, 4, (3, 3), (1, 2), ((1, 1), (0, 3))),
     ],
 )
-def test_patches_equal_xla_forward_and_backward(size, channels, kernel, strides, padding):
+def test_patches_and_shifts_equal_xla_forward_and_backward(size, channels, groups, kernel, strides, padding):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, *size, channels)), jnp.float32)
-    w = jnp.asarray(rng.standard_normal((*kernel, channels, 4)), jnp.float32)
+    w = jnp.asarray(rng.standard_normal((*kernel, channels // groups, 4)), jnp.float32)
+    more = {"dimension_numbers": NHWC, "feature_group_count": groups}
 
     def ours(x, w):
-        return conv_general_dilated(x, w, strides, padding, dimension_numbers=NHWC)
+        return conv_general_dilated(x, w, strides, padding, **more)
 
     def xla(x, w):
-        return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=NHWC)
+        return lax.conv_general_dilated(x, w, strides, padding, **more)
 
     y, back = jax.vjp(ours, x, w)
     expected, expected_back = jax.vjp(xla, x, w)
@@ -57,6 +62,9 @@ def test_patches_equal_xla_forward_and_backward(size, channels, kernel, strides,
     [
         ((1, 8, 8, 2), {}),
         ((1, 2, 2, 4), {"feature_group_count": 2}),
+        ((1, 8, 8, 2), {"feature_group_count": 2}),
+        ((1, 8, 8, 4), {"feature_group_count": 4, "kernel_dilation": (2, 2)}),
+        ((1, 8, 8, 4), {"feature_group_count": 4, "dtype": jnp.bfloat16}),
         ((1, 2, 2, 4), {"kernel_dilation": (2, 2)}),
     ],
 )
