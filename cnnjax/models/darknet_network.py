@@ -136,7 +136,13 @@ def _another_width(path: str, network: Network, outputs: int, wanted: int | None
     if not network.yolos or wanted is None:
         return f"{path}: its last layer has filters={outputs}; the data need {wanted}"
     yolo = network.yolos[0]
-    classes = wanted // len(yolo.mask) - 5
+    each, rest = divmod(wanted, len(yolo.mask))
+    classes = each - 5
+    if rest or classes < 1:
+        return (
+            f"{path}: its [yolo] sections have {outputs} outputs, for boxes; {wanted} are wanted: "
+            "--experiment=coco_yolov3 and others of task=multiscale_detection find boxes"
+        )
     return (
         f"{path}: its [yolo] sections have classes={yolo.classes}, the data {classes}: set classes={classes} there "
         f"and filters={wanted} in the section before each"

@@ -91,6 +91,16 @@ def test_classes_of_the_file_and_of_the_data_must_agree(tmp_path):
         create_model(f"darknet:{path}", 24)
 
 
+@pytest.mark.parametrize("classes", [3, 10, 80, 1000])
+def test_a_detector_of_a_task_without_boxes_names_the_task(tmp_path, classes):
+    path = tmp_path / "net.cfg"
+    path.write_text(cfgs.yolov3_tiny(2))
+    with pytest.raises(
+        ConfigError, match=f"255 outputs, for boxes; {classes} are wanted: .*multiscale_detection"
+    ):
+        create_model(f"darknet:{path}", classes)
+
+
 @pytest.mark.parametrize("name", ["missing.cfg", "."])
 def test_files_that_cannot_be_read(tmp_path, name):
     with pytest.raises(ConfigError, match="cannot be read as a darknet configuration"):
