@@ -25,6 +25,19 @@ jax.config.update("jax_num_cpu_devices", 4)
 import launch as launcher  # noqa: E402
 
 
+def pytest_addoption(parser):
+    parser.addoption("--first-cases", action="store_true", help="of a test with several cases only the first")
+
+
+@pytest.hookimpl(trylast=True)  # of what is not left out otherwise
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--first-cases"):
+        first = {}
+        for item in items:
+            first.setdefault((item.path, item.cls, item.originalname), item)
+        items[:] = first.values()
+
+
 def pytest_collection_finish():
     """What is imported stays; what a trace leaves is mostly no cycle, and looking for cycles took a tenth of the time."""
     gc.freeze()

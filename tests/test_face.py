@@ -147,6 +147,7 @@ class BoxAndPoint(cj.Task):
         return {**parts, "minus_loss": -parts["box"] - parts["point"]}
 
 
+@pytest.mark.full
 def test_one_task_learns_from_boxes_and_points_at_once(tmp_path):
     rng = np.random.default_rng(0)
     corners, sides = rng.integers(0, 9, (256, 2)), rng.integers(3, 8, 256)

@@ -64,6 +64,7 @@ def test_predict_reads_what_it_can_and_names_the_rest(trained, tmp_path, launch)
         assert sheet.size[0] > 100
 
 
+@pytest.mark.full
 def test_looking_at_a_network_with_convolutions(launch, tmp_path):
     """Filters and feature maps in the report; layers and TensorBoard events on request."""
     flags = ("--data.limit=20", "--data.batch_size=10", "--train.steps=2", "--train.tensorboard=true")

@@ -222,6 +222,7 @@ def test_every_option_changes_the_program_or_is_refused(task):
         assert name in said or any(name in text for text in other(name, OPTIONS[name])), (name, said)
 
 
+@pytest.mark.full
 def test_an_option_that_needs_another_changes_the_program_beside_it():
     tried = 0
     for name, field in OPTIONS.items():

@@ -51,6 +51,7 @@ def test_the_same_key_gives_the_same_images_and_another_epoch_others():
     assert (jnp.abs(first - run(EVERYTHING, x, epoch=3, seed=1)["image"]).max(axis=(1, 2, 3)) > 1).all()
 
 
+@pytest.mark.full
 def test_an_example_does_not_depend_on_its_batch():
     x = images(8)
     whole = run(EVERYTHING, x, epoch=1)["image"]
@@ -59,6 +60,7 @@ def test_an_example_does_not_depend_on_its_batch():
     np.testing.assert_allclose(part, whole[order], atol=ROUNDING)
 
 
+@pytest.mark.full
 def test_epochs_may_differ_within_a_batch():
     x, epochs = images(4), jnp.array([0, 1, 1, 0])
     mixed = run(EVERYTHING, x, epoch=epochs)["image"]

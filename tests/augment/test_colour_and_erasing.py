@@ -126,6 +126,7 @@ def test_rand_augment_draws_all_operations_evenly_with_both_signs():
     assert abs(np.corrcoef(which.T)[0, 1]) < 0.05
 
 
+@pytest.mark.full
 def test_rand_augment_does_one_thing_after_the_other():
     """An image on which both draws are of colours is that of the two functions, in their order."""
     x, options = images(60), Augment(rand_augment=2, rand_magnitude=9)

@@ -89,6 +89,7 @@ def test_gradient_is_zero_where_there_is_no_object():
     assert np.all(gradient[present] != 0)
 
 
+@pytest.mark.full
 def test_outputs_that_overlap_an_object_are_left_alone():
     grid = Grid(1, 2, 20, 40, 1, anchors=((16, 16),))
     targets = encode(

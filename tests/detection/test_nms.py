@@ -55,6 +55,7 @@ def test_of_equal_scores_the_first_wins():
     assert kept(*nms(boxes, jnp.array([0.5, 0.5, 0.5]), 0.5, 3)) == [0]
 
 
+@pytest.mark.full
 def test_1000_random_sets_equal_the_greedy_reference():
     rng = np.random.default_rng(0)
     low = rng.uniform(0, 80, (1000, 24, 2))

@@ -221,6 +221,7 @@ def learn(variables, images, truths, key):
     return parts, outputs, gradient
 
 
+@pytest.mark.full
 def test_a_step_learns_from_images_with_and_without_objects():
     parts, outputs, gradient = learn(small_variables(), IMAGES, TRUTHS, jax.random.key(2))
     assert set(parts) == {"objectness", "proposals", "classes", "boxes", "masks"}
@@ -260,6 +261,7 @@ def detect(variables, images, sizes=None, settings=None):
     return MODEL.apply(variables, images, sizes=sizes, settings=settings)
 
 
+@pytest.mark.full
 def test_detections_are_padded_and_masks_are_of_these_only():
     settings = dataclasses.replace(MODEL.settings, max_detections=7, score_threshold=0.0)
     found, masks, keypoints = detect(small_variables(), IMAGES, settings=settings)

@@ -140,10 +140,8 @@ UNPADDED = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.full) if n in ("alexnet", "zfnet") else n for n in UNPADDED],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("name", UNPADDED)
 def test_published_architectures_without_padding_are_exact(name):
     table, fields, size = UNPADDED[name]
     model = create_model(table, 5).clone(padded=False, **fields)
@@ -164,6 +162,7 @@ def dense_outputs(model, variables, window, picture):
     return np.asarray(jax.jit(dense.apply)(converted, picture[None])[0])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("table", "fields", "size"),
     [

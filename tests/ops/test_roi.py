@@ -115,6 +115,7 @@ def test_an_adaptive_number_of_samples_is_refused(sampling):
         roi_align(FEATURES, BOX, (2, 2), sampling=sampling)
 
 
+@pytest.mark.full
 def test_each_box_is_aligned_in_its_own_level():
     rng = np.random.default_rng(3)
     shapes, scales = ((12, 16), (6, 8), (3, 4)), (0.25, 0.125, 0.0625)

@@ -68,6 +68,7 @@ def twice(recipe, state, arrays, index, epoch, **how):
     return state, metrics
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "kind", ["sgd", *(pytest.param(one, marks=pytest.mark.slow) for one in ("adamw", "places", "colours"))]
 )

@@ -171,6 +171,7 @@ def test_preview_draws_the_boxes_of_the_augmented_batch(drawn, tmp_path, monkeyp
     assert {label for boxes in seen for label in boxes.labels} <= set(CLASSES)
 
 
+@pytest.mark.full
 def test_the_shown_score_is_that_of_the_best_f1_on_the_validation_split(launch, tmp_path, drawn, monkeypatch):
     judge, judged_on = GridDetection.judge, []
 
@@ -257,6 +258,7 @@ def test_validation_splits_come_with_the_test_split_only(drawn, tmp_path):
     assert read.validation is read.test
 
 
+@pytest.mark.full
 def test_a_model_without_grid_and_averaging_are_refused(launch, tmp_path):
     wrong = launch("--experiment=scenes_grid", "--model.name=lenet5", *TINY, f"--workdir={tmp_path / 'a'}")
     assert wrong.code == 1 and "has no grid" in wrong.err
@@ -273,6 +275,7 @@ def scenes():
     }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "augment, joined",
     [
@@ -299,6 +302,7 @@ def test_augmentation_without_a_form_for_boxes_is_refused():
         augmented(Augment(cutmix=1), scenes(), keys, jnp.full(3, 128.0))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("task", [grid_task(form="logistic"), Localization(CLASSES, 64, 64)])
 def test_data_without_any_object_is_no_mistake(task):
     """All images are negatives: losses are finite, there is nothing to find, and the report has its pictures."""

@@ -64,6 +64,7 @@ def test_folders_of_points_with_squares_of_photographs_that_have_none(tmp_path):
         sources.load(dataclasses.replace(data, backgrounds=str(tmp_path / "nothing")), None)
 
 
+@pytest.mark.full
 def test_figures_show_their_joints():
     drawn = figures.figures(jax.random.key(3), 40, 64)
     more = figures.figures(jax.random.key(3), 300, 64)

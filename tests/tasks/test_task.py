@@ -33,6 +33,7 @@ def setup(task=None, model="tiny_googlenet_bn"):
     return recipe, jax.jit(lambda: init_state(recipe, SHAPE, jnp.int32(0)))(), batch
 
 
+@pytest.mark.full
 def test_auxiliary_heads_learn_with_three_tenths_of_their_loss():
     recipe, state, batch = setup()
     after, metrics = jax.jit(lambda s, b: train_step(recipe, s, b))(state, batch)
@@ -66,6 +67,7 @@ class Twice(Task):
         return {name: softmax_cross_entropy(value, batch["label"]) for name, value in outputs.items()}
 
 
+@pytest.mark.full
 def test_a_task_may_ask_the_network_several_times():
     """Running statistics follow both calls, in order; the parts of the loss are summed."""
     recipe, state, batch = setup(Twice(), "tiny_resnet")

@@ -140,6 +140,7 @@ def test_not_finite_outputs_count_as_wrong(setup):
     assert evaluate((recipe, split, broken)).mean["accuracy"] == 0
 
 
+@pytest.mark.full
 def test_evaluation_in_training_equals_evaluation_of_the_checkpoint(tmp_path, launch):
     flags = ("--data.limit=150", "--train.steps=6", "--data.batch_size=25", f"--workdir={tmp_path}")
     trained = launch("--experiment=digits_lenet", "--model.name=mlp", *flags)

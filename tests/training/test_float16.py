@@ -40,6 +40,7 @@ def step(dtype: str, **changes):
     return before, after, metrics
 
 
+@pytest.mark.full
 def test_a_step_in_float16_is_that_of_float32_to_its_digits():
     before, wide, metrics = step("float32")
     _, half, found = step("float16")

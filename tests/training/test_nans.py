@@ -81,6 +81,7 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.full
 def test_a_run_that_diverges_names_the_layer_and_relaunched_skips(launch, tmp_path, spoil):
     spoil(lambda outputs, batch: jnp.where(batch["index"] == 3, jnp.inf, 0))
     plain = launch(*FLAGS, f"--workdir={tmp_path}")

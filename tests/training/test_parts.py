@@ -136,6 +136,7 @@ def test_the_head_of_a_frozen_trunk_learns_as_softmax_regression_on_what_the_tru
     jax.tree.map(np.testing.assert_array_equal, ({**new.params, "output": None}, new.model_state), still)
 
 
+@pytest.mark.full
 def test_norms_that_are_not_frozen_go_on():
     recipe, state, batch = begun(frozen=("conv1/kernel", "bn1/scale"), weight_decay=0.5)
     new, _ = train_step(recipe, state, batch)

@@ -107,6 +107,7 @@ def test_grids_follow_the_size_and_anchors_stay_in_pixels(experiment):
     }
 
 
+@pytest.mark.full
 def test_each_size_compiles_once_and_a_resumed_run_is_the_same(experiment, monkeypatch):
     dataset = Dataset("drawn", drawn(12), drawn(2), ("a", "b"))
     recipe = make_recipe(experiment, dataset.classes, (16, 24, 3), STEPS)

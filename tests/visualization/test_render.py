@@ -57,6 +57,7 @@ def test_a_frame_is_kept_after_exactly_so_many_updates(tiny):
     np.testing.assert_array_equal(result.images, result.frames[4])
 
 
+@pytest.mark.full
 def test_a_whole_layer_at_once_is_each_channel_alone(tiny):
     objectives = [channel("conv2_pre_relu", c) for c in range(5)]
     together = render_each(tiny, objectives, key=jax.random.key(0), steps=(0, 6), chunk=5)

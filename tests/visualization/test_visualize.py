@@ -58,6 +58,7 @@ def test_a_gallery_of_everything(lenet, digits, tmp_path):
     assert (tmp_path / "channels-conv2.gif").exists()
 
 
+@pytest.mark.full
 def test_only_what_is_asked_for(lenet, digits, tmp_path):
     options = dataclasses.replace(QUICK, pages=("channels", "classes"), layer=("conv2:3", "logits:7"))
     pictures = visualize(Subject(lenet, digits[0][:20], digits[1][:20], options, "run"), tmp_path)
@@ -156,6 +157,7 @@ def test_layers_are_chosen_from_first_to_last(lenet):
         subject(layer=("fc1",)).spatial_layers(9)
 
 
+@pytest.mark.full
 def test_states_after_each_row_end_with_what_the_network_says(digits, tmp_path):
     images, labels = digits[0][:30], digits[1][:30]
     model = RowReader(hidden=5)
