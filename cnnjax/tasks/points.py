@@ -135,13 +135,16 @@ def extents(points: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def point_pictures(found: np.ndarray, split: Split, names: Sequence[str]) -> "list[Picture]":
-    """The best, the median and the worst images by their mean error; the real points white, the predicted red."""
+    """The best, the median and the worst images by their mean error, of 68 points by NME; the real points white, the
+    predicted red."""
     from cnnjax.drawing import figures
     from cnnjax.drawing.points import draw_points, lines_of
 
-    visible = np.asarray(split["visible"])
-    errors = judge.point_errors(found, np.asarray(split["points"]))
-    means = judge.nme(errors, visible, extents(np.asarray(split["points"]), visible))
+    real, visible = np.asarray(split["points"]), np.asarray(split["visible"])
+    if len(names) == 68:
+        means, of = judge.nme_outer_eyes(found, real, visible), "the distance of the outer eye corners"
+    else:
+        means, of = judge.nme(judge.point_errors(found, real), visible, extents(real, visible)), "their box"
     order = [int(i) for i in np.argsort(means) if np.isfinite(means[i])]
     middle = max(0, len(order) // 2 - _SHOWN // 2)
     rows = {"best": order[:_SHOWN], "median": order[middle : middle + _SHOWN], "worst": order[-_SHOWN:]}
@@ -149,9 +152,9 @@ def point_pictures(found: np.ndarray, split: Split, names: Sequence[str]) -> "li
     for name, chosen in rows.items():
         for i in chosen:
             # Zoom once, then draw in pixels of the enlarged picture.
-            image = draw_points(split["image"][i], split["points"][i], visible[i], lines_of(names), "white")
+            image = draw_points(split["image"][i], real[i], visible[i], lines_of(names), "white")
             zoom = image.shape[1] / split["image"].shape[2]
             images.append(draw_points(image, found[i] * zoom, visible[i], lines_of(names), "red"))
             texts.append(f"{name}  {100 * means[i]:.1f} %")
-    caption = "White: the real points. Red: the predicted ones; the mean error as a share of their box."
+    caption = f"White: the real points. Red: the predicted ones; the mean error as a share of {of}."
     return [figures.image_grid("points", "Points", caption, images, texts)] if images else []

@@ -13,7 +13,7 @@ from cnnjax.data.formats.poses import LSP_NAMES
 from cnnjax.data.synthetic import figures
 from cnnjax.models import create_model
 from cnnjax.tasks.heatmaps import Heatmaps
-from cnnjax.tasks.points import Points
+from cnnjax.tasks.points import Points, point_pictures
 
 NAMES = tuple(map(str, range(68)))
 
@@ -77,6 +77,24 @@ def test_figures_show_their_joints():
     right, left = np.stack(colours[::2]), np.stack(colours[1::2])
     # A hand may lie over a thigh, and the left leg over the right.
     assert np.mean(right[:, 0] > right[:, 2]) > 0.85 and np.mean(left[:, 2] > left[:, 0]) > 0.85
+
+
+def test_pictures_of_faces_are_ordered_and_named_by_the_distance_of_their_outer_eye_corners(monkeypatch):
+    rng = np.random.default_rng(0)
+    real = rng.uniform(8, 56, (3, 68, 2)).astype(np.float32)
+    real[:, 36] = 10, 30
+    real[:, 45] = [(50, 30), (30, 30), (20, 30)]  # 40, 20 and 10 apart
+    split = {"image": np.zeros((3, 64, 64, 3), np.uint8), "points": real, "visible": np.ones((3, 68), bool)}
+    texts = []
+    monkeypatch.setattr("cnnjax.drawing.figures.image_grid", lambda *arguments: texts.extend(arguments[-1]))
+    off = np.array([[[4, 0]], [[0, 1]], [[1, 0]]], np.float32)
+    point_pictures(real + off, split, NAMES)
+    assert texts[:3] == ["best  5.0 %", "best  10.0 %", "best  10.0 %"]
+    with_two = {**split, "points": real[:, :2], "visible": np.ones((3, 2), bool)}
+    texts.clear()
+    point_pictures(real[:, :2] + off, with_two, ("left", "right"))
+    shares = np.sort([4, 1, 1] / np.abs(real[:, 0] - real[:, 1]).max(axis=1))
+    assert texts[:3] == [f"best  {100 * share:.1f} %" for share in shares]
 
 
 def test_heatmaps_as_outputs_and_back():
