@@ -29,6 +29,8 @@ def faces_heatmaps() -> Experiment:
     """68 points of a face, each by a heatmap of half of the image.
 
     python launch.py --experiment=faces_heatmaps --data.name=points:PATH
+    PATH is that of faces_landmarks. After 900 faces expect an NME of 0.050 of 400 others (mean of 3 seeds), where
+    faces_landmarks has 0.065; 18 minutes on one CPU core.
     """
     return Experiment(
         name="faces_heatmaps",
