@@ -258,12 +258,16 @@ def _taken(body: Sequence[Instruction], number: int, whole: int) -> int:
     parameter = next((i for i in body if i.opcode == "parameter" and i.argument == str(number)), None)
     if parameter is None:
         return whole
-    users = [inner for inner in body if parameter.name in inner.operands]
+    names = {parameter.name}
+    for inner in body:  # each after its operands
+        if inner.opcode == "bitcast" and names & set(inner.operands):
+            names.add(inner.name)
+    users = [inner for inner in body if inner.opcode != "bitcast" and names & set(inner.operands)]
     total = 0
     for user in users:
-        if user.opcode in _SLICES and parameter.name not in user.operands[1:]:
+        if user.opcode in _SLICES and not names & set(user.operands[1:]):
             total += sum(shape.bytes for shape in user.shapes)
-        elif user.opcode != "dynamic-update-slice" or user.operands[0] != parameter.name:
+        elif user.opcode != "dynamic-update-slice" or user.operands[0] not in names:
             return whole
     return total if users else whole
 

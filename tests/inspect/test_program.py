@@ -27,6 +27,12 @@ GPU = """HloModule jit_step, is_scheduled=true
   ROOT %dot = f32[64,16]{1,0} dot(%x, %y), lhs_contracting_dims={1}, rhs_contracting_dims={0}
 }
 
+%place (all_x: bf16[100,32,32,16]) -> bf16[1,16] {
+  %all_x = bf16[100,32,32,16]{3,2,1,0} parameter(0)
+  %rows_x = bf16[102400,16]{1,0} bitcast(%all_x)
+  ROOT %one = bf16[1,16]{1,0} slice(%rows_x), slice={[0:1], [0:16]}
+}
+
 %body (s: (s32[], f32[256])) -> (s32[], f32[256]) {
   %s = (s32[], f32[256]{0}) parameter(0)
   %i = s32[] get-tuple-element(%s), index=0
@@ -42,6 +48,7 @@ ENTRY %main (set: u8[50000,32,32,3], rows: s32[100,1], kernel: bf16[16,3,3,3], x
   %batch = bf16[100,32,32,3]{3,2,1,0} fusion(%set, %rows), kind=kLoop, calls=%rows_of_all, metadata={op_name="jit(step)/gather"}
   %conv = (bf16[100,32,32,16]{3,2,1,0}, u8[4096]{0}) custom-call(%batch, %kernel), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward", metadata={op_name="jit(step)/jvp(Net)/block1/conv1/conv_general_dilated"}
   %out = bf16[100,32,32,16]{3,2,1,0} get-tuple-element(%conv), index=0
+  %centre = bf16[1,16]{1,0} fusion(%out), kind=kLoop, calls=%place, metadata={op_name="jit(step)/slice"}
   %back = (bf16[16,3,3,3]{3,2,1,0}, u8[0]{0}) custom-call(%batch, %out), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter", metadata={op_name="jit(step)/transpose(jvp(Net))/block1/conv1/conv_general_dilated"}
   %x = bf16[64,32]{1,0} parameter(3)
   %y = bf16[32,16]{1,0} parameter(4)
@@ -62,7 +69,7 @@ def kernels():
 
 
 def test_kernels_are_what_a_device_starts(kernels):
-    assert list(kernels) == ["batch", "conv", "back", "reduced", "result", "w"]
+    assert list(kernels) == ["batch", "conv", "centre", "back", "reduced", "result", "w"]
     assert {name: kernel.times for name, kernel in kernels.items() if kernel.times > 1} == {"w": 7}
 
 
@@ -70,6 +77,7 @@ def test_traffic_counts_what_is_taken_and_no_workspace(kernels):
     images, outputs, weights = 100 * 32 * 32 * 3, 2 * 100 * 32 * 32 * 16, 2 * 16 * 3 * 3 * 3
     assert kernels["batch"].bytes == images + 4 * 100 + 2 * images  # rows of the set, not all of it
     assert kernels["conv"].bytes == kernels["back"].bytes == 2 * images + weights + outputs
+    assert kernels["centre"].bytes == 2 * 2 * 16  # one place, whatever it is called
     assert kernels["w"].bytes == 2 * 4 * 256
     assert kernels["result"].bytes == 2 * (64 * 32 + 32 * 16) + 4 * 64 * 16
 
