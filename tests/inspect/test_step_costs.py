@@ -123,8 +123,8 @@ FLAGSHIPS = {
 @pytest.mark.parametrize(
     ("name", "num_kernels", "gigabytes", "temporary"),
     [
-        ("airbench", 180, 6.9, 0.8),
-        ("late_airbench", 180, 6.5, 0.8),
+        ("airbench", 180, 6.8, 0.8),
+        ("late_airbench", 180, 6.4, 0.8),
         ("wrn28_10", 450, 10.9, 1.35),
         ("resnet50", 850, 88, 10.9),
     ],
