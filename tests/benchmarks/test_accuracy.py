@@ -9,8 +9,10 @@ import cnnjax as cj
 _SHORT = (
     "--experiment=digits_localization",
     "--train.steps=2",
-    "--train.evaluate_every=2",
+    "--train.evaluate_every=0",
     "--data.limit=16",
+    "--data.batch_size=8",
+    "--evaluate.batch_size=8",
 )
 
 
