@@ -10,8 +10,6 @@ from jax import Array, lax
 
 from cnnjax.ops import onednn
 
-_Padding = tuple[tuple[int, int], ...]
-
 
 def conv_general_dilated(
     lhs: Array,
@@ -106,42 +104,37 @@ def _over_patches(
     lhs: Array, rhs: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], precision: Any
 ) -> Array:
     """The convolution of lhs [N, H, W, I] with rhs [h, w, I, O] as one product of patches and kernel."""
-    patches = jnp.concatenate(list(_shifted(lhs, rhs, strides, padding)), axis=-1)
+    patches = jnp.concatenate(list(_shifted(_padded(lhs, padding), rhs, strides)), axis=-1)
     return _product(patches, rhs.reshape(-1, rhs.shape[-1]), precision)
 
 
-def _sum_of_shifts(
-    lhs: Array, rhs: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]
-) -> Array:
+def _sum_of_shifts(lhs: Array, rhs: Array, strides: onednn.Strides, padding: onednn.Pads) -> Array:
     """The depthwise convolution of lhs [N, H, W, C] with rhs [h, w, 1, C], one elementwise product for each tap."""
-    taps = rhs.reshape(-1, 1, 1, 1, rhs.shape[-1])
-    return sum(
-        (part * tap for part, tap in zip(_shifted(lhs, rhs, strides, padding), taps, strict=True)),
-        jnp.zeros((), lhs.dtype),
-    )
+    seen, taps = _shifted(_padded(lhs, padding), rhs, strides), rhs.reshape(-1, 1, 1, 1, rhs.shape[-1])
+    return sum((part * tap for part, tap in zip(seen, taps, strict=True)), jnp.zeros((), lhs.dtype))
 
 
 _over_shifts = jax.custom_vjp(_sum_of_shifts, nondiff_argnums=(2, 3))
 
 
 def _over_shifts_forward(
-    lhs: Array, rhs: Array, strides: tuple[int, ...], padding: _Padding
+    lhs: Array, rhs: Array, strides: onednn.Strides, padding: onednn.Pads
 ) -> tuple[Array, tuple[Array, Array]]:
     return _over_shifts(lhs, rhs, strides, padding), (lhs, rhs)
 
 
 def _over_shifts_backward(
-    strides: tuple[int, ...], padding: _Padding, saved: tuple[Array, Array], g: Array
+    strides: onednn.Strides, padding: onednn.Pads, saved: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array]:
     lhs, rhs = saved
     (of_images,) = jax.vjp(lambda lhs: _sum_of_shifts(lhs, rhs, strides, padding), lhs)[1](g)
-    padded, (height, width) = jnp.pad(lhs, ((0, 0), *padding, (0, 0))), rhs.shape[:2]
+    padded, (height, width) = _padded(lhs, padding), rhs.shape[:2]
 
     # By itself XLA:CPU would go through all of both images once for each tap; this goes through them row by row.
     def with_row(row: Array, sums: list[Array]) -> list[Array]:
         of_row = lax.dynamic_slice_in_dim(g, row, 1, axis=1)
         rows = lax.dynamic_slice_in_dim(padded, row * strides[0], height, axis=1)
-        seen = _shifted(rows, rhs, strides, ((0, 0), (0, 0)))
+        seen = _shifted(rows, rhs, strides)
         return [total + part * of_row for total, part in zip(sums, seen, strict=True)]
 
     nothing = jnp.zeros((g.shape[0], 1, *g.shape[2:]), g.dtype)
@@ -152,11 +145,12 @@ def _over_shifts_backward(
 _over_shifts.defvjp(_over_shifts_forward, _over_shifts_backward)
 
 
-def _shifted(
-    lhs: Array, rhs: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]
-) -> Iterator[Array]:
-    """What each tap [i, j] of rhs [h, w, ...], row by row, sees of lhs [N, H, W, I] at all places of the output."""
-    padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+def _padded(images: Array, padding: Sequence[tuple[int, int]]) -> Array:
+    return jnp.pad(images, ((0, 0), *padding, (0, 0)))
+
+
+def _shifted(padded: Array, rhs: Array, strides: Sequence[int]) -> Iterator[Array]:
+    """What each tap [i, j] of rhs [h, w, ...], row by row, sees of images [N, H, W, I] at all places of the output."""
     for i in range(rhs.shape[0]):
         for j in range(rhs.shape[1]):
             ends = (padded.shape[1] - rhs.shape[0] + i + 1, padded.shape[2] - rhs.shape[1] + j + 1)
