@@ -4,118 +4,105 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+_NO_TAP, _NO_WINDOW = 254, 255  # places that no window has
 
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: Array, window: int, stride: int) -> Array:
     """Max pooling without padding of images no smaller than the window: [N, H, W, C] -> [N, rows, columns, C].
 
     As XLA's own, of equal values the first takes the gradient, and rows and columns that fill no window are dropped.
-    The gradient goes back by comparison with where each maximum was: on CPU six to ten times faster than XLA's.
+    The gradient goes back by comparison with where each maximum was: on CPU ten times faster than XLA's.
     """
-    return _halve(x) if window == stride == 2 else _pool(x, window, stride)
+    return _forward(x, window, stride)[0]
 
 
-def _best(values: list[Array]) -> tuple[Array, Array]:
-    """The largest of arrays of one shape and, saved for the gradient, which of them it is: uint8."""
-    best, place = values[0], jnp.zeros(values[0].shape, jnp.uint8)
-    for i, value in enumerate(values[1:], start=1):
+def _forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
+    """The largest of each window and, saved for the gradient, which of its pixels, row by row, it is: uint8."""
+    rows = _slices(x, 1, window, stride)
+    best, *rest = (pixels for row in rows for pixels in _slices(row, 2, window, stride))
+    place = jnp.zeros(best.shape, jnp.uint8)
+    for i, value in enumerate(rest, start=1):
         place = jnp.where(value > best, jnp.uint8(i), place)
         best = jnp.maximum(best, value)
-    return best, place
-
-
-@jax.custom_vjp
-def _halve(x: Array) -> Array:
-    """2x2 with stride 2: each pixel is in one window, so forward and backward are elementwise over a view."""
-    return _halve_forward(x)[0]
-
-
-def _halve_forward(x: Array) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
-    n, height, width, channels = x.shape
-    rows, columns = height // 2, width // 2
-    windows = x[:, : 2 * rows, : 2 * columns].reshape(n, rows, 2, columns, 2, channels)
-    best, place = _best([windows[:, :, i // 2, :, i % 2] for i in range(4)])
     return best, (place, x.shape)
-
-
-def _halve_backward(saved: tuple[Array, tuple[int, ...]], gradient: Array) -> tuple[Array]:
-    """Of an odd height or width the last row or column is half of a window that has no maximum.
-
-    So it comes out of the same pass: a pad at the end would be another one over all of the image, and XLA gives a
-    convolution's two gradients that are made of it, on a GPU, one each.
-    """
-    place, (n, height, width, channels) = saved
-    odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
-    if height % 2 or width % 2:
-        place, gradient = jnp.pad(place, odd, constant_values=4), jnp.pad(gradient, odd)
-    here = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
-    chosen = place[:, :, None, :, None] == here
-    spread = jnp.where(chosen, gradient[:, :, None, :, None], jnp.zeros((), gradient.dtype))
-    whole = spread.reshape(n, height + height % 2, width + width % 2, channels)
-    return (whole[:, :height, :width],)
-
-
-_halve.defvjp(_halve_forward, _halve_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _pool(x: Array, window: int, stride: int) -> Array:
-    """Windows that may overlap; their places are strided slices of the image."""
-    return _pool_forward(x, window, stride)[0]
-
-
-def _pool_forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
-    by_axes, at_once = (functools.partial(f, window=window, stride=stride) for f in (_by_axes, _at_once))
-    best, place = lax.platform_dependent(x, cpu=by_axes, default=at_once)
-    return best, (place, x.shape)
-
-
-def _by_axes(x: Array, window: int, stride: int) -> tuple[Array, Array]:
-    """Over the columns, then over the rows.
-
-    XLA:CPU computes `place` anew inside the gradient, for each of the window's places: this form is the cheaper.
-    """
-    narrow, column = _best(_slices(x, 2, window, stride))
-    best, row = _best(_slices(narrow, 1, window, stride))
-    place, *rest = _slices(column, 1, window, stride)
-    for i, columns in enumerate(rest, start=1):
-        place = jnp.where(row == i, jnp.uint8(i * window) + columns, place)
-    return best, place
-
-
-def _at_once(x: Array, window: int, stride: int) -> tuple[Array, Array]:
-    """In one pass over memory: an accelerator would store what there is between two."""
-    rows = _slices(x, 1, window, stride)
-    return _best([places for row in rows for places in _slices(row, 2, window, stride)])
 
 
 def _slices(x: Array, axis: int, window: int, stride: int) -> list[Array]:
     """The first places of all windows along an axis, the second places, and so on."""
-    end = _last(x.shape[axis], window, stride) + 1
+    end = (x.shape[axis] - window) // stride * stride + 1
     return [lax.slice_in_dim(x, i, end + i, stride, axis) for i in range(window)]
 
 
-def _pool_backward(
+def _backward(
     window: int, stride: int, saved: tuple[Array, tuple[int, ...]], gradient: Array
 ) -> tuple[Array]:
     place, shape = saved
+    by_blocks, by_taps = (
+        functools.partial(f, shape=shape, window=window, stride=stride) for f in (_by_blocks, _by_taps)
+    )
+    if window <= stride:
+        return (by_blocks(place, gradient),)
+    return (lax.platform_dependent(place, gradient, cpu=by_blocks, default=by_taps),)
+
+
+def _by_blocks(place: Array, gradient: Array, shape: tuple[int, ...], window: int, stride: int) -> Array:
+    """The image is cut into blocks of stride x stride: its pixel (p, q) is tap (p + stride m, q + stride n) of the window
+    that begins m blocks above and n to the left, and these are few.
+
+    So all is one elementwise pass over the image in which nothing is asked of its borders, which would keep XLA:CPU from
+    vector instructions (384 maps of 46x46x32, 3x3 with stride 2: 70 ms and 670 with `_by_taps`). That goes for the rows
+    and columns that fill no block, too: a pad at the end would be another pass, and XLA gives a convolution's two
+    gradients that are made of it, on a GPU, one each.
+    """
+    count, height, width, channels = shape
+    above = -(-window // stride) - 1
+    rows, columns = -(-height // stride), -(-width // stride)
+    ends = [
+        (above, many - windows) for many, windows in zip((rows, columns), gradient.shape[1:3], strict=True)
+    ]
+    if any(map(any, ends)):
+        around = ((0, 0), *ends, (0, 0))
+        place = jnp.pad(place, around, constant_values=_NO_WINDOW)
+        gradient = jnp.pad(gradient, around)
+    zero = jnp.zeros((), gradient.dtype)
+    total = zero
+    for m in range(above + 1):
+        for n in range(above + 1):
+            low = (above - m, above - n)
+            part = (slice(None), slice(low[0], low[0] + rows), None, slice(low[1], low[1] + columns), None)
+            total = total + jnp.where(place[part] == _taps(window, stride, m, n), gradient[part], zero)
+    whole = total.reshape(count, rows * stride, columns * stride, channels)
+    return whole[:, :height, :width]
+
+
+def _taps(window: int, stride: int, m: int, n: int) -> np.ndarray:
+    """uint8 [1, 1, stride, 1, stride, 1]: what each pixel of a block is to the window m blocks above and n to the left."""
+    down, right = (np.arange(stride) + stride * blocks for blocks in (m, n))
+    inside = (down < window)[:, None] & (right < window)
+    taps = np.where(inside, down[:, None] * window + right, _NO_TAP)
+    return taps.astype(np.uint8).reshape(1, 1, stride, 1, stride, 1)
+
+
+def _by_taps(place: Array, gradient: Array, shape: tuple[int, ...], window: int, stride: int) -> Array:
+    """One tap of all windows after another.
+
+    Where windows overlap, XLA:GPU makes this one in each of its readers, and stores that by blocks for them (ResNet-50,
+    256 images: 88.0 and 88.6 GB a step).
+    """
     zero = jnp.zeros((), gradient.dtype)
     total = jnp.zeros(shape, gradient.dtype)
-    for k in range(window**2):
-        lows = divmod(k, window)
+    for tap in range(window**2):
         spread = [
-            (low, size - low - _last(size, window, stride) - 1, stride - 1)
-            for low, size in zip(lows, shape[1:3], strict=True)
+            (low, size - low - (windows - 1) * stride - 1, stride - 1)
+            for low, size, windows in zip(divmod(tap, window), shape[1:3], gradient.shape[1:3], strict=True)
         ]
-        part = jnp.where(place == k, gradient, zero)
+        part = jnp.where(place == tap, gradient, zero)
         total = total + lax.pad(part, zero, [(0, 0, 0), *spread, (0, 0, 0)])
-    return (total,)
+    return total
 
 
-_pool.defvjp(_pool_forward, _pool_backward)
-
-
-def _last(size: int, window: int, stride: int) -> int:
-    """Where the last of the windows begins."""
-    return (size - window) // stride * stride
+max_pool.defvjp(_forward, _backward)
