@@ -8,6 +8,8 @@ from cnnjax import config
 from cnnjax.benchmarks.records import make_record
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.data.dataset import join
+from cnnjax.faces.fitted import FITTED
+from cnnjax.runs import fitted
 from cnnjax.runs.committee import restore_all
 from cnnjax.runs.compare import training_seconds
 from cnnjax.runs.run import Run, restore
@@ -45,31 +47,51 @@ def benchmark_runs(paths: Sequence[str], data_dir: str | None, command: str, not
     Raises ConfigError for runs of other tasks or classes than each other, and if runs that are no classifiers differ in
     more than their seeds.
     """
-    classifies = task_class(Workdir(paths[0]).read_config().task).headline == "accuracy"
+    task = Workdir(paths[0]).read_config().task
+    if task in FITTED:
+        return _fitted(paths, data_dir, command, note)
+    classifies = task_class(task).headline == "accuracy"
     record = _together if classifies and len(paths) > 1 else _apart
     return record(paths, data_dir, command, note)
 
 
+def _fitted(paths: Sequence[str], data_dir: str | None, command: str, note: str) -> dict[str, Any]:
+    folders = [Workdir(path) for path in paths]
+    experiments = [folder.read_config() for folder in folders]
+    _check_seeds(experiments)
+    found = [fitted.evaluate_run(folder, {}, data_dir)[0] for folder in folders]
+    return make_record(
+        "accuracy",
+        experiments[0].name + (", weights given" if experiments[0].mtcnn.weights else ""),
+        {name: [evaluation.mean[name] for evaluation in found] for name in found[0].mean},
+        command,
+        seeds=[experiment.train.seed for experiment in experiments],
+        note=join(note, *found[0].notes),
+    )
+
+
 def _apart(paths: Sequence[str], data_dir: str | None, command: str, note: str) -> dict[str, Any]:
     runs = [restore(Workdir(path)) for path in paths]
-    first = runs[0].experiment
-    for run in runs[1:]:
-        seed = {"train.seed": run.experiment.train.seed}
-        if run.experiment != config.replace(first, seed):
-            raise ConfigError(
-                "the runs differ in more than their seeds, and only classifiers make a committee"
-            )
+    _check_seeds([run.experiment for run in runs])
     found = [run.evaluate(_TESTED, data_dir) for run in runs]
     each = [metrics for evaluation in found for metrics in evaluation.per_seed]
     return make_record(
         "accuracy",
-        first.name,
+        runs[0].experiment.name,
         {name: [metrics[name] for metrics in each] for name in found[0].mean}
         | {"seconds, all seeds": [sum(map(_seconds, runs))]},
         command,
         seeds=[run.experiment.train.seed for run in runs],
         note=join(note, *found[0].notes),
     )
+
+
+def _check_seeds(experiments: Sequence[Experiment]) -> None:
+    for other in experiments[1:]:
+        if other != config.replace(experiments[0], {"train.seed": other.train.seed}):
+            raise ConfigError(
+                "the runs differ in more than their seeds, and only classifiers make a committee"
+            )
 
 
 def _together(paths: Sequence[str], data_dir: str | None, command: str, note: str) -> dict[str, Any]:

@@ -165,11 +165,13 @@ def _leading(record: Record) -> tuple[str, int]:
 def _headline(record: Record) -> str:
     """The metric by which the task of a recorded experiment is judged; empty where the subject is none."""
     from cnnjax import experiments
+    from cnnjax.faces.fitted import FITTED
     from cnnjax.tasks import task_class
 
     if record["subject"] not in experiments.EXPERIMENTS:
         return ""
-    return task_class(experiments.EXPERIMENTS[record["subject"]]().task).headline
+    task = experiments.EXPERIMENTS[record["subject"]]().task
+    return next(iter(record["values"])) if task in FITTED else task_class(task).headline
 
 
 def _with_spread(values: Sequence[float] | np.ndarray, form: str) -> str:

@@ -132,7 +132,9 @@ class FaceNetworks(Fitted):
                 metrics[f"{stage.network}/{what}"] = getattr(stage, what)
             if stage.point_error is not None:
                 metrics[f"{stage.network}/point_error"] = stage.point_error
-            metrics |= {f"{stage.network}/{kind}": float(count) for kind, count in stage.counts.items()}
+            metrics |= {
+                f"{stage.network}/{kind}": float(count) for kind, count in stage.counts.items() if count
+            }
         metrics = {name: value for name, value in metrics.items() if not np.isnan(value)}
         return metrics, [
             figures.found_faces(shown, truths, passed),

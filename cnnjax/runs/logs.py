@@ -94,6 +94,8 @@ def describe_metrics(evaluation: Evaluation) -> str:
 
 
 def format_metric(name: str, value: float) -> str:
-    """Shares in percent; losses and numbers of collisions, means over the images, as they are."""
+    """Shares in percent; losses and numbers of collisions, means over the images, as they are; counts as whole numbers."""
+    if value > 1 and value == round(value) and "loss" not in name:
+        return f"{value:,.0f}"
     share = "loss" not in name and name != "collisions" and 0 <= value <= 1
     return f"{100 * value:.2f} %" if share else f"{value:.4f}"

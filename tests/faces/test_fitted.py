@@ -74,6 +74,11 @@ def test_a_shape_model_from_flags(folder, tmp_path, launch):
     }  # fmt: skip
     again = launch("--mode=evaluate", f"--workdir={work}")
     assert again.code == 0 and f"{100 * metrics['nme']:.2f} %" in again.out
+    output = tmp_path / "records.jsonl"
+    recorded = launch("--mode=benchmark", f"--workdir={work}", f"--benchmark.output={output}")
+    assert recorded.code == 0, recorded.err
+    values = json.loads(output.read_text())["values"]
+    assert values["nme"] == [pytest.approx(metrics["nme"])]
     said = launch("--mode=predict", f"--workdir={work}", f"--inputs={folder / 'test'}")
     assert said.code == 0, said.err
     (first, *_) = json.loads((work / "predictions" / "predictions.json").read_text())

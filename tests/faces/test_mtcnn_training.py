@@ -215,6 +215,7 @@ def test_three_networks_from_flags_judged_resumed_and_asked(folder, tmp_path, la
     assert result.code == 0, result.err
     metrics = json.loads((work / "metrics.jsonl").read_text())
     assert metrics["ap50"] > 0.6 and metrics["pnet/accuracy"] > 0.85 and metrics["onet/positive"] > 50
+    assert "onet/landmark" not in metrics and f"{metrics['pnet/negative']:,.0f}\n" in result.out
     names = {path.stem for path in (work / "plots").iterdir()}
     assert names == {"found", "precision_recall", "stages", "windows_pnet", "windows_rnet", "windows_onet"}
     said = launch("--mode=predict", f"--workdir={work}", f"--inputs={folder / 'test'}")
