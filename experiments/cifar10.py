@@ -85,7 +85,8 @@ def cifar10_laptop() -> Experiment:
     """The recipe of the speed run at a width and length for a laptop's CPU.
 
     python launch.py --experiment=cifar10_laptop
-    Expect 92.7 % of the test set (mean of 3 seeds), 93.5 % of the three together; 22 minutes each on one CPU core.
+    Expect 92.7 % of the test set (mean of 3 seeds), 93.5 % of the three together; 22 minutes each on one CPU
+    core. With --train.epochs=16, 93.3 % and together 94.0 % (601 of 10,000 wrong), in 46 minutes each beside other work.
     """
     return Experiment(
         name="cifar10_laptop",
