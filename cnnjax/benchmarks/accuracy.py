@@ -59,7 +59,7 @@ def _fitted(paths: Sequence[str], data_dir: str | None, command: str, note: str)
     folders = [Workdir(path) for path in paths]
     experiments = [folder.read_config() for folder in folders]
     _check_seeds(experiments)
-    found = [fitted.evaluate_run(folder, {}, data_dir)[0] for folder in folders]
+    found = [fitted.evaluate_run(folder, _TESTED, data_dir)[0] for folder in folders]
     return make_record(
         "accuracy",
         experiments[0].name + (", weights given" if experiments[0].mtcnn.weights else ""),
