@@ -117,10 +117,10 @@ def faces_mtcnn() -> Experiment:
 
     python launch.py --experiment=faces_mtcnn --data.name=wider:PATH --mtcnn.landmarks=points:FACES
     PATH holds WIDER FACE, all or a part of it; any data set of photographs with boxes of faces will do. FACES are faces
-    with 68 or 5 points. A run that is interrupted goes on after the last network that was done. Launched with
-    --mtcnn.weights=FOLDER, published networks are judged in the same way. After 1,239 images of WIDER FACE expect an AP50
-    of 0.73 of the faces of 20 pixels and more in 394 others, where the published weights have 0.87; two and a half hours
-    on one CPU core.
+    with 68 or 5 points. A run that is interrupted keeps the windows that it mined and goes on after the last hundred of
+    steps. Launched with --mtcnn.weights=FOLDER, published networks are judged in the same way. After 1,239 images of WIDER
+    FACE expect an AP50 of 0.73 of the faces of 20 pixels and more in 394 others, where the published weights have 0.87; two
+    and a half hours on one CPU core.
     """
     return Experiment(
         name="faces_mtcnn",

@@ -188,7 +188,8 @@ def search(
 
 
 class _Training:
-    """The stages of a run, in its folder: weights, what is told of them, and a few windows, each as soon as it is done."""
+    """The stages of a run, in its folder: weights, what is told of them, and a few windows, each as soon as it is done, and
+    of the one that is not, what `Progress` keeps."""
 
     def __init__(self, experiment: Experiment, dataset: Dataset, folder: Path, say: Say):
         self.asked, self.seed, self.folder, self.say = experiment.mtcnn, experiment.train.seed, folder, say
@@ -205,6 +206,8 @@ class _Training:
         self.settings = self._of(experiment)
         if (folder / _STAGES).exists():
             self._go_on()
+        else:  # by which what is kept of the first is known, too
+            _write_stages(folder, self.settings, (), self.frame)
 
     @staticmethod
     def _of(experiment: Experiment) -> dict[str, Any]:
@@ -230,26 +233,33 @@ class _Training:
         self.stages, self.windows = list(about.stages), dict(about.windows)
         names = [stage.network for stage in self.stages]
         self.networks = load_networks(self.folder, names)
-        self.say(f"there already: {', '.join(names) or 'none'}")
+        if names:
+            self.say(f"there already: {', '.join(names)}")
 
     def train(self, number: int, name: str) -> None:
+        from cnnjax.faces.mtcnn_progress import Progress
         from cnnjax.faces.mtcnn_training import train_network
         from cnnjax.weights.convert import save_torchvision
 
-        rng = np.random.default_rng([self.seed, number])
-        most = self.asked.samples[number]
-        kept, held = (self._mine(name, rows, most, rng) for rows in (self.rest, self.held_out))
+        rng, most = np.random.default_rng([self.seed, number]), self.asked.samples[number]
+        progress = Progress(self.folder, name)
+
+        def mine() -> tuple[Samples, Samples]:
+            return self._mine(name, self.rest, most, rng), self._mine(name, self.held_out, most, rng)
+
+        kept, held = progress.windows(mine)
         told = ", ".join(f"{count:,} {kind}" for kind, count in kept.counts().items() if count)
         self.say(f"{name}: {told} windows of {len(self.rest):,} images")
         variables, trained = train_network(
-            name, kept, held, self.asked.steps[number], self.asked, self.seed + number, self.say
+            name, kept, held, self.asked.steps[number], self.asked, self.seed + number, self.say, progress
         )
-        some = sampling.thinned(kept, _SHOWN, rng)
+        some = sampling.thinned(kept, _SHOWN, np.random.default_rng(self.seed))
         save_torchvision(self.folder / f"{name}.safetensors", f"mtcnn_{name}", variables)
         np.savez(self.folder / f"{name}_windows.npz", **dataclasses.asdict(some))
         self.networks[name], self.windows[name] = variables, some
         self.stages.append(trained)
         _write_stages(self.folder, self.settings, self.stages, self.frame)
+        progress.forget()
 
     def _mine(self, name: str, rows: Sequence[int], most: int, rng: np.random.Generator) -> Samples:
         """Windows of images for a network: what the networks before it let pass, and squares that are drawn."""

@@ -1,6 +1,7 @@
 """One network of MT-CNN trained on windows, with the losses and the online hard example mining of Zhang et al. 2016."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,6 +15,7 @@ from jax import Array
 
 from cnnjax.config import ConfigError, Mtcnn
 from cnnjax.faces.mtcnn import SIDES
+from cnnjax.faces.mtcnn_progress import Progress, Reached
 from cnnjax.faces.mtcnn_samples import LANDMARK, NEGATIVE, PART, POSITIVE, Samples
 from cnnjax.models import create_model
 
@@ -22,6 +24,7 @@ WEIGHTS = {"pnet": (1.0, 0.5, 0.5), "rnet": (1.0, 0.5, 0.5), "onet": (1.0, 0.5, 
 # Of a batch, by KINDS; the share of a kind that there is none of goes to the others.
 SHARES = (3, 1, 1, 1)
 _JUDGED_AT_ONCE = 512
+_KEPT_EVERY = 100  # steps: one to three minutes of O-Net's on two cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +80,10 @@ def losses(outputs: Array, batch: dict[str, Array], hard: float) -> tuple[Array,
     return hard_mean(told, sorted_out, hard), _mean(boxes, with_box), placed
 
 
-def batches(samples: Samples, size: int, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches of so many windows, half of them mirrored, in the proportions SHARES.
+def batches(
+    samples: Samples, size: int, rng: np.random.Generator, begin: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches of so many windows, half of them mirrored, in the proportions SHARES; from number `begin` on.
 
     Each kind is gone through in a new random order each time. Raises ConfigError without faces or without non-faces.
     """
@@ -92,15 +97,16 @@ def batches(samples: Samples, size: int, rng: np.random.Generator) -> Iterator[d
     counts = size * shares // shares.sum()
     counts[NEGATIVE] += size - counts.sum()
     queues = [np.zeros(0, np.int64) for _ in rows]
-    while True:
+    for number in itertools.count():
         taken = []
         for kind, count in enumerate(counts.tolist()):
             while len(queues[kind]) < count:
                 queues[kind] = np.concatenate([queues[kind], rng.permutation(rows[kind])])
             taken.append(queues[kind][:count])
             queues[kind] = queues[kind][count:]
-        chosen = samples[np.concatenate(taken)].mirrored(rng.random(size) < 0.5)
-        yield dataclasses.asdict(chosen)
+        mirrored = rng.random(size) < 0.5
+        if number >= begin:
+            yield dataclasses.asdict(samples[np.concatenate(taken)].mirrored(mirrored))
 
 
 def train_network(
@@ -111,9 +117,12 @@ def train_network(
     settings: Mtcnn,
     seed: int,
     say: Callable[[str], None],
+    progress: Progress,
 ) -> tuple[Any, Trained]:
-    """The variables of "pnet", "rnet" or "onet" after so many steps, and how good it is on windows held out."""
-    begun = time.monotonic()
+    """The variables of "pnet", "rnet" or "onet" after so many steps, and how good it is on windows held out.
+
+    It goes on from the state that `progress` kept, with equal bits.
+    """
     model, side = create_model(f"mtcnn_{name}"), SIDES[name]
     variables = model.init(jax.random.key(seed), jnp.zeros((1, side, side, 3)))
 
@@ -135,8 +144,13 @@ def train_network(
             updates, state = optimizer.update(gradients, state, variables)
         return optax.apply_updates(variables, updates), state, parts
 
-    stream = batches(samples, settings.batch_size, np.random.default_rng(seed))
-    for number in range(1, steps + 1):
+    first = progress.reached(variables, state)
+    variables, state = first.variables, first.state
+    begun = time.monotonic() - first.seconds
+    if first.step:
+        say(f"{name}: goes on after step {first.step:,} of {steps:,}")
+    stream = batches(samples, settings.batch_size, np.random.default_rng(seed), first.step)
+    for number in range(first.step + 1, steps + 1):
         variables, state, parts = step(variables, state, next(stream))
         if number % max(1, steps // 5) == 0 or number == steps:
             told = dict(zip(("faces", "boxes", "points"), np.asarray(parts).tolist(), strict=True))
@@ -144,6 +158,8 @@ def train_network(
             say(f"{name}: step {number:,} of {steps:,}, losses: {shown}")
             if not np.isfinite(np.asarray(parts)).all():
                 raise ConfigError(f"{name}: the loss is not finite; a smaller mtcnn.learning_rate may help")
+        if number % _KEPT_EVERY == 0:
+            progress.keep(Reached(number, time.monotonic() - begun, variables, state))
     judged = judge_windows(model, variables, held_out)
     trained = Trained(name, steps, samples.counts(), held_out.counts(), *judged, time.monotonic() - begun)
     said = f"{name}: of windows held out {100 * trained.accuracy:.1f} % told right, of faces {100 * trained.faces_right:.1f} %"

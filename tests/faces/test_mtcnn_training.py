@@ -1,5 +1,6 @@
 """The trainer of MT-CNN: windows and what they are, its losses, its stages, and the whole from flags."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,11 +10,13 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageDraw
 
+from cnnjax import config
 from cnnjax.config import ConfigError
-from cnnjax.faces import mtcnn
+from cnnjax.faces import mtcnn, mtcnn_training
 from cnnjax.faces import mtcnn_samples as sampling
+from cnnjax.faces.mtcnn_progress import Progress
 from cnnjax.faces.mtcnn_samples import LANDMARK, NEGATIVE, PART, POSITIVE, Samples
-from cnnjax.faces.mtcnn_training import batches, hard_mean, losses
+from cnnjax.faces.mtcnn_training import batches, hard_mean, losses, train_network
 
 FACES = np.array([[10.0, 10, 30, 30], [100, 100, 110, 110]])
 
@@ -155,6 +158,41 @@ def test_batches_hold_all_kinds_and_in_turn_all_windows():
         next(batches(windows((9, 0, 5, 2)), 12, np.random.default_rng(0)))
     with pytest.raises(ConfigError, match="no windows without a face"):
         next(batches(windows((0, 9, 5, 2)), 12, np.random.default_rng(0)))
+
+
+def test_a_network_that_is_killed_goes_on_with_equal_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(mtcnn_training, "_KEPT_EVERY", 4)
+    samples, settings = windows((9, 3, 5, 0)), config.Mtcnn(batch_size=12)
+    whole, begun = Progress(tmp_path, "whole"), Progress(tmp_path, "begun")
+
+    def trained(progress, say):
+        return train_network("pnet", samples, samples, 15, settings, 0, say, progress)[0]
+
+    def killed(line):
+        if "step 9 of" in line:
+            raise KeyboardInterrupt
+
+    wanted = trained(whole, lambda line: None)
+    with pytest.raises(KeyboardInterrupt):
+        trained(begun, killed)
+    said = []
+    found = trained(begun, said.append)
+    assert said[0] == "pnet: goes on after step 8 of 15" and "step 9 of" in said[1]
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    # Windows are mined once, and of a finished network nothing is left.
+    first = begun.windows(lambda: (samples, samples[:2]))
+    second = begun.windows(lambda: pytest.fail("mined again"))
+    for one, again in zip(first, second, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, dataclasses.asdict(one), dataclasses.asdict(again))
+    for name in ("begun_mined.npz", "begun_state.msgpack"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-40])
+    with pytest.raises(ConfigError, match=r"begun_mined.npz is damaged"):
+        begun.windows(lambda: pytest.fail("mined again"))
+    with pytest.raises(ConfigError, match=r"begun_state.msgpack is damaged"):
+        trained(begun, said.append)
+    for progress in (whole, begun):
+        progress.forget()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_of_each_kind_no_more_than_asked():
