@@ -54,9 +54,9 @@ def _by_blocks(place: Array, gradient: Array, shape: tuple[int, ...], window: in
     that begins m blocks above and n to the left, and these are few.
 
     So all is one elementwise pass over the image in which nothing is asked of its borders, which would keep XLA:CPU from
-    vector instructions (384 maps of 46x46x32, 3x3 with stride 2: 70 ms and 670 with `_by_taps`). That goes for the rows
-    and columns that fill no block, too: a pad at the end would be another pass, and XLA gives a convolution's two
-    gradients that are made of it, on a GPU, one each.
+    vector instructions (384 maps of 46x46x32, 3x3 with stride 2, on two cores: 30 ms and 142 with `_by_taps`). That goes
+    for the rows and columns that fill no block, too: a pad at the end would be another pass, and XLA gives a convolution's
+    two gradients that are made of it, on a GPU, one each.
     """
     count, height, width, channels = shape
     above = -(-window // stride) - 1
