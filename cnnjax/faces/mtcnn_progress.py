@@ -41,9 +41,9 @@ class Progress:
                 np.savez(file.buffer, **arrays)
             return kept, held
         try:
-            with open(self._mined, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with open(self._mined, "rb") as content, np.load(content, allow_pickle=False) as found:
                 kept, held = (
-                    Samples(*(arrays[f"{split}_{name}"] for name in names)) for split in ("train", "test")
+                    Samples(*(found[f"{split}_{name}"] for name in names)) for split in ("train", "test")
                 )
         except Exception as error:  # of zip, of numpy or of the system
             raise _damaged(self._mined, error) from error
