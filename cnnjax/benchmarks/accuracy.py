@@ -16,6 +16,7 @@ from cnnjax.runs.run import Run, restore
 from cnnjax.runs.train import train_run
 from cnnjax.runs.workdir import Workdir
 from cnnjax.tasks import task_class
+from cnnjax.training.evaluate import Evaluation
 
 _TESTED = {"data.validation": 0.0}  # not what was held out
 
@@ -60,28 +61,34 @@ def _fitted(paths: Sequence[str], data_dir: str | None, command: str, note: str)
     experiments = [folder.read_config() for folder in folders]
     _check_seeds(experiments)
     found = [fitted.evaluate_run(folder, _TESTED, data_dir)[0] for folder in folders]
-    return make_record(
-        "accuracy",
-        experiments[0].name + (", weights given" if experiments[0].mtcnn.weights else ""),
-        {name: [evaluation.mean[name] for evaluation in found] for name in found[0].mean},
-        command,
-        seeds=[experiment.train.seed for experiment in experiments],
-        note=join(note, *found[0].notes),
-    )
+    subject = experiments[0].name + (", weights given" if experiments[0].mtcnn.weights else "")
+    return _of_seeds(subject, experiments, found, {}, command, note)
 
 
 def _apart(paths: Sequence[str], data_dir: str | None, command: str, note: str) -> dict[str, Any]:
     runs = [restore(Workdir(path)) for path in paths]
-    _check_seeds([run.experiment for run in runs])
+    experiments = [run.experiment for run in runs]
+    _check_seeds(experiments)
     found = [run.evaluate(_TESTED, data_dir) for run in runs]
+    seconds = {"seconds, all seeds": [sum(map(_seconds, runs))]}
+    return _of_seeds(experiments[0].name, experiments, found, seconds, command, note)
+
+
+def _of_seeds(
+    subject: str,
+    experiments: Sequence[Experiment],
+    found: Sequence[Evaluation],
+    seconds: dict[str, list[float]],
+    command: str,
+    note: str,
+) -> dict[str, Any]:
     each = [metrics for evaluation in found for metrics in evaluation.per_seed]
     return make_record(
         "accuracy",
-        runs[0].experiment.name,
-        {name: [metrics[name] for metrics in each] for name in found[0].mean}
-        | {"seconds, all seeds": [sum(map(_seconds, runs))]},
+        subject,
+        {name: [metrics[name] for metrics in each] for name in found[0].mean} | seconds,
         command,
-        seeds=[run.experiment.train.seed for run in runs],
+        seeds=[experiment.train.seed for experiment in experiments],
         note=join(note, *found[0].notes),
     )
 
