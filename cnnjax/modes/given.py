@@ -62,10 +62,14 @@ def chosen_experiment(workdir: Any, default: str = "digits_lenet") -> Experiment
         experiment = experiments.named(name)
     changes = flag_changes()
     experiment = config.changed(experiment, changes)
-    if FLAGS.mode not in ("import", "prepare"):  # weights bring what is missing; what is prepared has no task
-        from cnnjax.runs.refusals import refuse_without_effect
+    if FLAGS.mode == "prepare":  # has no task
+        return experiment
+    from cnnjax.runs import refusals
 
-        refuse_without_effect(experiment, changes)
+    if FLAGS.mode != "train":
+        refusals.refuse_fitted(experiment.task, f"mode={FLAGS.mode}")
+    if FLAGS.mode != "import":  # weights bring what is missing
+        refusals.refuse_without_effect(experiment, changes)
     return experiment
 
 

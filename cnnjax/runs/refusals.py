@@ -39,11 +39,20 @@ log = logging.getLogger(__name__)
 def check_names(experiment: Experiment) -> None:
     """Raises ConfigError if the task, the model or the folder of the data is not there, and if examples of this task
     cannot be augmented so."""
+    refuse_fitted(experiment.task, f"experiment {experiment.name}")
     if not experiment.task.startswith(OWN):
         check(experiment.augment, task_class(experiment.task).targets)
     if not experiment.model.name.startswith(OWN):
         create_model(experiment.model.name, options=experiment.model.options)
     check_folder(experiment.data.name)
+
+
+def refuse_fitted(task: str, what: str) -> None:
+    """Raises ConfigError for a task that is fitted in one go; `what` is for networks that are trained step by step."""
+    if task in FITTED:
+        raise ConfigError(
+            f"{what}: task={task} is fitted in one go, and this needs a network that is trained step by step"
+        )
 
 
 def refuse_without_effect(experiment: Experiment, said: Collection[str]) -> None:

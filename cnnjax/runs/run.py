@@ -23,7 +23,7 @@ from cnnjax.ops.arithmetic import Arithmetic
 from cnnjax.runs import convolutions
 from cnnjax.runs.checkpoint import CheckpointStore
 from cnnjax.runs.plan import Given, abstract_state, are_published, described, with_chosen
-from cnnjax.runs.refusals import refuse_without_effect
+from cnnjax.runs.refusals import refuse_fitted, refuse_without_effect
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import sharding
 from cnnjax.tasks import Result
@@ -220,6 +220,7 @@ def restore(
     `changes` may set the fields config.PREDICTABLE.
     """
     there, given = workdir.read_config(), given or Given()
+    refuse_fitted(there.task, f"workdir {workdir.path}")
     name, checkpoint = there.data.name, checkpoint or ("best" if there.train.patience else "last")
     with CheckpointStore(workdir.checkpoints) as store:
         steps = store.steps()

@@ -101,6 +101,8 @@ def test_a_shape_model_from_flags(folder, tmp_path, launch):
         "--mode=predict", f"--workdir={work}", f"--inputs={folder / 'test'}", "--predict.warp=none.png"
     )
     assert missing.code == 1 and "no such file or folder: none.png" in missing.err
+    exported = launch("--mode=export", f"--workdir={work}", f"--output={tmp_path / 'x'}")
+    assert exported.code == 1 and "task=shape_model is fitted in one go" in exported.err
     refused = launch(*flags, "--shape_model.half_length=5", f"--workdir={work}")
     assert refused.code == 1 and "shape_model.half_length: 4 -> 5" in refused.err
     (work / "shape_model.npz").write_bytes(b"PK")

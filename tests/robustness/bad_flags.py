@@ -13,7 +13,19 @@ def trained(name, flags, expect):
     return Case(name, f"{flags} {TRAIN}", expect)
 
 
+FOR_STEPS = {  # modes of networks that are trained step by step
+    "preview": "",
+    "summarize": "",
+    "slide": "--output=x",
+    "sweep": "--sweep=train.seed=0:2 --workdir=new",
+    "import": "--weights=x --workdir=new",
+    "benchmark": "--workdir=new --benchmark.output=x.jsonl",
+}
+
+
 CASES = [
+    *(Case(f"{mode}_of_what_is_fitted", f"--mode={mode} --experiment=faces_cascade {more}", f"mode={mode}: task=cascade is fitted in one go")
+      for mode, more in FOR_STEPS.items()),
     # no such name
     Case("unknown_flag", "--data.batch_sise=3", "Unknown command line flag 'data.batch_sise'. Did you mean: data.batch_size"),
     Case("unknown_flag_like_nothing", "--zzz", "Unknown command line flag 'zzz'"),
