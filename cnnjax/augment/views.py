@@ -9,16 +9,17 @@ from jax import Array
 from cnnjax.config import CROPPING, ConfigError
 
 Read = TypeVar("Read", bound=Any)  # config.Data, or the part of it that a trained network remembers
-VIEWS = {"none": 1, "flip": 2, "flip_shift": 6, "ten_crop": 10}  # how many there are of an image
+# How many there are of an image.
+VIEWS = {"none": 1, "flip": 2, "shift": 3, "flip_shift": 6, "ten_crop": 10}
 
 
 def test_views(mode: str, images: Array, size: int = 0) -> list[tuple[float, Array]]:
     """Views of images [N, H, W, C] whose predictions are averaged with these weights, which sum to 1.
 
-    "flip": the image and its mirror image. "flip_shift": these (0.25 each), and both moved by one pixel up-left
-    and down-right with reflected borders (0.125 each), as airbench does (Jordan 2024, section 3.6). "ten_crop":
-    squares of `size` pixels at the four corners and the centre, then the mirror images of these five (Krizhevsky
-    et al. 2012, section 4.1).
+    "flip": the image and its mirror image. "shift": the image (0.5), and moved by one pixel up-left and down-right with
+    reflected borders (0.25 each). "flip_shift": these and their mirror images, as airbench does (Jordan 2024, section
+    3.6). "ten_crop": squares of `size` pixels at the four corners and the centre, then the mirror images of these five
+    (Krizhevsky et al. 2012, section 4.1).
 
     Raises ConfigError for an unknown mode, and if crops of this size do not fit.
     """
@@ -32,11 +33,14 @@ def test_views(mode: str, images: Array, size: int = 0) -> list[tuple[float, Arr
             for top, left in _five_corners(images.shape[1], images.shape[2], size)
         ]
         return [(0.1, view) for view in five + [view[:, :, ::-1] for view in five]]
-    if mode != "flip_shift":
+    if mode not in ("shift", "flip_shift"):
         raise ConfigError(f"evaluate.augment={mode!r}: choose one of {', '.join(VIEWS)}")
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    moved = [(0.25, images), (0.125, padded[:, :-2, :-2]), (0.125, padded[:, 2:, 2:])]
-    return moved + [(weight, view[:, :, ::-1]) for weight, view in moved]
+    moved = [(0.5, images), (0.25, padded[:, :-2, :-2]), (0.25, padded[:, 2:, 2:])]
+    if mode == "shift":
+        return moved
+    halves = [(weight / 2, view) for weight, view in moved]
+    return halves + [(weight, view[:, :, ::-1]) for weight, view in halves]
 
 
 def before_views(mode: str, data: Read) -> Read:

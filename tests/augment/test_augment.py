@@ -268,6 +268,9 @@ def test_views_by_hand():
     assert rows[1] == [[5, 4, 5], [2, 1, 2], [5, 4, 5]]
     assert rows[2] == [[5, 6, 5], [8, 9, 8], [5, 6, 5]]
     assert rows[3:] == [[row[::-1] for row in view] for view in rows[:3]]
+    unmirrored = views.test_views("shift", x)
+    assert [weight for weight, _ in unmirrored] == [0.5, 0.25, 0.25]
+    assert [np.asarray(view[0, :, :, 0]).tolist() for _, view in unmirrored] == rows[:3]
     assert [(w, v.tolist()) for w, v in views.test_views("none", x)] == [(1.0, x.tolist())]
     (w, same), (v, mirrored) = views.test_views("flip", x)
     assert w == v == 0.5 and (same == x).all() and (mirrored == x[:, :, ::-1]).all()
