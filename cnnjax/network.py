@@ -171,20 +171,23 @@ class Network:
     def outputs(self, images: Array, views: str = "none") -> Outputs:
         """What the network says of images [N, H, W, C], 0 to 255, averaged over test-time views; pure."""
         task = self._task()
-        weights, variants = zip(
-            *test_views(views, images.astype(jnp.float32), self.preprocessing.image_size), strict=True
-        )
+        seen = test_views(views, images.astype(jnp.float32), self.preprocessing.image_size)
         # One large batch: the compiler sees the network once. Examples stay on the devices that hold them.
-        stacked = jnp.stack(variants, axis=1)
+        stacked = jnp.stack([view.images for view in seen], axis=1)
         batch = {"image": stacked.reshape(-1, *stacked.shape[2:])}
         apply = Apply(self.model, self.variables, self.preprocessing, arithmetic=self.arithmetic)
         outputs = task.forward(apply, batch)
-        if len(variants) == 1:
+        if len(seen) == 1:
             return outputs
         of_views = jax.tree.map(
             lambda a: jnp.moveaxis(a.reshape(*stacked.shape[:2], *a.shape[1:]), 1, 0), outputs
         )
-        return task.average(of_views, jnp.asarray(weights, jnp.float32))
+        turned = [
+            task.flipped_back(jax.tree.map(lambda a, i=i: a[i], of_views), view.flipped)
+            for i, view in enumerate(seen)
+        ]
+        weights = jnp.asarray([view.weight for view in seen], jnp.float32)
+        return task.average(jax.tree.map(lambda *a: jnp.stack(a), *turned), weights)
 
     def frame(self, image: np.ndarray, views: str = "none") -> np.ndarray:
         """A picture, uint8 [H, W, C], as `outputs` takes it, without the axis of a batch."""

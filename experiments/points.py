@@ -1,6 +1,6 @@
 """Experiments that place points: landmarks of faces, joints of bodies."""
 
-from cnnjax.config import Augment, Data, Experiment, Heatmaps, Model, Optimizer, Points, Train
+from cnnjax.config import Augment, Data, Evaluate, Experiment, Heatmaps, Model, Optimizer, Points, Train
 
 
 def faces_landmarks() -> Experiment:
@@ -76,11 +76,12 @@ def pose_lsp() -> Experiment:
         data=Data(name="points:lsp", image_size=128, batch_size=32),
         augment=Augment(flip="random", rotate=40.0, scale=0.25, translate=0.05, brightness=0.1, contrast=0.2),
         model=Model(name="heatmaps_resnet18"),
-        heatmaps=Heatmaps(sigma=1.5, flip_test=True),
+        heatmaps=Heatmaps(sigma=1.5),
         optimizer=Optimizer(
             name="adam", learning_rate=1e-3, schedule="piecewise", boundaries=(0.64, 0.86), warmup=0.02
         ),
         train=Train(epochs=140, evaluate_every=10, checkpoint_every=10),
+        evaluate=Evaluate(augment="flip"),
     )
 
 

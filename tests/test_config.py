@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from cnnjax import config
@@ -12,6 +14,15 @@ def test_every_experiment_is_valid_documented_and_survives_json(name):
     assert config.from_json(config.to_json(config.check(experiment))) == experiment
     text = EXPERIMENTS[name].__doc__
     assert "python launch.py" in text and (name in text or name == "digits_lenet")
+
+
+def test_fields_of_older_runs_that_changed_nothing_are_passed_over():
+    tree = json.loads(config.to_json(Experiment()))
+    tree["heatmaps"]["flip_test"] = False
+    assert config.from_json(json.dumps(tree)) == Experiment()
+    tree["heatmaps"]["flip_test"] = True
+    with pytest.raises(ConfigError, match="unknown field heatmaps.flip_test"):
+        config.from_json(json.dumps(tree))
 
 
 def test_every_field_has_help():

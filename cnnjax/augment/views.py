@@ -1,7 +1,7 @@
 """Views of an image that are averaged at test time."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -10,13 +10,21 @@ from cnnjax.config import CROPPING, ConfigError
 
 Read = TypeVar("Read", bound=Any)  # config.Data, or the part of it that a trained network remembers
 # How many there are of an image.
-VIEWS = {"none": 1, "flip": 2, "shift": 3, "flip_shift": 6, "ten_crop": 10}
+VIEWS = {"none": 1, "flip": 2, "flips": 4, "shift": 3, "flip_shift": 6, "ten_crop": 10}
 
 
-def test_views(mode: str, images: Array, size: int = 0) -> list[tuple[float, Array]]:
+class View(NamedTuple):
+    """weight: of what is predicted for it. flipped: axes of `images` [N, H, W, C] that run the other way."""
+
+    weight: float
+    images: Array
+    flipped: tuple[int, ...] = ()
+
+
+def test_views(mode: str, images: Array, size: int = 0) -> list[View]:
     """Views of images [N, H, W, C] whose predictions are averaged with these weights, which sum to 1.
 
-    "flip": the image and its mirror image. "shift": the image (0.5), and moved by one pixel up-left and down-right with
+    "flip": the image and its mirror image. "flips": these two, and both upside down. "shift": the image (0.5), and moved by one pixel up-left and down-right with
     reflected borders (0.25 each). "flip_shift": these and their mirror images, as airbench does (Jordan 2024, section
     3.6). "ten_crop": squares of `size` pixels at the four corners and the centre, then the mirror images of these five
     (Krizhevsky et al. 2012, section 4.1).
@@ -24,23 +32,22 @@ def test_views(mode: str, images: Array, size: int = 0) -> list[tuple[float, Arr
     Raises ConfigError for an unknown mode, and if crops of this size do not fit.
     """
     if mode == "none":
-        return [(1.0, images)]
+        return [View(1.0, images)]
     if mode == "flip":
-        return [(0.5, images), (0.5, images[:, :, ::-1])]
+        return _and_flipped([View(1.0, images)], 2)
+    if mode == "flips":
+        return _and_flipped(_and_flipped([View(1.0, images)], 2), 1)
     if mode == "ten_crop":
         five = [
             images[:, top : top + size, left : left + size]
             for top, left in _five_corners(images.shape[1], images.shape[2], size)
         ]
-        return [(0.1, view) for view in five + [view[:, :, ::-1] for view in five]]
+        return _and_flipped([View(0.2, view) for view in five], 2)
     if mode not in ("shift", "flip_shift"):
         raise ConfigError(f"evaluate.augment={mode!r}: choose one of {', '.join(VIEWS)}")
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    moved = [(0.5, images), (0.25, padded[:, :-2, :-2]), (0.25, padded[:, 2:, 2:])]
-    if mode == "shift":
-        return moved
-    halves = [(weight / 2, view) for weight, view in moved]
-    return halves + [(weight, view[:, :, ::-1]) for weight, view in halves]
+    moved = [View(0.5, images), View(0.25, padded[:, :-2, :-2]), View(0.25, padded[:, 2:, 2:])]
+    return moved if mode == "shift" else _and_flipped(moved, 2)
 
 
 def before_views(mode: str, data: Read) -> Read:
@@ -57,6 +64,13 @@ def before_views(mode: str, data: Read) -> Read:
             f" and data.resize_short above {data.image_size}"
         )
     return dataclasses.replace(data, image_size=data.resize_short)
+
+
+def _and_flipped(views: list[View], axis: int) -> list[View]:
+    halves = [view._replace(weight=view.weight / 2) for view in views]
+    return halves + [
+        View(weight, jnp.flip(images, axis), (*flipped, axis)) for weight, images, flipped in halves
+    ]
 
 
 def _five_corners(height: int, width: int, size: int) -> list[tuple[int, int]]:

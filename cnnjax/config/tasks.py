@@ -54,7 +54,6 @@ class Heatmaps:
         "how a place is read: the highest pixel and a quarter toward its neighbour, or the soft-argmax",
         ("quarter", "soft"),
     )
-    flip_test: bool = option(False, "in evaluation, average the maps of each image and of its mirror image")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -191,6 +191,6 @@ class Evaluate:
     )
     augment: str = option(
         "none",
-        "test-time augmentation: average over mirrored views; over shifted ones, for letters and signs; over mirrored and shifted ones; or (mode=evaluate) over ten crops of a larger image",
-        ("none", "flip", "shift", "flip_shift", "ten_crop"),
+        "test-time augmentation: average over mirrored views; over these and both upside down (flips); over shifted ones, for letters and signs; over mirrored and shifted ones; or (mode=evaluate) over ten crops of a larger image",
+        ("none", "flip", "flips", "shift", "flip_shift", "ten_crop"),
     )

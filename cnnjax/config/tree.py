@@ -127,10 +127,15 @@ def from_dict(tree: Any) -> Experiment:
     return check(_from_dict(Experiment, tree, ""))
 
 
+# Fields that older runs have, with the value at which they had no effect.
+_GONE = {"heatmaps.flip_test": False}
+
+
 def _from_dict(cls: type, tree: Any, prefix: str) -> Any:
     if not isinstance(tree, dict):
         raise ConfigError(f"config: {prefix or 'the file'} is not an object")
     known = typing.get_type_hints(cls)
+    tree = {name: value for name, value in tree.items() if _GONE.get(prefix + name, ...) != value}
     unknown = sorted(set(tree) - set(known))
     if unknown:
         raise ConfigError(

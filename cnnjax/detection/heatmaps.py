@@ -60,15 +60,14 @@ def soft_argmax(maps: Array, temperature: float = 1.0) -> Array:
     return jnp.stack([x, y], axis=-1)
 
 
-def average_with_flipped(maps: Array, of_flipped: Array, permutation: Sequence[int]) -> Array:
-    """The mean of the maps [..., H, W, K] of images and of the same images flipped left to right.
+def flipped_back(maps: Array, permutation: Sequence[int]) -> Array:
+    """The maps [..., H, W, K] of images that were flipped left to right as those of the images themselves.
 
-    The latter are turned back, their joints swapped, and moved right by a pixel: with a stride of s, pixel i of a map
-    is place s i of the image, and a flip puts it at s (W - i) - 1, nearest to pixel W - i.
+    They are turned, their joints swapped, and moved right by a pixel: with a stride of s, pixel i of a map is place s i
+    of the image, and a flip puts it at s (W - i) - 1, nearest to pixel W - i.
     """
-    back = jnp.flip(of_flipped, axis=-2)[..., np.asarray(permutation)]
-    moved = jnp.concatenate([back[..., :1, :], back[..., :-1, :]], axis=-2)
-    return (maps + moved) / 2
+    back = jnp.flip(maps, axis=-2)[..., np.asarray(permutation)]
+    return jnp.concatenate([back[..., :1, :], back[..., :-1, :]], axis=-2)
 
 
 def crop_matrix(center: tuple[float, float], side: float, degrees: float, size: int) -> np.ndarray:

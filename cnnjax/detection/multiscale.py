@@ -87,6 +87,20 @@ def _cells(inside: Array, frame: Frame) -> Array:
     return jnp.stack([x, (inside[..., 1] + row) * (frame[0] / rows)], axis=-1)
 
 
+def flipped(scales: Scales, outputs: Sequence[Array], axes: Sequence[int]) -> tuple[Array, ...]:
+    """The maps of a network as they would say the same of images that are flipped along axes 1 (rows) or 2 (columns)."""
+    return tuple(_flipped(scales, head, out, axes) for head, out in zip(scales.heads, outputs, strict=True))
+
+
+def _flipped(scales: Scales, head: Head, output: Array, axes: Sequence[int]) -> Array:
+    t = output.reshape(*output.shape[:3], len(head.mask), 5 + scales.num_classes)
+    for axis in axes:
+        place = 2 - axis  # of the centre in the cell: x, y
+        inside = t[..., place]
+        t = jnp.flip(t.at[..., place].set(1 - inside if head.new_coords else -inside), axis)
+    return t.reshape(output.shape)
+
+
 class Candidates(NamedTuple):
     """What a detector proposes for N images, before suppression: P priors of all heads, in the heads' order."""
 

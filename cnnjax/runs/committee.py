@@ -194,7 +194,7 @@ class RunCommittee:
 
     def _check(self) -> None:
         first, task = self.runs[0], type(self.runs[0].recipe.task)
-        if len(self.runs) > 1 and task.average is Task.average:
+        if len(self.runs) > 1 and not task.of_classes:
             raise ConfigError(f"{task.__name__} has no average of several networks: give one --workdir")
         for run, name in zip(self.runs, self.names, strict=True):
             if type(run.recipe.task) is not task:

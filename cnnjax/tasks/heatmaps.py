@@ -1,7 +1,7 @@
 """Points of one face or body per image, each by a heatmap."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from cnnjax.data.formats.points import MIRRORS, mirror_of_names
 from cnnjax.detection import heatmaps
 from cnnjax.tasks.points import PointTask
 from cnnjax.tasks.result import Result
-from cnnjax.tasks.task import Apply, Batch
+from cnnjax.tasks.task import Batch
 
 SHARPNESS = 0.05  # temperature of the soft-argmax of maps whose bumps are 1 high: thousands of empty pixels weigh nothing
 
@@ -23,31 +23,37 @@ class Heatmaps(PointTask):
     """Outputs [N, h, w, K], a bump where each point is.
 
     As in Xiao, Wu & Wei 2018: half the squared error of the maps, of visible points only, averaged over pixels and
-    points. With `flip_test`, evaluation averages the maps of an image and of its mirror image.
+    points.
     """
 
     options: ClassVar[tuple[str, ...]] = ("heatmaps",)
+    views: ClassVar[tuple[str, ...]] = ("flip",)
     sigma: float = 2.0
     decode: str = "quarter"
-    flip_test: bool = False
 
     @classmethod
     def of(cls, experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...]) -> "Heatmaps":
         options = experiment.heatmaps
-        return cls(classes, image_shape[0], image_shape[1], options.sigma, options.decode, options.flip_test)
+        return cls(classes, image_shape[0], image_shape[1], options.sigma, options.decode)
 
     @property
     def num_outputs(self) -> int:
         return len(self.names)
 
-    def forward(self, apply: Apply, batch: Batch, key: Array | None = None) -> Array:
-        maps = apply(batch["image"])
-        if key is not None or not self.flip_test:
-            return maps
-        mirror = mirror_of_names(self.names) or MIRRORS.get(len(self.names))
-        if mirror is None:
-            raise ConfigError("heatmaps.flip_test: which points a flip swaps is not known from their names")
-        return heatmaps.average_with_flipped(maps, apply(jnp.flip(batch["image"], axis=2)), mirror)
+    def check_views(self, mode: str) -> None:
+        super().check_views(mode)
+        if mode != "none" and self._mirror is None:
+            raise ConfigError(f"evaluate.augment={mode}: which points it swaps is not known from their names")
+
+    @property
+    def _mirror(self) -> Sequence[int] | None:
+        return mirror_of_names(self.names) or MIRRORS.get(len(self.names))
+
+    def average(self, outputs: Array, weights: Array) -> Array:
+        return jnp.tensordot(weights, outputs.astype(jnp.float32), 1)
+
+    def flipped_back(self, outputs: Array, axes: tuple[int, ...]) -> Array:
+        return heatmaps.flipped_back(outputs, self._mirror) if axes and self._mirror else outputs
 
     def loss(self, outputs: Array, batch: Batch) -> Array:
         size = (outputs.shape[1], outputs.shape[2])

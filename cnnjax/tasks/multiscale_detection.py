@@ -1,6 +1,7 @@
 """Several objects per image, found by heads at several scales with anchors: YOLOv3 and darknet's other detectors."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from jax import Array
 
 from cnnjax.config import ConfigError, Experiment
 from cnnjax.detection.detect import Found
-from cnnjax.detection.multiscale import Head, Objects, Scales, candidates
+from cnnjax.detection.multiscale import Head, Objects, Scales, candidates, flipped
 from cnnjax.detection.multiscale_losses import DarknetLoss, OverlapLoss, Parts
 from cnnjax.detection.nms import multi_label_nms
 from cnnjax.models import create_model
@@ -23,6 +24,7 @@ Maps = tuple[Array, ...]
 class MultiscaleDetection(BoxDetection):
     """Outputs are the maps of the model's heads, each [N, rows, columns, A (5 + C)]."""
 
+    views: ClassVar[tuple[str, ...]] = ("flip", "flips")
     scales: Scales
 
     @classmethod
@@ -71,6 +73,13 @@ class MultiscaleDetection(BoxDetection):
         """The loss, and how many objects of an image had to leave their place to another."""
         parts, lost = self._parts(outputs, batch)
         return {"loss": total_loss(parts), "collisions": lost.astype(jnp.float32)}
+
+    def average(self, outputs: Maps, weights: Array) -> Maps:
+        """The mean of what is said of each anchor in each cell: logits, and logarithms of sizes."""
+        return tuple(jnp.tensordot(weights, maps.astype(jnp.float32), 1) for maps in outputs)
+
+    def flipped_back(self, outputs: Maps, axes: tuple[int, ...]) -> Maps:
+        return flipped(self.scales, outputs, axes)
 
     def predict(self, outputs: Maps) -> dict[str, Array]:
         """darknet's rule: an anchor gives a detection of each class whose score, objectness times its probability, is

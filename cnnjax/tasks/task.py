@@ -65,6 +65,10 @@ class Task:
     targets: ClassVar[tuple[str, ...]]  # entries of a batch, beside "image", that it learns from
     # sections of an experiment, such as "detection", that only some tasks read
     options: ClassVar[tuple[str, ...]] = ()
+    views: ClassVar[tuple[str, ...]] = ()  # of evaluate.augment, those whose outputs have an average
+    of_classes: ClassVar[bool] = (
+        False  # outputs are [..., classes]: those of several runs have an average, too
+    )
     headline: ClassVar[str] = "score"  # the metric that decides which checkpoint is best; higher is better
 
     @classmethod
@@ -117,7 +121,18 @@ class Task:
 
         Raises ConfigError if outputs of this task have no meaningful average.
         """
-        raise ConfigError(f"{type(self).__name__} cannot average outputs: set evaluate.augment=none")
+        raise ConfigError(f"{type(self).__name__} cannot average outputs")
+
+    def flipped_back(self, outputs: Outputs, axes: tuple[int, ...]) -> Outputs:
+        """Outputs for images [N, H, W, C] that were flipped along these axes as those for the images themselves."""
+        return outputs
+
+    def check_views(self, mode: str) -> None:
+        """Raises ConfigError if evaluate.augment=mode has views whose outputs have no average."""
+        if mode not in ("none", *self.views):
+            raise ConfigError(
+                f"evaluate.augment={mode}: {type(self).__name__} averages {' or '.join(self.views) or 'no views'}"
+            )
 
     def judge(self, predictions: Mapping[str, np.ndarray], split: Split) -> Judgement:
         """On the host, of a whole split."""

@@ -118,7 +118,8 @@ def make_recipe(
 
     A model or a task that is given is taken instead of the named one; the model as it is, with its outputs.
 
-    Raises ConfigError if the model cannot take one of augment.sizes, or has nothing that optimizer.frozen names.
+    Raises ConfigError if the model cannot take one of augment.sizes, or has nothing that optimizer.frozen names, or the
+    task cannot average the views of evaluate.augment.
     """
     given = task
 
@@ -126,6 +127,7 @@ def make_recipe(
         return given or make_task(experiment, classes, shape)
 
     task = of_size(image_shape)
+    task.check_views(experiment.evaluate.augment)
     preprocessing = Preprocessing.of(experiment.data)
     # Images with places in them are always read so, and must be predicted and exported alike.
     if any(place in task.targets for place in PLACES):

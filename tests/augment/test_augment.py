@@ -262,18 +262,23 @@ def test_mixup_excludes_cutmix():
 def test_views_by_hand():
     x = jnp.arange(1.0, 10.0).reshape(1, 3, 3, 1)
     found = views.test_views("flip_shift", x)
-    assert [weight for weight, _ in found] == [0.25, 0.125, 0.125, 0.25, 0.125, 0.125]
-    rows = [np.asarray(view[0, :, :, 0]).tolist() for _, view in found]
+    assert [view.weight for view in found] == [0.25, 0.125, 0.125, 0.25, 0.125, 0.125]
+    assert [view.flipped for view in found] == [()] * 3 + [(2,)] * 3
+    rows = [np.asarray(view.images[0, :, :, 0]).tolist() for view in found]
     assert rows[0] == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     assert rows[1] == [[5, 4, 5], [2, 1, 2], [5, 4, 5]]
     assert rows[2] == [[5, 6, 5], [8, 9, 8], [5, 6, 5]]
     assert rows[3:] == [[row[::-1] for row in view] for view in rows[:3]]
     unmirrored = views.test_views("shift", x)
-    assert [weight for weight, _ in unmirrored] == [0.5, 0.25, 0.25]
-    assert [np.asarray(view[0, :, :, 0]).tolist() for _, view in unmirrored] == rows[:3]
-    assert [(w, v.tolist()) for w, v in views.test_views("none", x)] == [(1.0, x.tolist())]
-    (w, same), (v, mirrored) = views.test_views("flip", x)
-    assert w == v == 0.5 and (same == x).all() and (mirrored == x[:, :, ::-1]).all()
+    assert [view.weight for view in unmirrored] == [0.5, 0.25, 0.25]
+    assert [np.asarray(view.images[0, :, :, 0]).tolist() for view in unmirrored] == rows[:3]
+    assert [(w, v.tolist(), f) for w, v, f in views.test_views("none", x)] == [(1.0, x.tolist(), ())]
+    same, mirrored = views.test_views("flip", x)
+    assert same.weight == mirrored.weight == 0.5
+    assert (same.images == x).all() and (mirrored.images == x[:, :, ::-1]).all()
+    found = views.test_views("flips", x)
+    assert [(view.weight, view.flipped) for view in found] == [(0.25, f) for f in ((), (2,), (1,), (2, 1))]
+    assert all((np.flip(view.images, view.flipped) == x).all() for view in found)
     with pytest.raises(ConfigError, match="choose one"):
         views.test_views("many", x)
 
@@ -281,11 +286,11 @@ def test_views_by_hand():
 def test_ten_crops_by_hand():
     image = jnp.arange(12.0).reshape(1, 3, 4, 1)  # 0 1 2 3 / 4 5 6 7 / 8 9 10 11
     found = views.test_views("ten_crop", image, 2)
-    crops = [np.asarray(view).ravel().tolist() for _, view in found]
+    crops = [np.asarray(view.images).ravel().tolist() for view in found]
     assert crops[:4] == [[0, 1, 4, 5], [2, 3, 6, 7], [4, 5, 8, 9], [6, 7, 10, 11]]
     assert crops[4] == [1, 2, 5, 6]  # row 0: half a pixel goes to the even side
     assert crops[5:] == [[b, a, d, c] for a, b, c, d in crops[:5]]
-    assert [weight for weight, _ in found] == [0.1] * 10
+    assert [view.weight for view in found] == [0.1] * 10
     with pytest.raises(ConfigError, match="cannot crop 8x8 out of 3x4"):
         views.test_views("ten_crop", image, 8)
 

@@ -13,9 +13,10 @@ from cnnjax.data import darknet_resize
 from cnnjax.data.images import read_image
 from cnnjax.data.sources import load
 from cnnjax.detection.boxes import box_from_letterbox
-from cnnjax.detection.multiscale import Scales, candidates
+from cnnjax.detection.multiscale import Head, Scales, candidates, decode, flipped
 from cnnjax.models import create_model
 from cnnjax.models.darknet import darknet_norm
+from cnnjax.network import Network
 from cnnjax.runs.plan import with_statistics
 from cnnjax.tasks import make_task
 from cnnjax.training.recipe import make_recipe
@@ -67,6 +68,43 @@ def test_what_does_not_fit_is_refused(changes, message):
     experiment = Experiment(task="multiscale_detection", model=Model(name="tiny_yolov3_tiny"))
     with pytest.raises(ConfigError, match=message):
         make_task(replace(experiment, changes), ("a", "b"), (64, 64, 3))
+
+
+@pytest.mark.parametrize("axes", [(2,), (1,), (2, 1)])
+def test_boxes_of_flipped_maps_are_the_flipped_boxes(axes):
+    heads = (Head((1, 2), scale_x_y=1.05), Head((0,), scale_x_y=2.0, new_coords=True))
+    scales = Scales(((10.0, 14.0), (23.0, 27.0), (37.0, 58.0)), heads, 4)
+    draw, (height, width) = np.random.default_rng(0), (64, 96)
+    maps = [draw.normal(size=(2, 2, 3, 18)), draw.uniform(0.1, 0.9, (2, 4, 6, 9))]
+    maps = [jnp.asarray(one, jnp.float32) for one in maps]
+    turned = flipped(scales, maps, axes)
+    for one, other in zip(
+        decode(scales, maps, (height, width)), decode(scales, turned, (height, width)), strict=True
+    ):
+        x1, y1, x2, y2 = np.moveaxis(np.flip(one.boxes, axes), -1, 0)
+        x1, x2 = (width - x2, width - x1) if 2 in axes else (x1, x2)
+        y1, y2 = (height - y2, height - y1) if 1 in axes else (y1, y2)
+        np.testing.assert_allclose(other.boxes, np.stack([x1, y1, x2, y2], -1), rtol=1e-4, atol=1e-3)
+        np.testing.assert_array_equal(other.classes, np.flip(one.classes, axes))
+    for one, again in zip(maps, flipped(scales, turned, axes), strict=True):
+        np.testing.assert_allclose(again, one, rtol=1e-6)
+
+
+def test_averages_over_mirrored_views_are_the_same_for_the_mirror_image():
+    experiment = Experiment(task="multiscale_detection", model=Model(name="tiny_yolov3_tiny"))
+    model, task = create_model("tiny_yolov3_tiny", 21), make_task(experiment, ("a", "b"), (64, 64, 3))
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
+    network = Network(model, model.init(jax.random.key(0), images / 255), (64, 64, 3), task=task)
+    maps, plain = network.outputs(images, "flips"), network.outputs(images)
+    for axis in (1, 2):
+        of_mirrored = network.outputs(np.flip(images, axis), "flips")
+        for one, other, alone in zip(maps, flipped(task.scales, of_mirrored, (axis,)), plain, strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-3 * np.abs(one).max())
+            assert np.abs(one - alone).max() > 1e-2 * np.abs(one).max()
+    with pytest.raises(
+        ConfigError, match="evaluate.augment=shift: MultiscaleDetection averages flip or flips"
+    ):
+        task.check_views("shift")
 
 
 @pytest.mark.parametrize("how", ["darknet_letterbox", "darknet_stretch"])

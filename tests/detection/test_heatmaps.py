@@ -76,7 +76,7 @@ def test_maps_of_the_flipped_image_fall_on_those_of_the_image():
     both = jnp.ones(2, bool)
     maps, _ = heatmaps.encode_heatmaps(image, both, (64, 64), 4.0)
     flipped, _ = heatmaps.encode_heatmaps(mirrored, both, (64, 64), 4.0)
-    assert_allclose(heatmaps.average_with_flipped(maps, flipped, (1, 0)), maps, atol=1e-6)
+    assert_allclose(heatmaps.flipped_back(flipped, (1, 0)), maps, atol=1e-6)
 
 
 def test_crops_of_simple_baselines():

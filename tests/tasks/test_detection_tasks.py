@@ -265,7 +265,7 @@ def test_a_model_without_grid_and_averaging_are_refused(launch, tmp_path):
     wrong = launch(
         "--experiment=scenes_grid", "--evaluate.augment=flip", *TINY, f"--workdir={tmp_path / 'b'}"
     )
-    assert wrong.code == 1 and "evaluate.augment=none" in wrong.err
+    assert wrong.code == 1 and "evaluate.augment=flip: GridDetection averages no views" in wrong.err
 
 
 def scenes():

@@ -108,6 +108,14 @@ def test_heatmaps_as_outputs_and_back():
     assert_allclose(task.loss(maps, batch), 0, atol=1e-12)
 
 
+def test_views_of_points_whose_names_do_not_say_what_a_flip_swaps_are_refused():
+    Heatmaps(LSP_NAMES, 64, 64).check_views("flip")
+    with pytest.raises(ConfigError, match="evaluate.augment=flips: Heatmaps averages flip"):
+        Heatmaps(LSP_NAMES, 64, 64).check_views("flips")
+    with pytest.raises(ConfigError, match="which points it swaps"):
+        Heatmaps(("a", "b", "c"), 64, 64).check_views("flip")
+
+
 def test_parameters_and_shapes_of_the_networks():
     def of(name, outputs, shape):
         model = create_model(name, outputs)
