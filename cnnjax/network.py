@@ -171,6 +171,7 @@ class Network:
     def outputs(self, images: Array, views: str = "none") -> Outputs:
         """What the network says of images [N, H, W, C], 0 to 255, averaged over test-time views; pure."""
         task = self._task()
+        task.check_views(views)
         seen = test_views(views, images.astype(jnp.float32), self.preprocessing.image_size)
         # One large batch: the compiler sees the network once. Examples stay on the devices that hold them.
         stacked = jnp.stack([view.images for view in seen], axis=1)

@@ -32,7 +32,7 @@ def ahcd() -> Experiment:
     Expect 98.6 % of the test set (mean of 3 seeds); about 3 minutes each on one CPU core. A committee of seeds alone has
     98.7 %; of two members that were distorted otherwise, 98.4 % of held-out letters each, it had 98.7 % of these. With
     --train.epochs=24 --data.validation=0 --evaluate.augment=shift, 98.7 % (mean of two seeds each with --augment.elastic=0
-    and 20), together 98.9 %.
+    and 20), together 98.9 %; with two ResNet-20 beside them, 98.4 % each, 98.8 %.
     """
     return _member("ahcd", Data(name="ahcd:data/ahcd"), Augment(rotate=10, scale=0.1))
 

@@ -79,6 +79,7 @@ def bccd_yolo() -> Experiment:
 
     python launch.py --experiment=bccd_yolo --data.name=voc:PATH_TO_BCCD
     Expect a mean AP of 0.89 of the test split at IoU 0.5 (one seed), 20 minutes on one CPU core; bccd_grid has 0.88.
+    Of cells that are held out, a run on 384x512 pixels had 0.886; 0.890 with --evaluate.augment=flips.
     """
     return Experiment(
         name="bccd_yolo",
