@@ -21,7 +21,7 @@ from cnnjax.models.parts import still_norms
 from cnnjax.ops.arithmetic import AS_IT_IS, Arithmetic
 from cnnjax.ops.contrast import CONTRASTS, fit_width
 from cnnjax.runtime import sharding
-from cnnjax.tasks import Outputs, Result, Task
+from cnnjax.tasks import Outputs, Result, Task, average
 
 _BATCH = 64  # images, or views of them, that prediction sees at once, if they are no larger than
 _SIDE = 256  # pixels; of larger ones fewer
@@ -180,15 +180,12 @@ class Network:
         outputs = task.forward(apply, batch)
         if len(seen) == 1:
             return outputs
-        of_views = jax.tree.map(
-            lambda a: jnp.moveaxis(a.reshape(*stacked.shape[:2], *a.shape[1:]), 1, 0), outputs
-        )
+        of_views = jax.tree.map(lambda a: a.reshape(*stacked.shape[:2], *a.shape[1:]), outputs)
         turned = [
-            task.flipped_back(jax.tree.map(lambda a, i=i: a[i], of_views), view.flipped)
+            task.flipped_back(jax.tree.map(lambda a, i=i: a[:, i], of_views), view.flipped)
             for i, view in enumerate(seen)
         ]
-        weights = jnp.asarray([view.weight for view in seen], jnp.float32)
-        return task.average(jax.tree.map(lambda *a: jnp.stack(a), *turned), weights)
+        return average(task, turned, [view.weight for view in seen])
 
     def frame(self, image: np.ndarray, views: str = "none") -> np.ndarray:
         """A picture, uint8 [H, W, C], as `outputs` takes it, without the axis of a batch."""
@@ -298,8 +295,7 @@ class Committee:
         """As those of a network."""
         each = [member.outputs(images, views) for member in self.members]
         with contextlib.suppress(ConfigError):  # outputs of this task cannot be averaged
-            weights = jnp.full(len(each), 1 / len(each), jnp.float32)
-            return self.members[0]._task().average(jax.tree.map(lambda *a: jnp.stack(a), *each), weights)
+            return average(self.members[0]._task(), each, [1 / len(each)] * len(each))
         return each[0]
 
     def predictor(self, views: str = "none") -> "Batches":

@@ -24,9 +24,9 @@ class View(NamedTuple):
 def test_views(mode: str, images: Array, size: int = 0) -> list[View]:
     """Views of images [N, H, W, C] whose predictions are averaged with these weights, which sum to 1.
 
-    "flip": the image and its mirror image. "flips": these two, and both upside down. "shift": the image (0.5), and moved by one pixel up-left and down-right with
-    reflected borders (0.25 each). "flip_shift": these and their mirror images, as airbench does (Jordan 2024, section
-    3.6). "ten_crop": squares of `size` pixels at the four corners and the centre, then the mirror images of these five
+    "flip": the image and its mirror image. "flips": these two, and both upside down. "shift": the image (0.5), and moved
+    by one pixel up-left and down-right with reflected borders (0.25 each). "flip_shift": these and their mirror images, as
+    airbench does (Jordan 2024, section 3.6). "ten_crop": squares of `size` pixels at the four corners and the centre, then the mirror images of these five
     (Krizhevsky et al. 2012, section 4.1).
 
     Raises ConfigError for an unknown mode, and if crops of this size do not fit.

@@ -20,7 +20,7 @@ from cnnjax.network import Batches, Network, Preprocessing, Shape
 from cnnjax.runs.run import Run, restore
 from cnnjax.runs.workdir import Workdir
 from cnnjax.runtime import sharding
-from cnnjax.tasks import Outputs, Task
+from cnnjax.tasks import Outputs, Task, average
 from cnnjax.tasks.significance import exact_interval, mcnemar
 from cnnjax.training.evaluate import members
 
@@ -117,13 +117,6 @@ def reordered(outputs: Outputs, order: tuple[int, ...]) -> Outputs:
     return jnp.take(outputs, np.array(order), axis=-1)
 
 
-def average(task: Task, outputs: Sequence[Outputs], weights: Sequence[float]) -> Outputs:
-    """One member's outputs are left as they are."""
-    if len(outputs) == 1:
-        return outputs[0]
-    return task.average(jax.tree.map(lambda *a: jnp.stack(a), *outputs), jnp.asarray(weights, jnp.float32))
-
-
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A member, or all of them: means over `count` examples, and which of these were right (None: no such thing)."""
@@ -194,7 +187,7 @@ class RunCommittee:
 
     def _check(self) -> None:
         first, task = self.runs[0], type(self.runs[0].recipe.task)
-        if len(self.runs) > 1 and not task.of_classes:
+        if len(self.runs) > 1 and not (task.has_average() and task.of_classes):
             raise ConfigError(f"{task.__name__} has no average of several networks: give one --workdir")
         for run, name in zip(self.runs, self.names, strict=True):
             if type(run.recipe.task) is not task:

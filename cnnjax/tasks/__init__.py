@@ -8,10 +8,10 @@ from cnnjax.tasks.localization import Localization
 from cnnjax.tasks.multiscale_detection import MultiscaleDetection
 from cnnjax.tasks.points import Points
 from cnnjax.tasks.result import Result
-from cnnjax.tasks.task import Batch, Judgement, Outputs, Task
+from cnnjax.tasks.task import Batch, Judgement, Outputs, Task, average
 from cnnjax.tasks.two_stage import TwoStageDetection
 
-__all__ = ["TASKS", "Batch", "Judgement", "Outputs", "Result", "Task", "make_task", "task_class"]
+__all__ = ["TASKS", "Batch", "Judgement", "Outputs", "Result", "Task", "average", "make_task", "task_class"]
 
 Shape = tuple[int, ...]
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cnnjax.augment.views import VIEWS
 from cnnjax.config import Experiment
 from cnnjax.data.examples import Columns
 from cnnjax.tasks import losses, metrics
@@ -33,8 +32,6 @@ class Classification(Task):
 
     targets: ClassVar[tuple[str, ...]] = ("label",)
     options: ClassVar[tuple[str, ...]] = ("classification", "visualize")
-    views: ClassVar[tuple[str, ...]] = tuple(mode for mode in VIEWS if mode != "none")
-    of_classes: ClassVar[bool] = True
     headline: ClassVar[str] = "accuracy"
     classes: tuple[str, ...]
     label_smoothing: float = 0.0

@@ -1,7 +1,7 @@
 """Points of one face or body per image, each by a heatmap."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -9,11 +9,11 @@ import numpy as np
 from jax import Array
 
 from cnnjax.config import ConfigError, Experiment
-from cnnjax.data.formats.points import MIRRORS, mirror_of_names
+from cnnjax.data.formats.points import known_mirror
 from cnnjax.detection import heatmaps
 from cnnjax.tasks.points import PointTask
 from cnnjax.tasks.result import Result
-from cnnjax.tasks.task import Batch
+from cnnjax.tasks.task import Batch, mean_of_maps
 
 SHARPNESS = 0.05  # temperature of the soft-argmax of maps whose bumps are 1 high: thousands of empty pixels weigh nothing
 
@@ -28,6 +28,7 @@ class Heatmaps(PointTask):
 
     options: ClassVar[tuple[str, ...]] = ("heatmaps",)
     views: ClassVar[tuple[str, ...]] = ("flip",)
+    of_classes: ClassVar[bool] = False
     sigma: float = 2.0
     decode: str = "quarter"
 
@@ -42,18 +43,20 @@ class Heatmaps(PointTask):
 
     def check_views(self, mode: str) -> None:
         super().check_views(mode)
-        if mode != "none" and self._mirror is None:
-            raise ConfigError(f"evaluate.augment={mode}: which points it swaps is not known from their names")
+        if mode != "none":
+            self._mirror()
 
-    @property
-    def _mirror(self) -> Sequence[int] | None:
-        return mirror_of_names(self.names) or MIRRORS.get(len(self.names))
+    def _mirror(self) -> tuple[int, ...]:
+        found = known_mirror(self.names)
+        if found is None:
+            raise ConfigError("evaluate.augment=flip: which points it swaps is not known from their names")
+        return found
 
     def average(self, outputs: Array, weights: Array) -> Array:
-        return jnp.tensordot(weights, outputs.astype(jnp.float32), 1)
+        return mean_of_maps(outputs, weights)
 
     def flipped_back(self, outputs: Array, axes: tuple[int, ...]) -> Array:
-        return heatmaps.flipped_back(outputs, self._mirror) if axes and self._mirror else outputs
+        return heatmaps.flipped_back(outputs, self._mirror()) if axes else outputs
 
     def loss(self, outputs: Array, batch: Batch) -> Array:
         size = (outputs.shape[1], outputs.shape[2])

@@ -15,7 +15,7 @@ from cnnjax.detection.nms import multi_label_nms
 from cnnjax.models import create_model
 from cnnjax.tasks.box_detection import BoxDetection, check_similar
 from cnnjax.tasks.metrics import Values
-from cnnjax.tasks.task import Batch, total_loss
+from cnnjax.tasks.task import Batch, mean_of_maps, total_loss
 
 Maps = tuple[Array, ...]
 
@@ -25,6 +25,7 @@ class MultiscaleDetection(BoxDetection):
     """Outputs are the maps of the model's heads, each [N, rows, columns, A (5 + C)]."""
 
     views: ClassVar[tuple[str, ...]] = ("flip", "flips")
+    of_classes: ClassVar[bool] = False
     scales: Scales
 
     @classmethod
@@ -76,7 +77,7 @@ class MultiscaleDetection(BoxDetection):
 
     def average(self, outputs: Maps, weights: Array) -> Maps:
         """The mean of what is said of each anchor in each cell: logits, and logarithms of sizes."""
-        return tuple(jnp.tensordot(weights, maps.astype(jnp.float32), 1) for maps in outputs)
+        return mean_of_maps(outputs, weights)
 
     def flipped_back(self, outputs: Maps, axes: tuple[int, ...]) -> Maps:
         return flipped(self.scales, outputs, axes)

@@ -7,9 +7,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from cnnjax.augment.views import VIEWS
 from cnnjax.config import DARKNET, SHORT_SIDE, ConfigError, Experiment
 from cnnjax.tasks.metrics import Values
 from cnnjax.tasks.result import Result
@@ -65,10 +68,10 @@ class Task:
     targets: ClassVar[tuple[str, ...]]  # entries of a batch, beside "image", that it learns from
     # sections of an experiment, such as "detection", that only some tasks read
     options: ClassVar[tuple[str, ...]] = ()
-    views: ClassVar[tuple[str, ...]] = ()  # of evaluate.augment, those whose outputs have an average
-    of_classes: ClassVar[bool] = (
-        False  # outputs are [..., classes]: those of several runs have an average, too
-    )
+    # Where outputs have an average: the views of evaluate.augment that it may be taken of, and whether it may be taken of
+    # several runs, whose outputs are [..., classes].
+    views: ClassVar[tuple[str, ...]] = tuple(mode for mode in VIEWS if mode != "none")
+    of_classes: ClassVar[bool] = True
     headline: ClassVar[str] = "score"  # the metric that decides which checkpoint is best; higher is better
 
     @classmethod
@@ -123,15 +126,20 @@ class Task:
         """
         raise ConfigError(f"{type(self).__name__} cannot average outputs")
 
+    @classmethod
+    def has_average(cls) -> bool:
+        return cls.average is not Task.average
+
     def flipped_back(self, outputs: Outputs, axes: tuple[int, ...]) -> Outputs:
         """Outputs for images [N, H, W, C] that were flipped along these axes as those for the images themselves."""
         return outputs
 
     def check_views(self, mode: str) -> None:
         """Raises ConfigError if evaluate.augment=mode has views whose outputs have no average."""
-        if mode not in ("none", *self.views):
+        views = self.views if self.has_average() else ()
+        if mode not in ("none", *views):
             raise ConfigError(
-                f"evaluate.augment={mode}: {type(self).__name__} averages {' or '.join(self.views) or 'no views'}"
+                f"evaluate.augment={mode}: {type(self).__name__} averages {' or '.join(views) or 'no views'}"
             )
 
     def judge(self, predictions: Mapping[str, np.ndarray], split: Split) -> Judgement:
@@ -146,6 +154,20 @@ class Task:
         """The prediction for one image, which was [H, W, C] before it was resized, in terms of its pixels."""
         values = {name: np.asarray(value).tolist() for name, value in prediction.items()}
         return Result(shape[0], shape[1], (), values=values)
+
+
+def average(task: Task, outputs: Sequence[Outputs], weights: Sequence[float]) -> Outputs:
+    """Outputs [N, ...] of several views or networks as one; those of one are left as they are."""
+    if len(outputs) == 1:
+        return outputs[0]
+    return task.average(jax.tree.map(lambda *a: jnp.stack(a), *outputs), jnp.asarray(weights, jnp.float32))
+
+
+def mean_of_maps(outputs: Outputs, weights: Array) -> Outputs:
+    """`Task.average` where that of the numbers has a meaning."""
+    return jax.tree.map(
+        lambda maps: jnp.tensordot(weights, maps.astype(jnp.float32), 1, precision="highest"), outputs
+    )
 
 
 def total_loss(loss: Array | Mapping[str, Array]) -> Array:

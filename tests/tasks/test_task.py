@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cnnjax import config
-from cnnjax.config import Data, Experiment, Model, Train
+from cnnjax.config import ConfigError, Data, Experiment, Model, Train
 from cnnjax.tasks import Result, Task
 from cnnjax.tasks.classification import Classification
 from cnnjax.tasks.losses import softmax_cross_entropy
@@ -85,6 +85,16 @@ def test_a_task_may_ask_the_network_several_times():
 class One(Task):
     def loss(self, outputs, batch):
         return softmax_cross_entropy(outputs, batch["label"])
+
+
+def test_views_are_refused_of_tasks_without_an_average_only():
+    class Numbers(Task):
+        def average(self, outputs, weights):
+            return jnp.tensordot(weights, outputs, 1)
+
+    Numbers().check_views("shift")
+    with pytest.raises(ConfigError, match="evaluate.augment=shift: One averages no views"):
+        One().check_views("shift")
 
 
 def test_results_have_one_form():

@@ -81,6 +81,11 @@ def check_mirror(mirror: Sequence[int], count: int, source: str) -> None:
         raise ConfigError(f"{source}: the mirror list does not undo itself at point {first}")
 
 
+def known_mirror(names: Sequence[str]) -> tuple[int, ...] | None:
+    """The mirror that the names tell or, of a scheme whose files name no points, their number."""
+    return mirror_of_names(names) or MIRRORS.get(len(names))
+
+
 def mirror_of_names(names: Sequence[str]) -> tuple[int, ...] | None:
     """The mirror list of names with "left" and "right" in them; None if no name has these."""
     other = {"left": "right", "right": "left"}
@@ -105,7 +110,7 @@ def mirror_of(names: Sequence[str], source: str, file: Path) -> tuple[int, ...]:
         mirror = tuple(map(int, words))
         check_mirror(mirror, len(names), str(file))
         return mirror
-    found = mirror_of_names(names) or MIRRORS.get(len(names))
+    found = known_mirror(names)
     if found is None:
         raise ConfigError(
             f"{source}: which of its {len(names)} points a flip swaps is not known: name them left_... and right_..., "
